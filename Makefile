@@ -1,0 +1,46 @@
+# `make demo` and `make test` do all their own set-up: a .venv, the C++ build, the packages they need.
+PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+VENV := .venv
+PY := $(VENV)/bin/python
+NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
+
+.PHONY: demo test lint crash bench clean
+
+$(VENV)/made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rowtide needs Python 3.11 or newer; set PYTHON=")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check 'setuptools>=77' 'pybind11>=3,<4'
+	touch $@
+
+$(VENV)/cli: $(VENV)/made pyproject.toml setup.py $(NATIVE_SOURCES)
+	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[cli]'
+	touch $@
+
+$(VENV)/test: $(VENV)/cli
+	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
+	touch $@
+
+$(VENV)/bench: $(VENV)/cli
+	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[bench,peers]'
+	touch $@
+
+demo: $(VENV)/cli
+	$(PY) -m engine demo
+
+test: $(VENV)/test lint
+	$(PY) -m pytest
+
+lint: $(VENV)/test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h
+
+crash: $(VENV)/test
+	$(PY) -m pytest -m 'heavy or not heavy' tests/crash -s
+
+bench: $(VENV)/bench
+	$(PY) benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info engine/_native*.so

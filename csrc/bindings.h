@@ -1,0 +1,5 @@
+// What the bindings_*.cpp files offer to module.cpp. Only those files see pybind11.
+#pragma once
+#include <pybind11/pybind11.h>
+
+void bind_checksum(pybind11::module_& m);

@@ -1,0 +1,7 @@
+// The Python module engine._native: one binding file per concept, each adding its part here.
+#include "bindings.h"
+
+PYBIND11_MODULE(_native, m) {
+    m.doc() = "The C++ core of Rowtide. Arrays in, arrays out; engine.backend is the only importer.";
+    bind_checksum(m);
+}
