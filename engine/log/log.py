@@ -6,7 +6,7 @@ what records mean, nor for when to sync or drop.
 Invariants: only the last segment can have bytes that are not durable. The file ends where the last accepted record
 ends, or the log has failed and takes nothing more. `synced_seq` never runs ahead of the disk.
 
-Threads: one at a time, save that `drop_through` and `replay` may run beside `append` and `sync`, and the properties
+Threads: one at a time, save that `drop_through` or `replay` may run beside `append` and `sync`, and the properties
 may be read anywhere.
 """
 
