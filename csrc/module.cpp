@@ -4,4 +4,5 @@
 PYBIND11_MODULE(_native, m) {
     m.doc() = "The C++ core of Rowtide. Arrays in, arrays out; engine.backend is the only importer.";
     bind_checksum(m);
+    bind_cold(m);
 }
