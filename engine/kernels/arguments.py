@@ -63,7 +63,9 @@ def matrix_in_place(name: str, value: Any, columns: Axis, *, writable: bool = Fa
     """`value`, float32 [any, columns], where it lies: if not contiguous, refused, as a copy would be all of it."""
     array = _array(name, value, np.float32, ("N", columns))
     if not (array.flags.c_contiguous and array.flags.aligned):
-        raise InputError(f"{name}: got strides {array.strides}, wanted aligned C-contiguous memory")
+        raise InputError(
+            f"{name}: got strides {array.strides}, aligned {array.flags.aligned}; wanted C-contiguous, aligned memory"
+        )
     if writable and not array.flags.writeable:
         raise InputError(f"{name}: got a read-only array, wanted one that may be written")
     return array

@@ -104,6 +104,18 @@ def test_every_path_gives_the_same_bits(make_rows, on_every_path, dim):
     on_every_path(lambda: pool_rows(rows, slots, None, weights, dim=dim))
 
 
+def misaligned(array):
+    memory = bytearray(1) + array.tobytes()
+    return np.frombuffer(memory, dtype=array.dtype, offset=1).reshape(array.shape)
+
+
+def test_misaligned_slots_are_copied_and_rows_refused(make_rows, same_bits):
+    rows, slots = make_rows(np.random.default_rng(4), 9, 16), np.array([3, 8, 0])
+    same_bits(pool_rows(rows, misaligned(slots), None, None, dim=16), pool_rows(rows, slots, None, None, dim=16))
+    with pytest.raises(InputError, match="rows: got strides"):
+        pool_rows(misaligned(rows), slots, None, None, dim=16)
+
+
 ROWS = np.zeros((4, 16), dtype=np.float32)
 SLOTS = np.array([0, 1, 2])
 
