@@ -65,11 +65,26 @@ def test_a_bag_of_one_is_the_row_itself(make_rows, same_bits):
     same_bits(pool_rows(rows, slots, None, np.ones(30, dtype=np.float32), dim=33), expected)
 
 
-def test_one_row_many_times(make_rows, close):
+def test_one_row_many_times(make_rows, same_bits):
     rows = make_rows(np.random.default_rng(2), 4, 64)
-    slots, offsets = np.full(1000, 3), np.array([0, 1000])
-    weights = np.full(1000, 0.001, dtype=np.float32)
-    close("pool_rows", pool_rows(rows, slots, offsets, weights, dim=64), rows[3:, :64].astype(np.float64))
+    rows[3, :64] = np.round(rows[3, :64] * 1024) / 1024  # so that no partial sum is rounded
+    slots, offsets = np.full(1024, 3), np.array([0, 1024])
+    weights = np.full(1024, 2.0**-10, dtype=np.float32)
+    same_bits(pool_rows(rows, slots, offsets, weights, dim=64), rows[3:, :64].copy())
+    same_bits(pool_rows(rows, slots, offsets, None, dim=64), rows[3:, :64] * np.float32(1024))
+
+
+@pytest.mark.parametrize("length", [100, 1000])
+def test_long_bags(make_rows, close, length):
+    rng = np.random.default_rng(length)
+    rows = make_rows(rng, 300, 64)
+    slots, offsets = rng.integers(0, 300, size=length), np.array([0, length])
+    weights = (rng.normal(size=length) / np.sqrt(length)).astype(np.float32)
+    close(
+        "pool_rows",
+        pool_rows(rows, slots, offsets, weights, dim=64),
+        reference.pool_rows(rows, slots, offsets, weights, dim=64),
+    )
 
 
 @settings(max_examples=60, deadline=None)

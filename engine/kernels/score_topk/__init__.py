@@ -28,6 +28,9 @@ Positions = tuple[I64, I64]
 """For each query a set of items: positions int64 [nnz], strictly ascending within a query; offsets int64 [Q+1]."""
 
 
+MAX_K = 2**31 - 1
+
+
 def padded(dim: int) -> int:
     """Columns of a catalogue of `dim` columns: the next multiple of 16."""
     return -(-dim // 16) * 16
@@ -52,7 +55,7 @@ def score_topk(
     vectors  float32 [N, D16], D16 = dim rounded up to a multiple of 16, C-contiguous; columns from dim on are zero (the
              caller's promise: looking would cost as much as scoring)
     biases   float32 [N];  ids  int64 [N]
-    k        1 or more
+    k        1 to 2^31 - 1
     exclude  items that a query must not get; None: no such items. It wins over `include`
     include  the only items that a query may get; None: all
     threads  1 or more; how many share the work. The answer's bits do not depend on it, nor on the other queries
@@ -66,7 +69,7 @@ def score_topk(
     items = vectors.shape[0]
     biases = floats("biases", biases, items)
     ids = integers("ids", ids, items)
-    k = integer("k", k, 1, np.iinfo(np.int64).max)
+    k = integer("k", k, 1, MAX_K)
     threads = integer("threads", threads, 1, 1024)
     excluded, exclude_offsets = _positions("exclude", exclude, count, items)
     included, include_offsets = _positions("include", include, count, items)

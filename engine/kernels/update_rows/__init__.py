@@ -32,8 +32,8 @@ def update_rows(
         gb += l2 * b    Gb += gb^2                     b -= lr * gb / (sqrt(Gb) + 1e-8)      (if `bias`)
 
     That is Adagrad (Duchi, Hazan, Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic
-    Optimization") with one accumulator per row, the row-wise variant as FBGEMM documents it. A row whose gradient or
-    new state is not finite stays as it was, bias included, and is counted.
+    Optimization") with one accumulator per row, the row-wise variant as FBGEMM documents it. A row whose gradient, or
+    state after the step, bias included, is not finite stays as it was, whole, and is counted.
 
     rows          float32 [R, W], W >= dim + 3, C-contiguous, written in place: columns 0..dim-1 w, dim b, dim+1 G,
                   dim+2 Gb; further columns are neither read nor written

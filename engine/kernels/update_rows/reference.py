@@ -34,22 +34,15 @@ def update_rows(
         np.add.at(bias_grad, row_of_term, coefs)
 
         state = rows[touched, : dim + 3].astype(np.float64)
-        vector, vector_bias, sum_squares, bias_sum_squares = state[:, :dim], *state[:, dim:].T
+        vector, vector_bias, sum_squares, bias_sum_squares = state[:, :dim], *state[:, dim:].T  # views
         grad += l2 * vector
-        sum_squares = sum_squares + (grad**2).mean(axis=1)
-        vector = vector - lr * grad / (np.sqrt(sum_squares) + EPSILON)[:, None]
-        written, gradients = [vector, sum_squares[:, None]], [grad]
-        columns = [*range(dim), dim + 1]
+        sum_squares += (grad**2).mean(axis=1)
+        vector -= lr * grad / (np.sqrt(sum_squares) + EPSILON)[:, None]
         if bias:
             bias_grad += l2 * vector_bias
-            bias_sum_squares = bias_sum_squares + bias_grad**2
-            vector_bias = vector_bias - lr * bias_grad / (np.sqrt(bias_sum_squares) + EPSILON)
-            written += [vector_bias[:, None], bias_sum_squares[:, None]]
-            gradients += [bias_grad[:, None]]
-            columns += [dim, dim + 2]
-        new = np.concatenate(written, axis=1).astype(np.float32)
-        finite = np.isfinite(new).all(axis=1) & np.isfinite(np.concatenate(gradients, axis=1).astype(np.float32)).all(
-            axis=1
-        )
-    rows[touched[finite][:, None], columns] = new[finite]
+            bias_sum_squares += bias_grad**2
+            vector_bias -= lr * bias_grad / (np.sqrt(bias_sum_squares) + EPSILON)
+        new = state.astype(np.float32)
+        finite = np.isfinite(new).all(axis=1)  # a gradient that is not finite shows in its sum of squares
+    rows[touched[finite], : dim + 3] = new[finite]
     return int((~finite).sum())
