@@ -159,7 +159,7 @@ def test_a_negative_drawn_twice_counts_twice(make_rows, close, loss):
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 @given(
     seed=st.integers(0, 2**32 - 1),
     dim=st.integers(1, 40),
