@@ -176,18 +176,18 @@ def is_whole(header: Header, head: bytes, body: bytes) -> bool:
 
 def decode_record(header: Header, body: bytes) -> Record:
     """The record of a whole header and body. Raises CorruptionError if its texts are not what encode_record writes."""
-    count, columns, at = header.events, header.columns, 0
-
-    def take(dtype: np.dtype[Any]) -> NDArray[Any]:
-        nonlocal at
-        column = np.frombuffer(body, dtype, count, at) if count else np.empty(0, dtype)
-        at += count * dtype.itemsize
-        return column
-
-    users, items = take(_I64), take(_I64)
-    timestamps = take(_F64) if columns & _TIMESTAMPS else None
-    values = take(_F32) if columns & _VALUES else None
-    weights = take(_F32) if columns & _WEIGHTS else None
+    count, columns, at = header.events, header.columns, 16 * header.events
+    users, items = _view(body, _I64, count, 0), _view(body, _I64, count, 8 * count)
+    timestamps = values = weights = None
+    if columns & _TIMESTAMPS:
+        timestamps = _view(body, _F64, count, at)
+        at += 8 * count
+    if columns & _VALUES:
+        values = _view(body, _F32, count, at)
+        at += 4 * count
+    if columns & _WEIGHTS:
+        weights = _view(body, _F32, count, at)
+        at += 4 * count
     position = settings = None
     try:
         if columns & _POSITION:
@@ -218,6 +218,10 @@ def _column(name: str, column: NDArray[Any], dtype: np.dtype[Any], count: int) -
     if column.dtype != dtype or column.shape != (count,):
         raise InputError(f"{name}: {column.dtype}{list(column.shape)}, a record takes {dtype}[{count}]")
     return column if column.flags.c_contiguous else column.copy()
+
+
+def _view(body: bytes, dtype: np.dtype[Any], count: int, at: int) -> NDArray[Any]:
+    return np.frombuffer(body, dtype, count, at) if count else np.empty(0, dtype)
 
 
 def _checked_position(source: str, position: bytes) -> tuple[bytes, bytes]:

@@ -104,7 +104,7 @@ def test_every_truncation(small):
         assert verify(path.parent) == (1, log.last_seq, len(whole) + 1, log.bytes, 0)
 
 
-@pytest.mark.parametrize("lmdb_holds", [5, 6])
+@pytest.mark.parametrize("lmdb_holds", [4, 5, 6])
 def test_damage_at_or_below_what_lmdb_holds_is_corruption(small, lmdb_holds):
     path, _, data = small
     bad = bytearray(data)
