@@ -94,6 +94,23 @@ py::object entries(Warm& users, History& h, int64_t user) {
     return chunk_bytes(copy.data(), std::ssize(copy));
 }
 
+// Query i against item ordinals[i], with the bits that topk gives.
+Array<float> score_pairs(const Catalogue& c, const Array<float>& queries, const Array<int64_t>& ordinals) {
+    const int64_t n = ordinals.size(), shown = c.size();
+    require(queries.ndim() == 2 && queries.shape(0) == n && queries.shape(1) == c.dim(), "queries must be [n, dim]");
+    Array<float> scores(n);
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t o = ordinals.data()[i];
+        require(o >= 0 && o < shown, "ordinal out of range");
+        int64_t first;
+        const int64_t* ids;
+        const ScoreBlock block = c.block(o, shown, &first, &ids);
+        kernels().score_items(queries.data() + i * c.dim(), c.dim(), block, o - first, o - first + 1,
+                              scores.mutable_data() + i);
+    }
+    return scores;
+}
+
 Array<int64_t> ordinals(const Catalogue& c, const Array<int64_t>& ids) {
     std::vector<uint32_t> found(static_cast<size_t>(ids.size()));
     const int64_t* id = ids.data();
@@ -171,6 +188,9 @@ RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const 
 void bind_tables(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
 
+    m.def(
+        "row_bytes", [](int64_t dim) { return RowLayout(dim).stride + Warm::kOverheadBytes; }, py::arg("dim"),
+        "RAM of one warm row, with its share of the index and the bookkeeping.");
     py::class_<Warm>(m, "Warm")
         .def(py::init<int64_t, int64_t, bool>(), py::arg("dim"), py::arg("capacity"), py::arg("ordinals"))
         .def("peek", &peek, fixed("ids"))
@@ -194,7 +214,7 @@ void bind_tables(py::module_& m) {
         .def_property_readonly("capacity", &Warm::capacity)
         .def_property_readonly("evicted", &Warm::evicted)
         .def("__len__", &Warm::size)
-        .def_readwrite("total", &Warm::total);
+        .def_readonly("total", &Warm::total);
 
     py::class_<History>(m, "History")
         .def(py::init<Warm&, int64_t>(), py::arg("users"), py::arg("budget_bytes"), py::keep_alive<1, 2>())
@@ -226,6 +246,7 @@ void bind_tables(py::module_& m) {
         .def(py::init<int64_t>(), py::arg("dim"))
         .def("ordinals", &ordinals, fixed("ids"))
         .def("read", &read_items, fixed("ordinals"))
+        .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
         .def("restored", &Catalogue::restored, py::arg("n"))
         .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),
@@ -288,5 +309,14 @@ void bind_tables(py::module_& m) {
                 require(mean.size() == std::ssize(l.mean), "mean must be [dim]");
                 std::copy(mean.data(), mean.data() + mean.size(), l.mean.begin());
             })
+        .def(
+            "restore_totals",
+            [](Learner& l, int64_t users, int64_t items) {
+                l.users().total = l.learned_users = users;
+                l.items().total = l.learned_items = items;
+            },
+            py::arg("users"), py::arg("items"))
+        .def_readonly("learned_users", &Learner::learned_users)
+        .def_readonly("learned_items", &Learner::learned_items)
         .def_readwrite("mean_count", &Learner::mean_count);
 }

@@ -254,6 +254,8 @@ Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
         catalogue_.publish(static_cast<uint32_t>(items_.meta(touched[i]).ordinal), items_.row(touched[i]));
     }
     catalogue_.show_all();
+    learned_users = users_.total;
+    learned_items = items_.total;
     out.events = end_ - begin_;
     out.new_users = made_users_;
     out.new_items = made_items_;

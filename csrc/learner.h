@@ -69,6 +69,8 @@ class Learner {
   public:
     std::vector<float> mean;  // of the users' vectors, running over events (table state)
     uint64_t mean_count = 0;  // events in it
+    // Rows of each table as of the last learned window: plan() counts new rows before they are made.
+    int64_t learned_users = 0, learned_items = 0;
 
   private:
     static constexpr uint32_t kNone = Warm::kNone;

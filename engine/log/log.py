@@ -170,8 +170,9 @@ class Log:
 
         Up to what has been appended when the first one is asked for. Those are the records with later events, and the
         records without events that stand behind event `after_seq`: the state may have them already, so applying one
-        twice must be harmless. Raises CorruptionError when `after_seq` is inside a record, before the log's
-        beginning, or a record can no longer be read; EngineError when a file can't be.
+        twice must be harmless. The first record may begin at or before `after_seq`: an epoch can end inside one. Raises
+        CorruptionError when `after_seq` is before the log's beginning, or a record can no longer be read; EngineError
+        when a file can't be.
         """
         segments = [(segment, segment.size) for segment in self._segments.copy()]
         first = segments[0][0]
@@ -285,11 +286,8 @@ def _replay_segment(segment: Segment, size: int, after_seq: int) -> Iterator[Rec
     try:
         with open_segment(segment.path) as file:
             for header, body in read_records(file, segment.path, segment.first_seq, size):
-                if header.first_seq > after_seq:
+                if header.reach > after_seq:
                     yield decode_record(header, body)
-                elif header.last_seq > after_seq:
-                    message = f"event {after_seq:,} is inside a log record, not at its end"
-                    raise CorruptionError(message, file=str(segment.path), offset=done, seq=header.first_seq)
                 done += header.length
     except OSError as error:
         raise _as_engine_error(f"cannot read {segment.path}", error) from error
