@@ -6,4 +6,5 @@ PYBIND11_MODULE(_native, m) {
     bind_checksum(m);
     bind_kernels(m);
     bind_tables(m);
+    bind_cold(m);
 }
