@@ -1,4 +1,7 @@
-"""loss_grads beside numpy in float32, one thread. 1 M rows of 64, ids uniform. Asserts no times."""
+"""loss_grads, one thread, beside numpy in float32, whose matrix products take all cores. Asserts no times.
+
+1 M rows of 64, ids uniform. For one thread there too, set OPENBLAS_NUM_THREADS=1.
+"""
 
 import numpy as np
 import pytest

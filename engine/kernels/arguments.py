@@ -51,18 +51,18 @@ def rate(name: str, value: Any) -> float:
 
 def floats(name: str, value: Any, *shape: Axis) -> F32:
     """`value`, float32 of `shape`, contiguous: copied if it was not."""
-    return np.require(_array(name, value, np.float32, shape), requirements=("C", "A"))
+    return _contiguous(_array(name, value, np.float32, shape))
 
 
 def integers(name: str, value: Any, *shape: Axis) -> I64:
     """`value`, int64 of `shape`, contiguous: copied if it was not."""
-    return np.require(_array(name, value, np.int64, shape), requirements=("C", "A"))
+    return _contiguous(_array(name, value, np.int64, shape))
 
 
 def matrix_in_place(name: str, value: Any, columns: Axis, *, writable: bool = False) -> F32:
     """`value`, float32 [any, columns], where it lies: if not contiguous, refused, as a copy would be all of it."""
     array = _array(name, value, np.float32, ("N", columns))
-    if not (array.flags.c_contiguous and array.flags.aligned):
+    if not _lies_well(array):
         raise InputError(
             f"{name}: got strides {array.strides}, aligned {array.flags.aligned}; wanted C-contiguous, aligned memory"
         )
@@ -80,11 +80,13 @@ def rows_in_place(rows: Any, dim: int, *, writable: bool = False) -> F32:
 
 
 def within(name: str, index: I64, low: int, end: int) -> None:
-    """All of `index` lie in `low <= i < end`."""
+    """All of `index`, contiguous, lie in `low <= i < end`."""
     if index.size == 0:
         return
-    least, most = int(index.min()), int(index.max())
-    if least < low or most >= end:
+    # As unsigned numbers those below `low` are the largest of all, so that one pass finds either.
+    shifted = index - low if low else index
+    if int(shifted.view(np.uint64).max()) >= end - low:
+        least, most = int(index.min()), int(index.max())
         wrong = least if least < low else most
         raise InputError(f"{name}: got {wrong}, wanted {low} <= value < {end}")
 
@@ -126,6 +128,14 @@ def _array(name: str, value: Any, dtype: Any, shape: tuple[Axis, ...]) -> npt.ND
         came_as = type(value).__name__
     wanted = f"{np.dtype(dtype)} [{', '.join(map(str, shape))}]"
     raise InputError(f"{name}: got {came_as}, wanted {wanted}")
+
+
+def _lies_well(array: npt.NDArray[Any]) -> bool:
+    return array.flags.c_contiguous and array.flags.aligned
+
+
+def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array if _lies_well(array) else np.require(array, requirements=("C", "A"))
 
 
 def _fits(length: int, axis: Axis) -> bool:

@@ -12,7 +12,7 @@ from engine.kernels.tolerances import TOLERANCES
 CANARY = np.uint32(0x7FC0C0DE)  # a NaN: it shows in every sum that reads it, and in its bits when written over
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def poison() -> Iterator[None]:
     """Fresh memory is NaN, or the least integer: what a kernel forgets to write is seen."""
     empty = np.empty

@@ -252,6 +252,8 @@ SLAB = np.ones((5, 16), np.float32)
         ({"rows": SLAB[:, :6].copy()}, "rows: got 6 columns, wanted 7 or more for dim 4"),
         ({"slots": np.array([0, 5])}, "slots: got 5, wanted -1 <= value < 5"),
         ({"slots": np.array([0, -2])}, "slots: got -2"),
+        ({"slots": np.array([0, 2**63 - 1])}, "slots: got 9223372036854775807"),
+        ({"slots": np.array([0, -(2**63)])}, "slots: got -9223372036854775808"),
         ({"slots": np.array([0.0, 1.0])}, "slots: got float64"),
         ({"sources": np.ones((3, 5), np.float32)}, r"sources: got float32 \[3, 5\], wanted float32 \[M, 4\]"),
         ({"rows": SLAB, "sources": SLAB.reshape(-1, 4)}, "sources: got memory of rows"),
