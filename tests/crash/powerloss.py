@@ -1,8 +1,9 @@
 """Disk states after a power cut, built from the shim's journal.
 
-`Snapshot` is a directory before the run, all of it durable. `Journal` replays what was recorded on top of it: files with
-their writes, directories with their changes, each with the moment at which it became durable. `Journal.state` draws
-what a disk that honours fsync may hold when the power goes at a given entry, `worst` the disk that kept only what it had to.
+`Snapshot` is a directory before the run, all of it durable. `Journal` replays what was recorded on top of it: files
+with their writes, directories with their changes, each with the moment at which it became durable. `Journal.state`
+draws what a disk that honours fsync may hold when the power goes at a given entry, `worst` the disk that kept only
+what it had to.
 
 The model, harsher than any one file system but allowed by POSIX:
 - a write, truncation or growth is durable once a sync of its file that began after it has ended, or, through an O_DSYNC
@@ -20,7 +21,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-OPS = ("start", "mark", "create", "mkdir", "write", "truncate", "grow", "sync", "ended", "rename", "unlink", "link", "symlink")
+OPS = (
+    "start",
+    "mark",
+    "create",
+    "mkdir",
+    "write",
+    "truncate",
+    "grow",
+    "sync",
+    "ended",
+    "rename",
+    "unlink",
+    "link",
+    "symlink",
+)
 HEADER = struct.Struct("<4I5qQ")
 SECTOR = 512
 NEVER = float("inf")
@@ -224,9 +239,17 @@ class Journal:
         return self.state(len(self) if cut is None else cut, keep=0.0)
 
     def draw(self, rng: Random) -> Disk:
-        """A random disk: a cut uniform over the entries, then a random temper of that disk."""
-        keep = rng.choice([0.0, 0.5, 0.9, 1.0])
-        return self.state(rng.randint(0, len(self)), keep=keep, torn=rng.choice([0.0, 0.3, 1.0]), rng=rng)
+        """A random disk: a random temper, and a cut uniform over the entries.
+
+        With a restart on record, half of the cuts fall soon after it: what recovery trusts is at stake there, briefly.
+        """
+        keep, torn = rng.choice([0.0, 0.0, 0.5, 0.9]), rng.choice([0.0, 0.5, 1.0, 1.0])
+        restart = max(at for at, e in enumerate(self.entries) if e.op == "start")
+        if restart and rng.random() < 0.5:
+            cut = min(len(self), restart + 1 + int(rng.expovariate(0.1)))
+        else:
+            cut = rng.randint(0, len(self))
+        return self.state(cut, keep=keep, torn=torn, rng=rng)
 
     def state(self, cut: int, *, keep: float, torn: float = 0.0, rng: Random | None = None) -> Disk:
         """The disk when the power goes before entry `cut`: what was not durable is kept, or else torn, by chance."""

@@ -1,8 +1,8 @@
 """The fork server: one warm process, started under the shim, that forks a child for every run and every check.
 
-It loads one program under test and does what it is asked, one JSON line at a time, over a socket. Each child has one task
-and a time limit, so that a crash, a hang or a SIGBUS is an outcome like any other. The server itself never touches a
-watched directory and starts no thread, which keeps its forks clean. Not its job: choosing faults, judging outcomes
+It loads one program under test and does what it is asked, one JSON line at a time, over a socket. Each child has one
+task and a time limit, so that a crash, a hang or a SIGBUS is an outcome like any other. The server itself never touches
+a watched directory and starts no thread, which keeps its forks clean. Not its job: choosing faults, judging outcomes
 (sweep.py does). A script, not a module: it imports nothing of its folder.
 
 A program under test is a Python file with `make(sabotage) -> program`, where the program has
@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 
 
@@ -119,13 +120,13 @@ def serve(connection, shim):
         request = json.loads(line)
         root = Path(request["root"])
         if request["do"] == "references":
-            answer = in_child(lambda root=root: PROGRAM.references(root), request["seconds"])
+            answer = in_child(partial(PROGRAM.references, root), request["seconds"])
             references = answer.get("value")
         elif request["do"] == "run":
             answer = run(request, shim, board)
         else:
-            promised = request["acked"], request["submitted"]
-            answer = in_child(lambda root=root, p=promised: PROGRAM.check(root, *p, references), request["seconds"])
+            judge = partial(PROGRAM.check, root, request["acked"], request["submitted"], references)
+            answer = in_child(judge, request["seconds"])
         stream.write(json.dumps(answer) + "\n")
         stream.flush()
 

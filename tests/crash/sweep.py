@@ -28,7 +28,17 @@ from pathlib import Path
 from .powerloss import Journal, Snapshot
 
 HERE = Path(__file__).parent
-FAULTS = {"none": 0, "kill": 1, "kill-half": 2, "kill-after": 3, "eio": 4, "enospc": 4, "eio-on": 4, "enospc-on": 4, "short": 5}
+FAULTS = {
+    "none": 0,
+    "kill": 1,
+    "kill-half": 2,
+    "kill-after": 3,
+    "eio": 4,
+    "enospc": 4,
+    "eio-on": 4,
+    "enospc-on": 4,
+    "short": 5,
+}
 KILLS = ("kill", "kill-half", "kill-after")
 KINDS = ("kill", "kill-half", "eio", "enospc", "enospc-on", "short")
 
@@ -91,7 +101,9 @@ class Report:
     failures: list[Failure] = field(default_factory=list)
 
     def __str__(self) -> str:
-        lines = [f"{self.calls} calls; points {dict(self.points)}; ends {dict(self.ends)}; {len(self.failures)} failures"]
+        lines = [
+            f"{self.calls} calls; points {dict(self.points)}; ends {dict(self.ends)}; {len(self.failures)} failures"
+        ]
         return "\n".join(lines + [str(f) for f in self.failures[:3]])
 
 
@@ -101,9 +113,21 @@ class Server:
     def __init__(self, program: Path, sabotage: str = "", seconds: int = 30):
         self.seconds = seconds
         ours, theirs = socket.socketpair()
-        command = [sys.executable, str(HERE / "server.py"), str(theirs.fileno()), str(build_shim()), str(program), sabotage]
+        command = [
+            sys.executable,
+            str(HERE / "server.py"),
+            str(theirs.fileno()),
+            str(build_shim()),
+            str(program),
+            sabotage,
+        ]
         # One thread per array library: the server forks, and threads do not survive that.
-        environment = {**os.environ, "LD_PRELOAD": str(build_shim()), "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ,
+            "LD_PRELOAD": str(build_shim()),
+            "OPENBLAS_NUM_THREADS": "1",
+            "OMP_NUM_THREADS": "1",
+        }
         with theirs:
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
         self._socket, self._stream = ours, ours.makefile("rw")
@@ -122,7 +146,7 @@ class Server:
             raise RuntimeError(f"the fork server ended with {self._process.wait()}")
         return json.loads(line)
 
-    def run(self, root: Path, kind="none", at=0, *, trace="", journal="", start=Start(), sync_delay_us=0) -> dict:  # noqa: B008
+    def run(self, root: Path, kind="none", at=0, *, trace="", journal="", start=Start(), sync_delay_us=0) -> dict:
         """One run in `root` with the fault `kind` at call `at`."""
         error = {"eio": errno.EIO, "enospc": errno.ENOSPC}.get(kind.removesuffix("-on"), 0)
         settings = {"fault": FAULTS[kind], "at": at, "errno": error, "sticky": int(kind.endswith("-on"))}
@@ -205,6 +229,12 @@ def try_point(server: Server, kind: str, at: int, start: Start, power: bool) -> 
         return end, failures
 
 
+def crashed(server: Server, place: Path, kind: str, at: int) -> Start:
+    """Run in `place`/root, killed by `kind` at call `at`: a start for sweeping over the recovery."""
+    ran = server.run(begin(place, Start()), kind, at)
+    return Start(place / "root", ran["acked"], ran["submitted"])
+
+
 def on_servers(servers: list[Server], tasks: list, work) -> list:
     """`work(server, task)` for all tasks, in order of tasks, on as many threads as there are servers."""
     free, own = list(servers), threading.local()
@@ -231,11 +261,11 @@ def serving(program: Path, sabotage: str = "", count: int | None = None, seconds
             server.close()
 
 
-def sweep(servers, *, kinds=KINDS, start=Start(), power=True, first=None, sample=None, seed=0) -> Report:  # noqa: B008
+def sweep(servers, *, kinds=KINDS, start=Start(), power=True, first=None, sample=None, seed=0) -> Report:
     """Every call (the `first` so many) with every fault kind, or a seeded `sample` of those points.
 
-    `start`: a directory to begin from, for crashes during recovery. `power`: also judge, after every fault, the disk that
-    lost all that was not synced.
+    `start`: a directory to begin from, for crashes during recovery. `power`: also judge, after every fault, the disk
+    that lost all that was not synced.
     """
     lines = trace_calls(servers[0], start)
     report = Report(calls=len(lines))

@@ -5,8 +5,8 @@ state goes into `store` (aside, synced, renamed), a new log begins and the old o
 directory that is itself made aside and renamed into place, as the engine's is.
 
 Sabotage: no-fsync, no-crc, ack-first (acknowledge, then sync), store-first (checkpoint before the log has the
-event), no-dir-sync, trust-tail (believe a log found on opening without syncing it), retry-sync (sync again after a failed
-one), swallow (report no error of the disk).
+event), no-dir-sync, trust-tail (believe a log found on opening without syncing it), retry-sync (sync again after a
+failed one), swallow (report no error of the disk).
 """
 
 import hashlib
