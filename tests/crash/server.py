@@ -20,6 +20,7 @@ import importlib.util
 import json
 import mmap
 import os
+import resource
 import signal
 import socket
 import sys
@@ -57,10 +58,12 @@ class Mark:
 
 
 def in_child(task, seconds):
-    """Run `task()` in a fork. Returns {"end": "ok" | "raised" | "hang" | "killed" | "signal n", ...}."""
+    """Run `task()` in a fork. Returns {"end": "ok" | "raised" | "hang" | "killed" | "signal n", "error": ...}."""
     receive, send = os.pipe()
+    words = os.memfd_create("stderr")  # what C and C++ say before they abort
     pid = os.fork()
     if pid == 0:
+        os.dup2(words, 2)
         os.close(receive)
         signal.alarm(seconds)
         try:
@@ -75,10 +78,14 @@ def in_child(task, seconds):
     with open(receive) as source:
         text = source.read()
     _, status = os.waitpid(pid, 0)
+    with open(words, "rb") as said:
+        said.seek(0)
+        error = said.read()[-4000:].decode(errors="replace")
     if not os.WIFSIGNALED(status):
-        return json.loads(text) if text else {"end": f"exit {os.WEXITSTATUS(status)}"}
+        return json.loads(text) if text else {"end": f"exit {os.WEXITSTATUS(status)}", "error": error}
     number = os.WTERMSIG(status)
-    return {"end": {signal.SIGKILL: "killed", signal.SIGALRM: "hang"}.get(number, f"signal {number}")}
+    end = {signal.SIGKILL: "killed", signal.SIGALRM: "hang"}.get(number, f"signal {number}")
+    return {"end": end, "error": error}
 
 
 def run(request, shim, board):
@@ -141,5 +148,6 @@ def load(file):
 
 
 if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     PROGRAM = load(sys.argv[3]).make(sys.argv[4])
     serve(socket.socket(fileno=int(sys.argv[1])), ctypes.CDLL(sys.argv[2]))

@@ -6,9 +6,9 @@
 //
 // Invariants: one mutex orders all watched calls, so the journal's order is the true one. Only a sync runs outside the
 // mutex, as two journal entries (begun, ended), since writes may land while it runs. A kill is sent under the
-// mutex: no watched call and no mark of another thread can follow it. Writes through mmap, io_uring or stdio are not seen:
-// Journal.whole() in powerloss.py finds them by comparing a full replay with the directory.
-// Any thread may call anything; crash_start once per process, by the thread that runs the program.
+// mutex: no watched call and no mark of another thread can follow it. Writes through mmap, io_uring or stdio are not
+// seen: Journal.whole() in powerloss.py finds them by comparing a full replay with the directory. Any thread may call
+// anything; crash_start once per process, by the thread that runs the program.
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
@@ -44,20 +44,20 @@ struct entry {
 };
 
 static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-static struct board *board;
+static struct board* board;
 static char root[PATH_MAX];
 static size_t root_len;
 static int fault, fault_errno, sticky, sync_delay_us;
 static int64_t fault_at;
 static int trace_fd = -1, journal_fd = -1;
 
-static int below_root(const char *path) {
+static int below_root(const char* path) {
     return strncmp(path, root, root_len) == 0 && (path[root_len] == '/' || path[root_len] == 0);
 }
 
-static const char *inside(const char *path) { return path[root_len] ? path + root_len + 1 : ""; }
+static const char* inside(const char* path) { return path[root_len] ? path + root_len + 1 : ""; }
 
-static int watched_fd(int fd, char *path) {
+static int watched_fd(int fd, char* path) {
     if (!board || fd < 0) return 0;
     char link[64];
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
@@ -67,7 +67,7 @@ static int watched_fd(int fd, char *path) {
 }
 
 // The last component is not followed: it may not exist yet.
-static int watched_path(int dirfd, const char *path, char *full) {
+static int watched_path(int dirfd, const char* path, char* full) {
     if (!board || !path || !*path) return 0;
     char joined[2 * PATH_MAX], parent[PATH_MAX];
     if (path[0] == '/' || dirfd == AT_FDCWD) {
@@ -93,15 +93,15 @@ static int64_t inode(int fd) {
     return fstat(fd, &st) == 0 ? (int64_t)st.st_ino : -1;
 }
 
-static void put_all(int fd, const void *data, size_t n) {
-    for (const char *p = data; n;) {
+static void put_all(int fd, const void* data, size_t n) {
+    for (const char* p = data; n;) {
         ssize_t r = syscall(SYS_write, fd, p, n);
         if (r < 0) abort();
         p += r, n -= (size_t)r;
     }
 }
 
-static void journal(struct entry e, const char *path, const char *path2, const struct iovec *iov, int count) {
+static void journal(struct entry e, const char* path, const char* path2, const struct iovec* iov, int count) {
     if (journal_fd < 0) return;
     e.call = board->calls, e.thread = syscall(SYS_gettid);
     e.path_len = path ? (uint32_t)strlen(path) : 0, e.path2_len = path2 ? (uint32_t)strlen(path2) : 0;
@@ -121,22 +121,24 @@ static void die(void) {
     for (;;) pause();
 }
 
-// Counts a call and says what becomes of it. The mutex is held by the caller, before and after.
-static enum action count(const char *name, const char *path, int64_t offset, int64_t len, int traits) {
+// Counts a call and says what becomes of it. Sticky: all later calls fail, after a SHORT too. The mutex is held by the
+// caller, before and after.
+static enum action count(const char* name, const char* path, int64_t offset, int64_t len, int traits) {
     int64_t n = ++board->calls;
     char line[512];
-    int size = snprintf(line, sizeof line, "%lld %s %.300s offset=%lld len=%lld%s%s\n", (long long)n, name, inside(path),
-                        (long long)offset, (long long)len, traits & IS_WRITE ? " write" : "",
+    int size = snprintf(line, sizeof line, "%lld %s %.300s offset=%lld len=%lld%s%s\n", (long long)n, name,
+                        inside(path), (long long)offset, (long long)len, traits & IS_WRITE ? " write" : "",
                         traits & NEEDS_ROOM ? " room" : "");
     if (trace_fd >= 0) put_all(trace_fd, line, (size_t)size);
     int again = sticky && board->fired;
     if (!(n == fault_at || again) || fault == NONE) return RUN;
-    if (fault == FAIL && fault_errno == ENOSPC && !(traits & NEEDS_ROOM)) return RUN;
-    if (fault == SHORT && !(traits & IS_WRITE)) return RUN;
+    int fail = fault == FAIL || again;
+    if (fail && fault_errno == ENOSPC && !(traits & NEEDS_ROOM)) return RUN;
+    if (!fail && fault == SHORT && !(traits & IS_WRITE)) return RUN;
     if (!board->fired) memcpy(board->call, line, (size_t)size - 1);
     board->fired = 1;
     if (fault == KILL || (fault == KILL_HALF && !(traits & IS_WRITE))) die();
-    if (fault == FAIL) {
+    if (fail) {
         errno = fault_errno;
         return REFUSE;
     }
@@ -150,12 +152,12 @@ static void leave(void) {
     errno = e;
 }
 
-static ssize_t raw_write(int fd, const struct iovec *iov, int n, int64_t offset) {
+static ssize_t raw_write(int fd, const struct iovec* iov, int n, int64_t offset) {
     if (offset < 0) return syscall(SYS_writev, fd, iov, n);
     return syscall(SYS_pwritev, fd, iov, n, (unsigned long)offset, (unsigned long)((uint64_t)offset >> 32));
 }
 
-static ssize_t put(const char *name, int fd, const struct iovec *iov, int n, int64_t offset) {
+static ssize_t put(const char* name, int fd, const struct iovec* iov, int n, int64_t offset) {
     char path[PATH_MAX];
     if (!watched_fd(fd, path)) return raw_write(fd, iov, n, offset);
     size_t len = 0;
@@ -180,7 +182,8 @@ static ssize_t put(const char *name, int fd, const struct iovec *iov, int n, int
         r = raw_write(fd, iov, n, offset);
     }
     if (r > 0) {
-        struct entry e = {.op = WRITE, .dsync = (flags & O_DSYNC) != 0, .ino = inode(fd), .offset = at, .data_len = (uint64_t)r};
+        struct entry e = {
+            .op = WRITE, .dsync = (flags & O_DSYNC) != 0, .ino = inode(fd), .offset = at, .data_len = (uint64_t)r};
         journal(e, inside(path), NULL, iov, n);
         if (e.dsync) journal((struct entry){.op = ENDED, .result = 0, .offset = board->calls}, NULL, NULL, NULL, 0);
     }
@@ -188,7 +191,7 @@ static ssize_t put(const char *name, int fd, const struct iovec *iov, int n, int
     return r;
 }
 
-static int sync_fd(const char *name, long number, int fd) {
+static int sync_fd(const char* name, long number, int fd) {
     char path[PATH_MAX];
     if (!watched_fd(fd, path)) return (int)syscall(number, fd);
     pthread_mutex_lock(&mutex);
@@ -210,7 +213,7 @@ static int sync_fd(const char *name, long number, int fd) {
     return r;
 }
 
-static int open_at(const char *name, int dirfd, const char *path, int flags, mode_t mode) {
+static int open_at(const char* name, int dirfd, const char* path, int flags, mode_t mode) {
     char full[PATH_MAX];
     if (!(flags & (O_CREAT | O_TRUNC)) || !watched_path(dirfd, path, full))
         return (int)syscall(SYS_openat, dirfd, path, flags, mode);
@@ -230,7 +233,7 @@ static int open_at(const char *name, int dirfd, const char *path, int flags, mod
     return fd;
 }
 
-static int set_size(const char *name, int fd, const char *path, int64_t size) {
+static int set_size(const char* name, int fd, const char* path, int64_t size) {
     char full[PATH_MAX];
     int watched = path ? watched_path(AT_FDCWD, path, full) : watched_fd(fd, full);
     if (!watched) return (int)(path ? syscall(SYS_truncate, path, size) : syscall(SYS_ftruncate, fd, size));
@@ -245,7 +248,7 @@ static int set_size(const char *name, int fd, const char *path, int64_t size) {
     return r;
 }
 
-static int allocate(const char *name, int fd, int mode, int64_t offset, int64_t len) {
+static int allocate(const char* name, int fd, int mode, int64_t offset, int64_t len) {
     char path[PATH_MAX];
     if (!watched_fd(fd, path)) return (int)syscall(SYS_fallocate, fd, mode, offset, len);
     pthread_mutex_lock(&mutex);
@@ -259,7 +262,7 @@ static int allocate(const char *name, int fd, int mode, int64_t offset, int64_t 
 }
 
 // All calls that change directories, and chmod: one or two paths, five arguments at most.
-static int change(const char *name, enum op op, long number, int dir1, const char *path1, int dir2, const char *path2,
+static int change(const char* name, enum op op, long number, int dir1, const char* path1, int dir2, const char* path2,
                   long last, int traits) {
     char full1[PATH_MAX] = "", full2[PATH_MAX] = "";
     int one = op != SYMLINK && watched_path(dir1, path1, full1), two = path2 && watched_path(dir2, path2, full2);
@@ -283,8 +286,8 @@ static int change(const char *name, enum op op, long number, int dir1, const cha
     struct stat st = {0};
     if (r == 0 && (op == MKDIR || op == SYMLINK)) lstat(op == MKDIR ? full1 : full2, &st);
     if (r == 0 && op != MARK)
-        journal((struct entry){.op = op, .ino = (int64_t)st.st_ino}, one ? inside(full1) : path1, two ? inside(full2) : NULL,
-                NULL, 0);
+        journal((struct entry){.op = op, .ino = (int64_t)st.st_ino}, one ? inside(full1) : path1,
+                two ? inside(full2) : NULL, NULL, 0);
     leave();
     return r;
 }
@@ -293,8 +296,8 @@ static int change(const char *name, enum op op, long number, int dir1, const cha
 #include "shim_calls.h"
 
 // What the program under test and the harness call by ctypes.
-void crash_start(struct board *shared, const char *dir, int kind, int64_t at, int error, int keep_failing, const char *trace,
-                 const char *journal_path, int delay_us) {
+void crash_start(struct board* shared, const char* dir, int kind, int64_t at, int error, int keep_failing,
+                 const char* trace, const char* journal_path, int delay_us) {
     if (!realpath(dir, root)) abort();
     root_len = strlen(root);
     fault = kind, fault_at = at, fault_errno = error, sticky = keep_failing, sync_delay_us = delay_us;
@@ -309,7 +312,7 @@ void crash_start(struct board *shared, const char *dir, int kind, int64_t at, in
 void crash_mark(int acked, int64_t n) {
     if (!board) return;
     pthread_mutex_lock(&mutex);
-    int64_t *mark = acked ? &board->acked : &board->submitted;
+    int64_t* mark = acked ? &board->acked : &board->submitted;
     if (n > *mark) *mark = n;
     journal((struct entry){.op = MARK, .result = acked, .offset = n}, NULL, NULL, NULL, 0);
     pthread_mutex_unlock(&mutex);

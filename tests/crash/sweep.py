@@ -8,6 +8,7 @@ Not its job: random disk states (powerloss.explore).
 One thread drives one server; `sweep` starts its own threads and waits for them.
 """
 
+import atexit
 import errno
 import json
 import os
@@ -28,25 +29,20 @@ from pathlib import Path
 from .powerloss import Journal, Snapshot
 
 HERE = Path(__file__).parent
-FAULTS = {
-    "none": 0,
-    "kill": 1,
-    "kill-half": 2,
-    "kill-after": 3,
-    "eio": 4,
-    "enospc": 4,
-    "eio-on": 4,
-    "enospc-on": 4,
-    "short": 5,
-}
+# "-on": every later call fails as well. "full": one write comes up short, then there is no room, as on a real disk.
+FAULTS = {"none": 0, "kill": 1, "kill-half": 2, "kill-after": 3, "eio": 4, "enospc": 4, "eio-on": 4, "enospc-on": 4}
+FAULTS |= {"short": 5, "full": 5}
+ERRNO = {"eio": errno.EIO, "eio-on": errno.EIO, "enospc": errno.ENOSPC, "enospc-on": errno.ENOSPC, "full": errno.ENOSPC}
 KILLS = ("kill", "kill-half", "kill-after")
-KINDS = ("kill", "kill-half", "eio", "enospc", "enospc-on", "short")
+KINDS = ("kill", "kill-half", "eio", "enospc", "enospc-on", "short", "full")
 
 
 @cache
 def build_shim() -> Path:
     """Compile the shim once per test process; RuntimeError with the compiler's words if that fails."""
-    target = Path(tempfile.mkdtemp(prefix="crash-shim-")) / "shim.so"
+    folder = tempfile.mkdtemp(prefix="crash-shim-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = Path(folder) / "shim.so"
     flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-D_LARGEFILE64_SOURCE", "-pthread"]
     made = subprocess.run(["cc", *flags, str(HERE / "shim.c"), "-o", str(target)], capture_output=True, text=True)
     if made.returncode:
@@ -148,8 +144,8 @@ class Server:
 
     def run(self, root: Path, kind="none", at=0, *, trace="", journal="", start=Start(), sync_delay_us=0) -> dict:
         """One run in `root` with the fault `kind` at call `at`."""
-        error = {"eio": errno.EIO, "enospc": errno.ENOSPC}.get(kind.removesuffix("-on"), 0)
-        settings = {"fault": FAULTS[kind], "at": at, "errno": error, "sticky": int(kind.endswith("-on"))}
+        sticky = int(kind.endswith("-on") or kind == "full")
+        settings = {"fault": FAULTS[kind], "at": at, "errno": ERRNO.get(kind, 0), "sticky": sticky}
         settings |= {"trace": str(trace), "journal": str(journal), "sync_delay_us": sync_delay_us}
         return self.ask(do="run", root=str(root), acked=start.acked, submitted=start.submitted, **settings)
 
@@ -194,7 +190,7 @@ def trace_calls(server: Server, start: Start) -> list[str]:
 def applies(kind: str, line: str) -> bool:
     """Whether the call in a trace line can go wrong in this way."""
     words = line.split()
-    if kind in ("kill-half", "short"):
+    if kind in ("kill-half", "short", "full"):
         return "write" in words[-2:] and "len=1" not in words
     return not kind.startswith("enospc") or words[-1] == "room"
 

@@ -9,7 +9,7 @@ from .explore import explore
 from .sweep import KINDS, Start, crashed, serving, sweep, trace_calls, workspace
 
 HERE = Path(__file__).parent
-TOY, CALLS = HERE / "toy_wal.py", HERE / "toy_calls.py"
+TOY, CALLS, LMDB = HERE / "toy_wal.py", HERE / "toy_calls.py", HERE / "toy_lmdb.py"
 ALL = (*KINDS, "kill-after", "eio-on")
 
 
@@ -20,7 +20,7 @@ def toy():
 
 
 def test_right_toy_survives_a_sample_of_faults(toy):
-    report = sweep(toy, kinds=ALL, sample=200)
+    report = sweep(toy, kinds=ALL, sample=120)
     assert not report.failures, str(report)
     assert set(report.points) == set(ALL)
     assert report.ends["killed"] > 20
@@ -124,3 +124,22 @@ def test_faults_reach_the_named_call():
         assert (ran["end"], ran["fired"]) == ("killed", 1)
         assert ran["call"].startswith("2 write a ")
         assert (place / "root" / "a").read_bytes() == b"x" * 500
+
+
+def test_lmdb_keeps_its_promises_on_this_disk():
+    with serving(LMDB) as servers:
+        for report in (sweep(servers, sample=60), explore(servers, states=100)):
+            assert not report.failures, str(report)
+
+
+@pytest.mark.heavy
+def test_lmdb_keeps_its_promises_at_every_call():
+    with serving(LMDB) as servers:
+        for report in (sweep(servers, kinds=ALL), explore(servers, states=2000)):
+            assert not report.failures, str(report)
+            print(f"\nlmdb: {report}")
+
+
+def test_lmdb_without_its_syncs_is_caught():
+    with serving(LMDB, "no-sync") as servers:
+        assert explore(servers, states=60).failures
