@@ -9,7 +9,7 @@ from setuptools import setup
 if not sys.platform.startswith("linux"):
     sys.exit("rowtide: the C++ core is built on Linux only")
 
-# -ffp-contract=off: a product and a sum are fused only where the source says fma, so that every path gives the same bits.
+# -ffp-contract=off: a product and a sum are fused only where the source says fma, so every path gives the same bits.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
 
 native = Pybind11Extension(

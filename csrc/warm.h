@@ -29,7 +29,7 @@ class Attachment {
 class Warm {
   public:
     static constexpr uint32_t kNone = IdIndex::kNone;
-    static constexpr int64_t kOverheadBytes = 24;  // a row's share of index, flags and lists, at most
+    static constexpr int64_t kOverheadBytes = 24;       // a row's share of index, flags and lists, at most
     static constexpr uint8_t kDirty0 = 1, kDirty1 = 2;  // changed in an epoch of that parity
     static constexpr uint8_t kWritten = 4;              // frozen, and already handed to the epoch: no copy needed
     static constexpr uint8_t kFresh = 8;                // a new row, not made yet
