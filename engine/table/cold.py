@@ -34,7 +34,8 @@ T = TypeVar("T")
 META, HISTORY = 0, 3
 DATA = "data.mdb"
 MAP_BYTES = 1 << 40
-READERS = 1022  # transactions at once, over all processes
+READERS = 1000  # transactions at once, over all processes
+LOCK_BYTES = 1 << 16  # room for so many, 64 bytes each
 PROBE_BYTES = 1 << 16
 CHUNK = 1024  # entries per step of a scan: the step's objects stay in the CPU's cache
 
@@ -152,7 +153,7 @@ class Cold:
         """
         if (ids[1:] <= ids[:-1]).any():
             raise InputError("ids: must rise strictly")
-        keys: list[bytes] = native.row_keys(table, ids)
+        keys: list[bytes] = native.row_keys(table, np.ascontiguousarray(ids))
         with self._using(), self._env.begin() as txn:
             pairs = txn.cursor().getmulti(keys)
             got = np.empty(len(pairs), np.int64)
@@ -313,8 +314,9 @@ def _check(path: Path, *, values: bool) -> dict[str, Any]:
 def _map(directory: Path, *, readonly: bool) -> Any:
     """Opens the LMDB environment. The map is far larger than the file, less where address space is limited."""
     lmdb.enable_drop_gil()
+    _reserve_lock(directory / "lock.mdb")
     data = directory / DATA
-    floor = 2 * data.stat().st_size if data.exists() else 1 << 26
+    floor = 2 * data.stat().st_size if data.exists() else 1 << 20
     size = max(MAP_BYTES, floor)
     while True:
         try:
@@ -332,6 +334,26 @@ def _map(directory: Path, *, readonly: bool) -> Any:
             if e.code != errno.ENOMEM or size // 2 < floor:
                 raise _translated(e, data) from e
             size //= 2
+
+
+def _reserve_lock(path: Path) -> None:
+    """Gives the lock file its blocks. LMDB makes it sparse and writes it through a map, which on a full disk is SIGBUS.
+
+    A file that has them is not touched: closing a descriptor of it would release the locks of an environment that this
+    process has open on it.
+    """
+    try:
+        if path.exists() and path.stat().st_blocks * 512 >= LOCK_BYTES:
+            return
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return  # not ours to write: LMDB knows better what that means, and says so
+    try:
+        os.posix_fallocate(fd, 0, LOCK_BYTES)
+    except OSError as e:
+        raise _translated(e, path) from e
+    finally:
+        os.close(fd)
 
 
 def _translated(error: Any, path: Path) -> EngineError:
