@@ -1,10 +1,11 @@
 """The cold tier: rows, history chunks and metadata in LMDB, one environment per directory.
 
-Responsible for what lies in data.mdb (FORMAT.md): keys, values, their CRCs, and one write transaction per epoch. Not for what a row's bytes mean, when an epoch is due, or who may write the directory
-(the engine holds that lock). Invariants: a file is checked before LMDB maps it; bytes whose CRC is wrong are never
-returned; a write happens whole or not at all, and is on the disk when `write` returns. Any thread may call anything; a
-second writer is refused. Each call begins and ends its own transaction, except a scan, which holds one until it is
-exhausted or closed: meanwhile LMDB cannot use pages again that the scan may still see.
+Responsible for keys, values and their CRCs (FORMAT.md), and for one write transaction per epoch. Not for the files as
+such (cold_file.py), for what a row's bytes mean, when an epoch is due, or who may write the directory (the engine holds
+that lock). Invariants: a file is checked before LMDB maps it; bytes whose CRC is wrong are never returned; a write
+happens whole or not at all, and is on the disk when `write` returns. Any thread may call anything; a second writer is
+refused. Each call begins and ends its own transaction, except a scan, which holds one until it is exhausted or closed:
+meanwhile LMDB cannot use pages again that the scan may still see.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The cold tier's files: checked before LMDB maps them, opened, and what LMDB and the disk say about them in our errors.
+"""The cold tier's files: checked, then mapped by LMDB; and what LMDB and the disk say about them, as our errors.
 
 Responsible for data.mdb and lock.mdb as files. Not for keys and values (cold.py). Invariants: `check_file` and `verify`
 write nothing and need no lock; a file that fails the check is never mapped. Any thread.
