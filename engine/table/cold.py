@@ -1,14 +1,13 @@
 """The cold tier: rows, history chunks and metadata in LMDB, one environment per directory.
 
-Responsible for what lies in data.mdb (FORMAT.md): keys, values, their CRCs, the check before the file is mapped, and
-one write transaction per epoch. Not for what a row's bytes mean, when an epoch is due, or who may write the directory
-(the engine holds that lock). Invariants: a file is checked before LMDB maps it; bytes whose CRC is wrong are never
-returned; a write happens whole or not at all, and is on the disk when `write` returns. Any thread may call anything; a
-second writer is refused. Each call begins and ends its own transaction, except a scan, which holds one until it is
-exhausted or closed: meanwhile LMDB cannot use pages again that the scan may still see.
+Responsible for keys, values and their CRCs (FORMAT.md), and for one write transaction per epoch. Not for the files as
+such (cold_file.py), for what a row's bytes mean, when an epoch is due, or who may write the directory (the engine holds
+that lock). Invariants: a file is checked before LMDB maps it; bytes whose CRC is wrong are never returned; a write
+happens whole or not at all, and is on the disk when `write` returns. Any thread may call anything; a second writer is
+refused. Each call begins and ends its own transaction, except a scan, which holds one until it is exhausted or closed:
+meanwhile LMDB cannot use pages again that the scan may still see.
 """
 
-import errno
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -23,8 +22,9 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..errors import CorruptionError, EngineError, InputError, ReadOnlyError, StorageFullError
+from .cold_file import DATA, check_file, map_file, sync_directory, translated, verify
 
-__all__ = ["Cold", "chunk_key", "verify"]
+__all__ = ["DATA", "Cold", "chunk_key", "verify"]
 
 Pair = tuple[bytes, bytes]
 Ids = NDArray[np.int64]
@@ -32,26 +32,12 @@ Rows = NDArray[np.uint8]
 T = TypeVar("T")
 
 META, HISTORY = 0, 3
-DATA = "data.mdb"
-MAP_BYTES = 1 << 40
-READERS = 1022  # transactions at once, over all processes
-PROBE_BYTES = 1 << 16
 CHUNK = 1024  # entries per step of a scan: the step's objects stay in the CPU's cache
 
 
 def chunk_key(table: int, id: int, chunk: int) -> bytes:
     """The key of one chunk: table and chunk 0..255, id any int64."""
     return bytes([table]) + (id + (1 << 63)).to_bytes(8, "big") + bytes([chunk])
-
-
-def verify(directory: Path) -> dict[str, Any]:
-    """Reads every page and every value of a cold tier, also beside a running writer; changes nothing.
-
-    Returns counts: `file_bytes`, `page_size`, `txnid`, `last_page`, `used_pages`, `list_pages` (of the list of free
-    pages), `free_pages`, `lost_pages` (neither used nor free), `entries`, and `tables`: entries by table number.
-    CorruptionError says where the first damage is.
-    """
-    return _check(directory / DATA, values=True)
 
 
 class Cold:
@@ -78,13 +64,13 @@ class Cold:
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as e:
-            raise _translated(e, directory) from e
+            raise translated(e, directory) from e
         if (directory / DATA).exists():
             raise EngineError(f"{directory / DATA} is there already")
-        cold = cls(directory, _map(directory, readonly=False), readonly=False)
+        cold = cls(directory, map_file(directory, readonly=False), readonly=False)
         try:
             cold.write((), meta)
-            _sync_directory(directory)
+            sync_directory(directory)
         except BaseException:
             cold.close()
             raise
@@ -101,8 +87,8 @@ class Cold:
         CorruptionError (file, offset) if the file is missing or damaged; ReadOnlyError if it may not be written or,
         when `readonly`, if the lock file beside it may not.
         """
-        _check(directory / DATA, values=values)
-        return cls(directory, _map(directory, readonly=readonly), readonly)
+        check_file(directory / DATA, values=values)
+        return cls(directory, map_file(directory, readonly=readonly), readonly)
 
     def __enter__(self) -> Self:
         return self
@@ -132,7 +118,7 @@ class Cold:
         try:
             yield
         except lmdb.Error as e:
-            raise _translated(e, self.directory / DATA) from e
+            raise translated(e, self.directory / DATA) from e
         finally:
             with self._turn:
                 self._inside -= 1
@@ -152,7 +138,7 @@ class Cold:
         """
         if (ids[1:] <= ids[:-1]).any():
             raise InputError("ids: must rise strictly")
-        keys: list[bytes] = native.row_keys(table, ids)
+        keys: list[bytes] = native.row_keys(table, np.ascontiguousarray(ids))
         with self._using(), self._env.begin() as txn:
             pairs = txn.cursor().getmulti(keys)
             got = np.empty(len(pairs), np.int64)
@@ -259,7 +245,7 @@ class Cold:
         try:
             txn.commit()
         except lmdb.Error as e:
-            error = _translated(e, self.directory / DATA)
+            error = translated(e, self.directory / DATA)
             if not isinstance(error, StorageFullError):
                 self._failed = str(e)
             raise error from e
@@ -285,89 +271,3 @@ class Cold:
 
 def _meta_key(name: str) -> bytes:
     return bytes([META]) + name.encode()
-
-
-def _check(path: Path, *, values: bool) -> dict[str, Any]:
-    """check_pages on a file that a writer may be changing: LMDB's last snapshot stays whole for two commits more, so
-    damage counts only if a second look finds the same."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as e:
-        raise CorruptionError("the data file is missing", file=str(path)) from e
-    except OSError as e:
-        raise _translated(e, path) from e
-    try:
-        before: dict[str, Any] = {}
-        for _ in range(8):
-            report: dict[str, Any] = native.check_pages(fd, values)
-            if report["ok"]:
-                return {k: v for k, v in report.items() if k not in ("ok", "message", "offset")}
-            if report == before:
-                raise CorruptionError(report["message"], file=str(path), offset=report["offset"])
-            before = report
-    finally:
-        os.close(fd)
-    raise EngineError(f"{path} changes faster than it can be checked")
-
-
-def _map(directory: Path, *, readonly: bool) -> Any:
-    """Opens the LMDB environment. The map is far larger than the file, less where address space is limited."""
-    lmdb.enable_drop_gil()
-    data = directory / DATA
-    floor = 2 * data.stat().st_size if data.exists() else 1 << 26
-    size = max(MAP_BYTES, floor)
-    while True:
-        try:
-            return lmdb.open(
-                os.fspath(directory),
-                map_size=size,
-                readonly=readonly,
-                mode=0o700,
-                create=False,
-                max_readers=READERS,
-                max_spare_txns=1,
-                lib_version=0,
-            )
-        except lmdb.Error as e:
-            if e.code != errno.ENOMEM or size // 2 < floor:
-                raise _translated(e, data) from e
-            size //= 2
-
-
-def _translated(error: Any, path: Path) -> EngineError:
-    """An lmdb.Error or OSError as one of ours, with its text."""
-    code = error.errno if isinstance(error, OSError) else error.code
-    text = f"{path}: {error}"
-    if isinstance(error, lmdb.MapFullError) or code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageFullError(text)
-    if code == errno.EIO and _no_room(path):  # what LMDB makes of a write that was cut short
-        return StorageFullError(f"{text} (no room to write)")
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ReadOnlyError(text)
-    if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)):
-        return CorruptionError(str(error), file=str(path))
-    return EngineError(text)
-
-
-def _no_room(path: Path) -> bool:
-    """Whether a write behind the end of `path` is cut short for want of space, quota or allowed file size: tried out on
-    a file without a name."""
-    try:
-        end = path.stat().st_size
-        fd = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
-    except OSError as e:
-        return e.errno in (errno.ENOSPC, errno.EDQUOT)
-    try:
-        return os.pwrite(fd, bytes(PROBE_BYTES), end) < PROBE_BYTES
-    except OSError as e:
-        return e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    finally:
-        os.close(fd)
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
