@@ -1,4 +1,4 @@
-"""prequential against a plain-Python judge, known answers, order of calls, resuming, refusals; popularity by counting."""
+"""prequential against a plain-Python judge, known answers, order of calls, resuming, refusals; popularity."""
 
 import csv
 import math
