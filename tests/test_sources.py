@@ -4,6 +4,9 @@ import json
 import os
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,14 +14,9 @@ from hypothesis import strategies as st
 from engine import evaluate
 from engine.errors import InputError
 from engine.popularity import Popularity
-
-pa = pytest.importorskip("pyarrow")
-import pyarrow.csv  # noqa: E402
-import pyarrow.parquet as pq  # noqa: E402
-
-from engine.sources import columns, where  # noqa: E402
-from engine.sources.columns import Columns, EventFile  # noqa: E402
-from engine.sources.replay import judge_file, learn_file  # noqa: E402
+from engine.sources import columns, where
+from engine.sources.columns import Columns, EventFile
+from engine.sources.replay import judge_file, learn_file
 
 NAMES = Columns("user", "item")
 
@@ -256,11 +254,8 @@ def test_learning_learns_every_event_once_in_order(tmp_path, small_calls):
     assert (again.resumed, again.events, again.rows) == (100, 0, 0)
 
 
-@pytest.mark.parametrize("basket", [None, "basket"])
-@pytest.mark.parametrize("judged", [False, True])
+@pytest.mark.parametrize(("judged", "basket"), [(False, None), (True, None), (True, "basket")])
 def test_stopped_anywhere_it_goes_on_with_the_same_calls(tmp_path, small_calls, judged, basket):
-    if basket and not judged:
-        pytest.skip("baskets are for judging")
     names = Columns("user", "item", time="ts", basket=basket, where="kind in ('purchase', 'view')")
     path = write(tmp_path / "e.csv", events() | {"user": [i // 7 for i in range(100)]})
 
