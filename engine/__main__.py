@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from time import perf_counter
 from typing import Annotated, Any
 
 import engine
@@ -19,7 +20,7 @@ _NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip in
 try:
     import typer
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.table import Table
 except ImportError as missing:
     raise SystemExit(_NEEDS.format(missing.name)) from missing
@@ -69,10 +70,10 @@ def replay(
     settings = {"dim": dim, "loss": loss, "lr": lr, "negatives": negatives, "batch_size": batch_size}
     with engine.open(path, **{s: v for s, v in settings.items() if v is not None}) as eng:
         if evaluate:
-            with _bar("judging", None) as step:
+            with _bar("judging") as step:
                 done = judge_file(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
         else:
-            with _bar("learning", events.total()) as step:
+            with _bar("learning") as step:
                 done = learn_file(eng, events, name, progress=step)
         seq = eng.seq
     if done.resumed:
@@ -148,24 +149,15 @@ def _present(directory: Path) -> Path:
 
 
 @contextmanager
-def _bar(what: str, total: int | None) -> Iterator[Any]:
-    """A progress bar; yields what replays call after each call: (done, in all or events, loss)."""
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=err, transient=True) as progress:
-        task = progress.add_task(what, total=total, note="")
+def _bar(what: str) -> Iterator[Any]:
+    """A progress bar; yields what a replay calls after every call to the engine."""
+    note = TextColumn("{task.fields[note]}")
+    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), note, console=err, transient=True) as progress:
+        task, began = progress.add_task(what, total=None, note=""), perf_counter()
 
-        def step(done: int, second: int, loss: float) -> None:
-            shown = progress.tasks[0]
-            elapsed = shown.elapsed or 0.0
-            rate = done / elapsed if elapsed else 0.0
-            known = total if what == "learning" else second
-            progress.update(task, completed=done, total=known, note=f"{rate:,.0f}/s  loss {loss:.4f}")
+        def step(done: int, total: int | None, learned: int, loss: float) -> None:
+            rate = learned / max(perf_counter() - began, 1e-9)
+            progress.update(task, completed=done, total=total, note=f"{rate:,.0f} events/s, loss {loss:.4f}")
 
         yield step
 

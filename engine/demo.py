@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -107,24 +109,15 @@ def _all(out: Console, root: Path, events: int, seed: int) -> None:
 def _learn(out: Console, eng: Any, shop: Shop, rng: np.random.Generator) -> None:
     """Predict, then learn: in front of each judged event three models list ten items for its user."""
     events, half = len(shop.users), len(shop.users) // 2
-    table = Table(title=f"hit-rate@10 of the next event, {_JUDGED:,} judged a row, ties against")
-    names = (
-        "events",
-        "loss",
-        "live",
-        f"frozen at {half:,}",
-        "popularity",
-        "events/s",
-        "new rows",
-        "warm",
-        "cold",
-        "made",
-    )
-    for name in names:
+    title = f"hit-rate@10 of the next event ({_JUDGED:,} a row are judged; frozen: at {half:,} events)"
+    table = Table(title=title, box=box.SIMPLE)
+    for name in ("events", "loss", "live", "frozen", "popular", "events/s", "new rows", "warm", "cold", "made"):
         table.add_column(name, justify="right")
     marks = [*(1_000 << n for n in range(32) if 1_000 << n < events), events]
     popularity = Popularity()
-    with engine.open(":memory:", **_SETTINGS) as frozen, Live(table, console=out, refresh_per_second=4):
+    # A terminal sees the rows as they come; a pipe the finished table.
+    shown: AbstractContextManager[Any] = Live(table, console=out) if out.is_terminal else nullcontext()
+    with engine.open(":memory:", **_SETTINGS) as frozen, shown:
         for start, stop in pairwise([0, *marks]):
             judged = start + np.sort(rng.choice(stop - start, min(_JUDGED, stop - start), replace=False))
             models = {"live": eng, "frozen": frozen, "popularity": popularity}
@@ -146,6 +139,8 @@ def _learn(out: Console, eng: Any, shop: Shop, rng: np.random.Generator) -> None
             if stop <= half:
                 share["frozen"] = "-"
             table.add_row(f"{stop:,}", *tally.columns(share))
+    if not out.is_terminal:
+        out.print(table)
     if not same:
         raise EngineError("the engine on disk and the one in RAM have learned the same events, but not the same bits")
     out.print(f"at {half:,} events the engine on disk and another in RAM alone had the same digest")

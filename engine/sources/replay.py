@@ -23,7 +23,8 @@ from .columns import Block, EventFile
 
 __all__ = ["Replayed", "Replayer", "judge_file", "learn_file"]
 
-Progress = Callable[[int, int, float], None]
+# (rows done, rows in all if known, events that this run has learned, mean loss of the call), after every call.
+Progress = Callable[[int, int | None, int, float], None]
 
 
 class Replayer(Ranker, Protocol):
@@ -73,11 +74,10 @@ class Replayed:
 def learn_file(eng: Replayer, file: EventFile, source: str, progress: Progress | None = None) -> Replayed:
     """Learn the rest of `file`, one durable call a block.
 
-    `source`: the name that the position is stored under. `progress` is called after every call with (file rows done,
-    events learned by this run, mean loss of the call).
+    `source`: the name that the position is stored under. `progress` counts file rows.
     """
     began, row = perf_counter(), file.row_of(eng.position(source))
-    done = Replayed(row)
+    done, total = Replayed(row), file.total()
     last: Any = None
     for block in file.blocks(row):
         done.count(block)
@@ -88,7 +88,7 @@ def learn_file(eng: Replayer, file: EventFile, source: str, progress: Progress |
             answer = eng.ingest(block.users, block.items, durable=True, position=position, **given)
             done.learned(len(block.rows), answer.loss)
             if progress is not None:
-                progress(block.stop, done.events, answer.loss)
+                progress(block.stop, total, done.events, answer.loss)
     done.seconds = perf_counter() - began
     return done
 
@@ -133,10 +133,12 @@ def judge_file(
         given = _given(values, times, slice(start, stop))
         answer = eng.ingest(users[start:stop], items[start:stop], durable=False, position=position, **given)
         done.learned(stop - start, answer.loss)
+        if progress is not None:
+            progress(stop, len(users), done.events, answer.loss)
         return answer
 
     common: dict[str, Any] = {"baskets": baskets, "k": k, "warmup": 1 - test_share, "resume": resume}
-    done.report = prequential(eng, users, items, times, progress=progress, ingest=learn, **common)
+    done.report = prequential(eng, users, items, times, ingest=learn, **common)
     popularity = Popularity(int(eng.settings["batch_size"]))
     popularity.ingest(users[:resume], items[:resume])
     done.popularity = prequential(popularity, users, items, **common)
