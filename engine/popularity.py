@@ -78,6 +78,6 @@ class Popularity:
         for row in range(len(users)):
             off = exclude[row] if exclude else self._ids[:0]
             head = self._ids[: min(k + len(off), len(self._counts))]
-            keep = np.flatnonzero(~np.isin(head, off))[:k]
+            keep = np.flatnonzero(~np.isin(head, off))[:k] if len(off) else np.arange(len(head))
             ids[row, : len(keep)], scores[row, : len(keep)] = head[keep], [self._counts[p] for p in keep.tolist()]
         return Listed(ids, scores)

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -64,9 +65,9 @@ def counts(monkeypatch):
     opened = {}
 
     def open_counts(path, **settings):
-        path.mkdir(exist_ok=True)
-        (path / "log").touch()
-        return opened.setdefault(path, Counts(path, **settings))
+        Path(path).mkdir(exist_ok=True)
+        (Path(path) / "log").touch()
+        return opened.setdefault(str(path), Counts(path, **settings))
 
     monkeypatch.setattr(engine, "open", open_counts, raising=False)
     monkeypatch.setattr(engine, "verify", lambda path: Verified(), raising=False)
