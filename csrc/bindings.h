@@ -3,3 +3,6 @@
 #include <pybind11/pybind11.h>
 
 void bind_checksum(pybind11::module_& m);
+void bind_kernels(pybind11::module_& m);
+void bind_tables(pybind11::module_& m);
+void bind_cold(pybind11::module_& m);

@@ -1,0 +1,85 @@
+"""Rowtide: an online-learning engine for recommendation, search and ads.
+
+It learns from every event and shows what it learned in the next request.
+"""
+
+from typing import Any
+
+from .engine import Engine, open_engine
+from .errors import (
+    BusyError,
+    ConfigError,
+    CorruptionError,
+    DeviceError,
+    EngineError,
+    InputError,
+    ReadOnlyError,
+    StorageFullError,
+    UnknownIdError,
+)
+from .events import IngestReport, TopK
+from .verify import VerifyReport, verify
+
+__all__ = [
+    "BusyError",
+    "ConfigError",
+    "CorruptionError",
+    "DeviceError",
+    "Engine",
+    "EngineError",
+    "IngestReport",
+    "InputError",
+    "ReadOnlyError",
+    "StorageFullError",
+    "TopK",
+    "UnknownIdError",
+    "VerifyReport",
+    "open",
+    "verify",
+]
+
+
+def open(
+    path: Any,
+    *,
+    mode: str = "a",
+    dim: int | None = None,
+    loss: str | None = None,
+    optimizer: str | None = None,
+    lr: float | None = None,
+    l2: float | None = None,
+    negatives: int | None = None,
+    batch_size: int | None = None,
+    seed: int | None = None,
+    device: str = "auto",
+    warm_bytes: int | None = None,
+    epoch_seconds: float = 30,
+    threads: int | None = None,
+) -> Engine:
+    """Opens the model in the directory `path`, or makes it; ":memory:" keeps everything in RAM and nothing on disk.
+
+    Args:
+        path: a directory; its parent must be there.
+        mode: "a" opens or creates, "x" creates and refuses what is there already.
+        dim, loss, optimizer, seed: fixed at creation; 64, "softmax" (or "bpr"), "adagrad", 0.
+        lr, l2, negatives, batch_size: may change at any opening; what is not given stays as it was. `batch_size` is the
+            number of events per optimizer step.
+        device: "auto" or "cpu".
+        warm_bytes: RAM for rows and histories; half of the machine's by default. Changes speed, never results.
+        epoch_seconds: how old a change may get before it is written to LMDB.
+        threads: that rank one call to `topk`; 1 by default.
+
+    Raises ConfigError, DeviceError, BusyError, ReadOnlyError, CorruptionError, StorageFullError.
+    """
+    settings = {
+        "dim": dim,
+        "loss": loss,
+        "optimizer": optimizer,
+        "lr": lr,
+        "l2": l2,
+        "negatives": negatives,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    resources = {"device": device, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds, "threads": threads}
+    return open_engine(path, mode, settings, resources)

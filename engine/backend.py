@@ -1,8 +1,38 @@
 """Which implementations are alive on this machine, and why the others are not.
 
 The only importer of `_native`, and the only reader of the environment. Knows nothing of rows or files.
+ROWTIDE_ISA=avx2|portable chooses the kernels; both give the same bits.
 """
 
-from . import _native as native
+import os
 
-__all__ = ["native"]
+from . import _native as native
+from .errors import ConfigError
+
+__all__ = ["describe", "fingerprint", "native"]
+
+_ARITHMETIC = "16 lanes, version 1"  # changes with anything that changes a bit of a result
+
+if wanted := os.environ.get("ROWTIDE_ISA"):
+    if wanted not in ("avx2", "portable"):
+        raise ConfigError(f"ROWTIDE_ISA: got {wanted!r}, wanted 'avx2' or 'portable'")
+    if not native.set_isa(wanted):
+        raise ConfigError(f"ROWTIDE_ISA: this CPU has no {wanted}")
+
+
+def fingerprint() -> str:
+    """What two machines must share to give the same bits: the arithmetic and the kind of device.
+
+    The instruction set is not in it: avx2 and portable compute the same sixteen lanes.
+    """
+    return f"cpu, {_ARITHMETIC}"
+
+
+def describe() -> dict[str, str]:
+    """Each implementation by name: "alive", with "in use" for the one that is, or why it is not alive."""
+    out = {}
+    for isa, missing in (("avx2", "this CPU lacks AVX2 or FMA"), ("portable", "")):
+        alive = "alive, in use" if native.isa() == isa else "alive"
+        out[f"cpu {isa}"] = alive if native.isa_available(isa) else missing
+    out["gpu"] = "not in this version"
+    return out

@@ -1,0 +1,6 @@
+"""What happened, in order: an append-only log of events, and what crashes leave of it. FORMAT.md has the bytes."""
+
+from .log import Log, LogSummary, verify
+from .record import MAX_EVENTS, Record
+
+__all__ = ["MAX_EVENTS", "Log", "LogSummary", "Record", "verify"]

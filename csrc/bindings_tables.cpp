@@ -1,0 +1,322 @@
+// Warm tiers, history, catalogue and learner for Python. Every call that does work releases the GIL.
+#include <algorithm>
+
+#include "arrays.h"
+#include "bindings.h"
+#include "learner.h"
+#include "score_topk.h"
+
+namespace py = pybind11;
+
+namespace {
+
+const std::byte* bytes_of(const Array<uint8_t>& a) { return reinterpret_cast<const std::byte*>(a.data()); }
+std::byte* bytes_of(Array<uint8_t>& a) { return reinterpret_cast<std::byte*>(a.mutable_data()); }
+
+Array<uint8_t> row_array(int64_t n, const Warm& w) { return Array<uint8_t>({n, w.layout().stored_bytes}); }
+
+template <class T>
+Array<T> to_array(const std::vector<T>& v) {
+    Array<T> out(static_cast<py::ssize_t>(v.size()));
+    std::copy(v.begin(), v.end(), out.mutable_data());
+    return out;
+}
+
+Array<int64_t> ids_of(const Warm& table, const std::vector<uint32_t>& slots) {
+    Array<int64_t> out(static_cast<py::ssize_t>(slots.size()));
+    for (size_t i = 0; i < slots.size(); ++i) out.mutable_data()[i] = table.meta(slots[i]).id;
+    return out;
+}
+
+py::tuple peek(Warm& w, const Array<int64_t>& ids) {
+    const int64_t n = ids.size();
+    Array<bool> found(n);
+    Array<uint8_t> rows = row_array(n, w);
+    const int64_t* id = ids.data();
+    bool* hit = found.mutable_data();
+    std::byte* to = bytes_of(rows);
+    {
+        py::gil_scoped_release nogil;
+        for (int64_t i = 0; i < n; ++i) hit[i] = w.peek(id[i], to + i * w.layout().stored_bytes);
+    }
+    return py::make_tuple(found, rows);
+}
+
+py::tuple collect(Warm& w, int64_t from, int64_t n) {
+    Array<int64_t> ids(n);
+    Array<uint8_t> rows = row_array(n, w);
+    int64_t* id = ids.mutable_data();
+    std::byte* to = bytes_of(rows);
+    {
+        py::gil_scoped_release nogil;
+        w.collect(from, n, id, to);
+    }
+    return py::make_tuple(ids, rows);
+}
+
+void fill(Warm& w, const Array<int64_t>& ids, const Array<uint8_t>& rows) {
+    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == w.layout().stored_bytes,
+            "rows must be [n, stored_bytes]");
+    py::gil_scoped_release nogil;
+    for (int64_t i = 0; i < ids.size(); ++i) {
+        const uint32_t slot = w.find(ids.data()[i]);
+        if (slot != Warm::kNone && (w.flags(slot) & Warm::kFetching))
+            w.fill(slot, bytes_of(rows) + i * w.layout().stored_bytes);
+    }
+}
+
+py::bytes chunk_bytes(const HistoryEntry* e, int64_t n) {
+    return {reinterpret_cast<const char*>(e), static_cast<size_t>(n) * sizeof(HistoryEntry)};
+}
+
+py::list collect_history(Warm& users, History& h, int64_t from, int64_t n) {
+    std::vector<History::Chunk> chunks;
+    {
+        py::gil_scoped_release nogil;
+        for (int64_t i = from; i < from + n; ++i) h.collect(users.frozen()[static_cast<size_t>(i)], &chunks);
+    }
+    py::list out;
+    for (const auto& c : chunks)
+        out.append(py::make_tuple(c.user, c.number, chunk_bytes(c.entries.data(), std::ssize(c.entries))));
+    return out;
+}
+
+// The items of one resident user (bytes of HistoryEntry), or None where the user is not in RAM.
+py::object entries(Warm& users, History& h, int64_t user) {
+    std::vector<HistoryEntry> copy;
+    {
+        std::lock_guard lock(users.mutex());
+        const uint32_t slot = users.find(user);
+        if (slot == Warm::kNone || (users.flags(slot) & (Warm::kFresh | Warm::kFetching))) return py::none();
+        const auto [first, n] = h.entries(slot);
+        copy.assign(first, first + n);
+    }
+    return chunk_bytes(copy.data(), std::ssize(copy));
+}
+
+// Query i against item ordinals[i], with the bits that topk gives.
+Array<float> score_pairs(const Catalogue& c, const Array<float>& queries, const Array<int64_t>& ordinals) {
+    const int64_t n = ordinals.size(), shown = c.size();
+    require(queries.ndim() == 2 && queries.shape(0) == n && queries.shape(1) == c.dim(), "queries must be [n, dim]");
+    Array<float> scores(n);
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t o = ordinals.data()[i];
+        require(o >= 0 && o < shown, "ordinal out of range");
+        int64_t first;
+        const int64_t* ids;
+        const ScoreBlock block = c.block(o, shown, &first, &ids);
+        kernels().score_items(queries.data() + i * c.dim(), c.dim(), block, o - first, o - first + 1,
+                              scores.mutable_data() + i);
+    }
+    return scores;
+}
+
+Array<int64_t> ordinals(const Catalogue& c, const Array<int64_t>& ids) {
+    std::vector<uint32_t> found(static_cast<size_t>(ids.size()));
+    const int64_t* id = ids.data();
+    {
+        py::gil_scoped_release nogil;
+        c.find_shared(id, std::ssize(found), found.data());
+    }
+    Array<int64_t> out(static_cast<py::ssize_t>(found.size()));
+    std::transform(found.begin(), found.end(), out.mutable_data(),
+                   [](uint32_t o) { return o == Catalogue::kNone ? int64_t{-1} : int64_t{o}; });
+    return out;
+}
+
+py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
+    const int64_t n = ordinals.size(), shown = c.size();
+    Array<float> vectors({n, c.dim()}), biases(n);
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t o = ordinals.data()[i];
+        require(o >= 0 && o < shown, "ordinal out of range");
+        c.read(o, vectors.mutable_data() + i * c.dim(), biases.mutable_data() + i);
+    }
+    return py::make_tuple(vectors, biases);
+}
+
+py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const MaybeArray<int64_t>& exclude,
+               const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
+               const MaybeArray<int64_t>& include_offsets, int threads) {
+    require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
+    const int64_t Q = queries.shape(0), shown = c.size();
+    Array<int64_t> ids({Q, k}), counts(Q);
+    Array<float> scores({Q, k});
+    const TopkTask task{
+        .queries = queries.data(),
+        .n_queries = Q,
+        .query_stride = c.dim(),
+        .dim = c.dim(),
+        .n_items = shown,
+        .k = k,
+        .exclude = {data_or_null(exclude), data_or_null(exclude_offsets)},
+        .include = {data_or_null(include), data_or_null(include_offsets)},
+        .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, shown, first, found); },
+        .ids = ids.mutable_data(),
+        .scores = scores.mutable_data(),
+        .counts = counts.mutable_data()};
+    {
+        py::gil_scoped_release nogil;
+        score_topk(task, threads);
+    }
+    return py::make_tuple(ids, scores, counts);
+}
+
+void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim, int64_t limit) {
+    const RowLayout layout(dim);
+    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
+            "rows must be [n, stored_bytes]");
+    py::gil_scoped_release nogil;
+    std::vector<float> row(static_cast<size_t>(dim + 1));
+    for (int64_t i = 0; i < ids.size(); ++i) {
+        const std::byte* stored = bytes_of(rows) + i * layout.stored_bytes;
+        uint64_t ordinal;
+        std::memcpy(&ordinal, stored + layout.meta_offset + 16, 8);
+        if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
+        std::memcpy(row.data(), stored, row.size() * 4);
+        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], row.data());
+    }
+}
+
+RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& weights,
+                uint64_t first_seq) {
+    return {users.data(), items.data(), data_or_null(weights), users.size(), first_seq};
+}
+
+}  // namespace
+
+void bind_tables(py::module_& m) {
+    const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
+
+    m.def(
+        "row_bytes", [](int64_t dim) { return RowLayout(dim).stride + Warm::kOverheadBytes; }, py::arg("dim"),
+        "RAM of one warm row, with its share of the index and the bookkeeping.");
+    py::class_<Warm>(m, "Warm")
+        .def(py::init<int64_t, int64_t, bool>(), py::arg("dim"), py::arg("capacity"), py::arg("ordinals"))
+        .def("peek", &peek, fixed("ids"))
+        .def("fill", &fill, fixed("ids"), fixed("rows"))
+        .def("freeze", &Warm::freeze)
+        .def("sort_frozen", &Warm::sort_frozen_count, py::call_guard<py::gil_scoped_release>())
+        .def("collect", &collect, py::arg("start"), py::arg("n"))
+        .def("thaw", &Warm::thaw, py::arg("committed"), py::call_guard<py::gil_scoped_release>())
+        .def("resident",
+             [](Warm& w) {
+                 std::vector<int64_t> ids;
+                 w.resident(&ids);
+                 std::sort(ids.begin(), ids.end());
+                 return to_array(ids);
+             })
+        .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
+        .def_property_readonly("row_bytes", [](const Warm& w) { return w.layout().stride; })
+        .def_property_readonly("kept_bytes", &Warm::kept_bytes)
+        .def_property_readonly("bytes", &Warm::bytes)
+        .def_property_readonly("dirty", &Warm::dirty)
+        .def_property_readonly("capacity", &Warm::capacity)
+        .def_property_readonly("evicted", &Warm::evicted)
+        .def("__len__", &Warm::size)
+        .def_readonly("total", &Warm::total);
+
+    py::class_<History>(m, "History")
+        .def(py::init<Warm&, int64_t>(), py::arg("users"), py::arg("budget_bytes"), py::keep_alive<1, 2>())
+        .def(
+            "load",
+            [](History& h, Warm& users, int64_t user, const py::bytes& payload) {
+                const std::string_view raw(payload);
+                require(raw.size() % sizeof(HistoryEntry) == 0 && raw.size() <= History::kMost * sizeof(HistoryEntry),
+                        "not a history chunk");
+                std::vector<HistoryEntry> copy(raw.size() / sizeof(HistoryEntry));
+                std::memcpy(copy.data(), raw.data(), raw.size());
+                h.load(users.find(user), copy.data(), std::ssize(copy));
+            },
+            py::arg("users"), py::arg("user"), py::arg("payload"))
+        .def(
+            "entries", [](History& h, Warm& users, int64_t user) { return entries(users, h, user); }, py::arg("users"),
+            py::arg("user"))
+        .def("freeze", &History::freeze)
+        .def(
+            "collect",
+            [](History& h, Warm& users, int64_t from, int64_t n) { return collect_history(users, h, from, n); },
+            py::arg("users"), py::arg("start"), py::arg("n"))
+        .def(
+            "thaw", [](History& h, Warm& users, bool committed) { h.thaw(users.frozen(), committed); },
+            py::arg("users"), py::arg("committed"))
+        .def_property_readonly("bytes", &History::bytes);
+
+    py::class_<Catalogue>(m, "Catalogue")
+        .def(py::init<int64_t>(), py::arg("dim"))
+        .def("ordinals", &ordinals, fixed("ids"))
+        .def("read", &read_items, fixed("ordinals"))
+        .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
+        .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
+        .def("restored", &Catalogue::restored, py::arg("n"))
+        .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),
+             fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
+             py::arg("threads"))
+        .def_property_readonly("bytes", &Catalogue::bytes)
+        .def("__len__", &Catalogue::size);
+
+    py::class_<LearnSettings>(m, "LearnSettings")
+        .def(py::init([](int loss, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
+                 require(loss == 0 || loss == 1, "loss must be 0 or 1");
+                 require(batch_size > 0 && negatives > 0, "batch_size and negatives must be positive");
+                 return LearnSettings{static_cast<Loss>(loss), lr, l2, negatives, batch_size, seed};
+             }),
+             py::arg("loss"), py::arg("lr"), py::arg("l2"), py::arg("negatives"), py::arg("batch_size"),
+             py::arg("seed"))
+        .def_property_readonly("users_needed", &Learner::users_needed)
+        .def_property_readonly("items_needed", &Learner::items_needed);
+
+    py::class_<Learner>(m, "Learner")
+        .def(py::init<Warm&, Warm&, Catalogue&, History&>(), py::arg("users"), py::arg("items"), py::arg("catalogue"),
+             py::arg("history"), py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 4>(),
+             py::keep_alive<1, 5>())
+        .def(
+            "plan",
+            [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
+               const MaybeArray<float>& weights, uint64_t first_seq, int64_t from) {
+                require(users.size() == items.size() && from >= 0 && from < users.size(),
+                        "users and items must be [N]");
+                const RecordView r = view(users, items, weights, first_seq);
+                py::gil_scoped_release nogil;
+                return static_cast<int>(l.plan(s, r, from));
+            },
+            py::arg("settings"), fixed("users"), fixed("items"), fixed("weights").none(true), py::arg("first_seq"),
+            py::arg("start"), "0: ready; 1: missing rows must be delivered; 2: an epoch must end first.")
+        .def_property_readonly("missing_users", [](const Learner& l) { return ids_of(l.users(), l.missing_users); })
+        .def_property_readonly("missing_items", [](const Learner& l) { return ids_of(l.items(), l.missing_items); })
+        .def("delivered", &Learner::delivered, "What was missing has come. Users that did not are new; items: False.")
+        .def(
+            "learn",
+            [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
+               const MaybeArray<float>& weights, uint64_t first_seq) {
+                const RecordView r = view(users, items, weights, first_seq);
+                Learned out;
+                {
+                    py::gil_scoped_release nogil;
+                    out = l.learn(s, r);
+                }
+                return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm,
+                                      out.cold);
+            },
+            py::arg("settings"), fixed("users"), fixed("items"), fixed("weights").none(true), py::arg("first_seq"))
+        .def_property(
+            "mean",
+            [](const Learner& l) {
+                std::lock_guard lock(l.users().mutex());
+                return to_array(l.mean);
+            },
+            [](Learner& l, const Array<float>& mean) {
+                require(mean.size() == std::ssize(l.mean), "mean must be [dim]");
+                std::copy(mean.data(), mean.data() + mean.size(), l.mean.begin());
+            })
+        .def(
+            "restore_totals",
+            [](Learner& l, int64_t users, int64_t items) {
+                l.users().total = l.learned_users = users;
+                l.items().total = l.learned_items = items;
+            },
+            py::arg("users"), py::arg("items"))
+        .def_readonly("learned_users", &Learner::learned_users)
+        .def_readonly("learned_items", &Learner::learned_items)
+        .def_readwrite("mean_count", &Learner::mean_count);
+}

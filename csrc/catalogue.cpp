@@ -1,0 +1,83 @@
+#include "catalogue.h"
+
+#include <algorithm>
+
+void Catalogue::reach(int64_t ordinal) {
+    auto& c = chunks_[static_cast<size_t>(ordinal >> kShift)];
+    if (c) return;
+    c = std::make_unique<Chunk>(stride_);
+    bytes_ += static_cast<int64_t>(c->memory.bytes());
+}
+
+uint32_t Catalogue::reserve(int64_t id) {
+    const auto ordinal = static_cast<uint32_t>(reserved_++);
+    reach(ordinal);
+    chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
+    std::lock_guard lock(index_mutex_);
+    index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
+    return ordinal;
+}
+
+void Catalogue::publish(uint32_t ordinal, const float* row) {
+    Chunk& c = chunk(ordinal);
+    const int64_t at = ordinal & (kItems - 1);
+    auto& version = c.versions[static_cast<size_t>(at / kItemsPerVersion)];
+    const uint32_t v = version.load(std::memory_order_relaxed);
+    version.store(v + 1, std::memory_order_relaxed);
+    std::atomic_thread_fence(std::memory_order_release);
+    std::memcpy(c.vectors + at * stride_, row, static_cast<size_t>(dim_) * 4);
+    c.biases[at] = row[dim_];
+    version.store(v + 2, std::memory_order_release);
+}
+
+void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row) {
+    reach(ordinal);
+    chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
+    if (seen_.size() <= ordinal) seen_.resize(std::max<size_t>(ordinal + 1, seen_.size() * 2));
+    if (seen_[ordinal]) return;
+    seen_[ordinal] = true;
+    ++restored_;
+    index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
+    publish(ordinal, row);
+}
+
+bool Catalogue::restored(int64_t n) {
+    const bool whole = restored_ == n && std::none_of(seen_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(seen_)),
+                                                      seen_.end(), [](bool b) { return b; });
+    seen_ = {};
+    reserved_ = n;
+    show_all();
+    return whole;
+}
+
+void Catalogue::find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) const {
+    const int64_t shown = size();
+    for (int64_t start = 0; start < n; start += 1024) {
+        std::lock_guard lock(index_mutex_);
+        for (int64_t i = start; i < std::min(n, start + 1024); ++i) {
+            const uint32_t o = find(ids[i]);
+            ordinals[i] = o != kNone && o < shown ? o : kNone;
+        }
+    }
+}
+
+void Catalogue::read(int64_t ordinal, float* vector, float* bias) const {
+    const Chunk& c = chunk(ordinal);
+    const int64_t at = ordinal & (kItems - 1);
+    const auto& version = c.versions[static_cast<size_t>(at / kItemsPerVersion)];
+    for (;;) {
+        const uint32_t before = version.load(std::memory_order_acquire);
+        if (before & 1) continue;
+        std::memcpy(vector, c.vectors + at * stride_, static_cast<size_t>(dim_) * 4);
+        *bias = c.biases[at];
+        std::atomic_thread_fence(std::memory_order_acquire);
+        if (version.load(std::memory_order_relaxed) == before) return;
+    }
+}
+
+ScoreBlock Catalogue::block(int64_t ordinal, int64_t end, int64_t* first, const int64_t** ids) const {
+    const Chunk& c = chunk(ordinal);
+    *first = ordinal >> kShift << kShift;
+    *ids = c.ids;
+    return {c.vectors, c.biases, c.versions.data(), std::min(kItems, end - *first), stride_};
+}

@@ -1,0 +1,71 @@
+// The scoring copy of every item: vectors and biases by ordinal, and from id to ordinal.
+//
+// One writer thread; readers score beside it without waiting: each 64 items have a version that is odd while the writer
+// is inside, and a reader that saw it move scores those items again. Chunks never move. An ordinal that is reserved but
+// not yet published is not scored.
+#pragma once
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+
+#include "index.h"
+#include "kernels.h"
+#include "rows.h"
+
+class Catalogue {
+  public:
+    static constexpr uint32_t kNone = IdIndex::kNone;
+
+    explicit Catalogue(int64_t dim) : dim_(dim), stride_((dim + 15) / 16 * 16), chunks_(kChunks) {}
+
+    // --- writer
+    uint32_t find(int64_t id) const {
+        return index_.find(id, [this](uint32_t o) { return this->id(o); });
+    }
+    void prefetch(int64_t id) const { index_.prefetch(id); }
+    uint32_t reserve(int64_t id);                      // the next ordinal, for an id that has none
+    void publish(uint32_t ordinal, const float* row);  // row: vector, then bias
+    void show_all() { shown_.store(reserved_, std::memory_order_release); }
+    void restore(uint32_t ordinal, int64_t id, const float* row);  // at opening, any order, before readers
+    bool restored(int64_t n);                                      // were ordinals 0..n-1 each restored once?
+    int64_t reserved() const { return reserved_; }
+
+    // --- [any thread]
+    int64_t size() const { return shown_.load(std::memory_order_acquire); }
+    int64_t id(int64_t ordinal) const { return chunk(ordinal).ids[ordinal & (kItems - 1)]; }
+    // ordinals of ids, kNone where unknown or not yet shown
+    void find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) const;
+    // A consistent copy of one item's vector [dim] and bias.
+    void read(int64_t ordinal, float* vector, float* bias) const;
+    int64_t dim() const { return dim_; }
+    int64_t stride() const { return stride_; }
+    int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+    // The block of items that `ordinal` stands in, for scoring; `first` is the ordinal of its first item.
+    ScoreBlock block(int64_t ordinal, int64_t end, int64_t* first, const int64_t** ids) const;
+
+  private:
+    static constexpr int64_t kShift = 14, kItems = int64_t{1} << kShift, kChunks = int64_t{1} << 18;
+    struct Chunk {
+        explicit Chunk(int64_t stride) : memory(static_cast<size_t>(kItems * (stride * 4 + 4 + 8))) {
+            vectors = reinterpret_cast<float*>(memory.data());
+            biases = vectors + kItems * stride;
+            ids = reinterpret_cast<int64_t*>(biases + kItems);
+        }
+        Pages memory;
+        float* vectors;
+        float* biases;
+        int64_t* ids;
+        std::array<std::atomic<uint32_t>, kItems / kItemsPerVersion> versions{};
+    };
+    Chunk& chunk(int64_t ordinal) const { return *chunks_[static_cast<size_t>(ordinal >> kShift)]; }
+    void reach(int64_t ordinal);
+
+    int64_t dim_, stride_;
+    std::vector<std::unique_ptr<Chunk>> chunks_;
+    IdIndex index_;
+    mutable std::mutex index_mutex_;
+    int64_t reserved_ = 0, restored_ = 0;
+    std::vector<bool> seen_;
+    std::atomic<int64_t> shown_{0}, bytes_{0};
+};

@@ -1,0 +1,101 @@
+#include "history.h"
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace {
+constexpr int64_t block_bytes(int64_t capacity) { return 8 + capacity * static_cast<int64_t>(sizeof(HistoryEntry)); }
+}  // namespace
+
+History::~History() {
+    for (Block* b : blocks_) std::free(b);
+}
+
+void History::append(uint32_t slot, HistoryEntry e) {
+    if (blocks_.size() <= slot) blocks_.resize(std::max<size_t>(slot + 1, blocks_.size() * 3 / 2), nullptr);
+    Block*& b = blocks_[slot];
+    if (!b || b->n == b->capacity) {
+        const int64_t old = b ? b->capacity : 0;
+        const int64_t capacity = std::min<int64_t>(kMost, old ? old * 2 : 3);
+        void* grown = std::realloc(b, static_cast<size_t>(block_bytes(capacity)));
+        if (!grown) throw std::bad_alloc();
+        b = static_cast<Block*>(grown);
+        if (!old) b->n = b->dirty[0] = b->dirty[1] = 0;
+        b->capacity = static_cast<uint16_t>(capacity);
+        bytes_ += block_bytes(capacity) - (old ? block_bytes(old) : 0);
+    }
+    b->entries[b->n++] = e;
+}
+
+void History::add(uint32_t slot, int64_t item, uint64_t seq) {
+    Block* b = block(slot);
+    int64_t at = 0;
+    const int64_t n = b ? b->n : 0;
+    while (at < n && b->entries[at].item != item) ++at;
+    if (at == n && n == kMost) {
+        // Full: the item that was had longest ago makes room.
+        at = std::min_element(b->entries, b->entries + n, [](const auto& x, const auto& y) { return x.seq < y.seq; }) -
+             b->entries;
+    } else if (at == n) {
+        append(slot, {item, seq});
+        b = block(slot);
+    }
+    b->entries[at] = {item, seq};
+    b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | (1u << (at / kChunk)));
+}
+
+void History::load(uint32_t slot, const HistoryEntry* entries, int64_t n) {
+    std::lock_guard lock(users_.mutex());
+    for (int64_t i = 0; i < n; ++i) append(slot, entries[i]);
+}
+
+std::pair<const HistoryEntry*, int64_t> History::entries(uint32_t slot) const {
+    const Block* b = block(slot);
+    return b ? std::pair<const HistoryEntry*, int64_t>{b->entries, b->n} : std::pair<const HistoryEntry*, int64_t>{};
+}
+
+void History::copy_chunks(uint32_t slot, uint16_t mask, std::vector<Chunk>* out) const {
+    const Block* b = block(slot);
+    if (!b) return;
+    for (int64_t c = 0; c < kMost / kChunk; ++c) {
+        if (!(mask >> c & 1)) continue;
+        const HistoryEntry* from = b->entries + c * kChunk;
+        const int64_t n = std::min<int64_t>(kChunk, b->n - c * kChunk);
+        out->push_back({users_.meta(slot).id, static_cast<uint8_t>(c), std::vector<HistoryEntry>(from, from + n)});
+    }
+}
+
+void History::keep_frozen(uint32_t slot) {
+    const Block* b = block(slot);
+    if (b) copy_chunks(slot, b->dirty[parity_ ^ 1], &kept_[slot]);
+}
+
+void History::collect(uint32_t slot, std::vector<Chunk>* out) {
+    std::lock_guard lock(users_.mutex());
+    const auto kept = kept_.find(slot);
+    if (kept != kept_.end()) {
+        std::move(kept->second.begin(), kept->second.end(), std::back_inserter(*out));
+        kept_.erase(kept);
+    } else if (const Block* b = block(slot)) {
+        copy_chunks(slot, b->dirty[parity_ ^ 1], out);
+    }
+}
+
+void History::thaw(const std::vector<uint32_t>& frozen, bool committed) {
+    std::lock_guard lock(users_.mutex());
+    for (uint32_t s : frozen) {
+        Block* b = block(s);
+        if (!b) continue;
+        if (!committed) b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | b->dirty[parity_ ^ 1]);
+        b->dirty[parity_ ^ 1] = 0;
+    }
+    kept_.clear();
+}
+
+void History::freed(uint32_t slot) {
+    Block* b = block(slot);
+    if (!b) return;
+    bytes_ -= block_bytes(b->capacity);
+    std::free(b);
+    blocks_[slot] = nullptr;
+}

@@ -1,0 +1,60 @@
+// What each user has had: the most recent distinct items, at most kMost, with the seq of the last time.
+//
+// Belongs to the rows of the users' table by slot (an Attachment): it is resident when the user's row is, is frozen
+// with it and leaves with it. Entries stand in chunks of kChunk, the unit that is dirty and that LMDB holds. The writer
+// changes it under the users' mutex; readers take that mutex.
+#pragma once
+#include <unordered_map>
+
+#include "warm.h"
+
+struct HistoryEntry {
+    int64_t item;
+    uint64_t seq;
+};
+
+class History final : public Attachment {
+  public:
+    static constexpr int64_t kMost = 1024, kChunk = 64;
+
+    History(Warm& users, int64_t budget_bytes) : users_(users), budget_(budget_bytes) { users.attach(this); }
+    ~History() override;
+
+    void add(uint32_t slot, int64_t item, uint64_t seq);               // caller holds the lock
+    void load(uint32_t slot, const HistoryEntry* entries, int64_t n);  // chunk after chunk
+    // The entries of one user as they are, in no order of time. Caller holds the lock.
+    std::pair<const HistoryEntry*, int64_t> entries(uint32_t slot) const;
+
+    void freeze() { parity_ ^= 1; }  // with Warm::freeze
+    struct Chunk {
+        int64_t user;
+        uint8_t number;
+        std::vector<HistoryEntry> entries;
+    };
+    // The dirty chunks of the frozen user in `slot`, as they were at the freeze. [epoch thread]
+    void collect(uint32_t slot, std::vector<Chunk>* out);
+    void thaw(const std::vector<uint32_t>& frozen, bool committed);
+
+    void keep_frozen(uint32_t slot) override;
+    void freed(uint32_t slot) override;
+    bool over_budget() const override { return bytes() > budget_; }
+    int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+
+  private:
+    struct Block {
+        uint16_t n, capacity;
+        uint16_t dirty[2];  // a bit per chunk, by the parity of the epoch
+        HistoryEntry entries[];
+    };
+    static_assert(kMost / kChunk <= 16);
+    void append(uint32_t slot, HistoryEntry e);
+    void copy_chunks(uint32_t slot, uint16_t mask, std::vector<Chunk>* out) const;
+    Block* block(uint32_t slot) const { return slot < blocks_.size() ? blocks_[slot] : nullptr; }
+
+    Warm& users_;
+    int64_t budget_;
+    std::vector<Block*> blocks_;
+    std::unordered_map<uint32_t, std::vector<Chunk>> kept_;
+    std::atomic<int64_t> bytes_{0};
+    int parity_ = 0;
+};

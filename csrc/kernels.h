@@ -1,0 +1,69 @@
+// The arithmetic of learning and ranking, as functions over raw pointers. No state, no files, no threads, no locks.
+//
+// Each instruction set fills one `Kernels` table (isa_*.cpp) from the same source, kernels_impl.h. All tables give the
+// same bits: sixteen accumulators, one fixed tree, fma only where it is written, no libm.
+//
+// A row is float[dim] vector, then bias, then the Adagrad sums of vector and bias; what follows is the table's.
+#pragma once
+#include <atomic>
+#include <cstdint>
+
+#include "groups.h"
+
+// One micro-batch before its update. Pointers to rows; a negative that is null is masked for every event.
+struct LossStep {
+    int64_t events, negatives, dim;     // B, K, D
+    const float* const* queries;        // [B] pooled user vectors, D floats each
+    const float* const* positives;      // [B] item rows
+    const float* const* negative_rows;  // softmax: [K], shared; bpr: [B, K]
+    const float* weights;               // [B] or null for ones
+    float* losses;                      // [B]
+    float* query_grads;                 // [B, D] rows `grad_stride` apart
+    int64_t grad_stride;
+    float* positive_coefs;  // [B]    dL/d score of the positive
+    float* negative_coefs;  // [B, K] dL/d score of each negative, 0 where masked (null, or the event's positive)
+};
+
+// What one optimizer step needs: term t adds coefs[t] * sources[t] to the gradient of its row.
+struct UpdateStep {
+    int64_t dim;
+    const float* const* sources;  // [terms]
+    const float* coefs;           // [terms]
+    float lr, l2;
+    bool bias;  // does a term's coef count for the bias as well?
+};
+
+// Items to be scored: vectors [n, stride], biases [n]; `versions` has one counter for each 64 of them, odd while a
+// writer is inside (null where nobody writes).
+struct ScoreBlock {
+    const float* vectors;
+    const float* biases;
+    const std::atomic<uint32_t>* versions;
+    int64_t n, stride;
+};
+
+inline constexpr int64_t kItemsPerVersion = 64;
+inline constexpr float kAdagradEps = 1e-8f;
+inline constexpr int64_t kSegmentTerms = 64;
+
+struct Kernels {
+    const char* name;
+    // out[B, dim] = sum of weights * rows of each bag
+    void (*pool_bag)(const float* const* rows, const float* weights, int64_t n, int64_t dim, float* out);
+    void (*softmax_grads)(const LossStep& step);
+    void (*bpr_grads)(const LossStep& step);
+    // One step of row-wise Adagrad on the rows of groups [from, to); rows[g] is the row of group g. Returns how many
+    // were left unchanged because something was not finite. `scratch` has 2 * dim rounded up to 16 floats.
+    int64_t (*update_groups)(const UpdateStep& step, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                             float* scratch);
+    // mean += rate * (x - mean)
+    void (*move_mean)(float* mean, const float* x, float rate, int64_t dim);
+    // scores[i] = query . item i + bias i, for i in [from, to) with to - from <= 64 and one version
+    void (*score_items)(const float* query, int64_t dim, const ScoreBlock& block, int64_t from, int64_t to,
+                        float* scores);
+    bool (*any_at_least)(const float* scores, int64_t n, float threshold);
+};
+
+const Kernels& kernels();              // the table in force
+bool select_kernels(const char* isa);  // "avx2" or "portable"; false where this CPU lacks it
+bool kernels_available(const char* isa);

@@ -1,0 +1,347 @@
+// The kernels, once, over the V16 of the including file: it defines ISA (avx2, portable) and includes the lanes first.
+// Everything is in an unnamed namespace: a function compiled for one instruction set must never serve another.
+#include <cmath>
+
+#include "kernels.h"
+
+namespace ISA {
+namespace {
+
+inline void prefetch_row(const float* p, int64_t floats) {
+    for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i);
+}
+
+// e^x after Cody and Waite: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial of degree 6 in r. 0 below -87.3; NaN stays.
+// The largest error seen is 1.2e-7 relative.
+inline V16 exp16(V16 x) {
+    const V16 lowest = set1(-87.3f), shift = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
+    const V16 safe = select_less(x, lowest, lowest, select_less(set1(88.0f), x, set1(88.0f), x));
+    const V16 n = sub(fma(safe, set1(1.44269504f), shift), shift);
+    V16 r = fma(n, set1(-0.693359375f), safe);
+    r = fma(n, set1(2.12194440e-4f), r);
+    V16 p = set1(1.0f / 720.0f);
+    p = fma(p, r, set1(1.0f / 120.0f));
+    p = fma(p, r, set1(1.0f / 24.0f));
+    p = fma(p, r, set1(1.0f / 6.0f));
+    p = fma(p, r, set1(0.5f));
+    p = fma(p, r, set1(1.0f));
+    p = fma(p, r, set1(1.0f));
+    const V16 e = mul(p, exp2_integer(n));
+    return select_less(x, lowest, set1(0.0f), e);
+}
+
+// ln x for finite x >= 1: m in [0.75, 1.5), the series of 2 atanh((m - 1) / (m + 1)).
+inline V16 log16(V16 x) {
+    V16 e;
+    const V16 m = split_exponent(x, &e);
+    const V16 one = set1(1.0f);
+    const V16 z = div(sub(m, one), add(m, one));
+    const V16 z2 = mul(z, z);
+    V16 p = set1(2.0f / 9.0f);
+    p = fma(p, z2, set1(2.0f / 7.0f));
+    p = fma(p, z2, set1(2.0f / 5.0f));
+    p = fma(p, z2, set1(2.0f / 3.0f));
+    p = fma(p, z2, set1(2.0f));
+    return fma(e, set1(0.693147181f), mul(p, z));
+}
+
+inline float log1(float x) {
+    float out[16];
+    store(out, log16(set1(x)));
+    return out[0];
+}
+
+inline V16 dot_lanes(const float* a, const float* b, int64_t dim) {
+    V16 acc = set1(0.0f);
+    int64_t d = 0;
+    for (; d + 16 <= dim; d += 16) acc = fma(load(a + d), load(b + d), acc);
+    if (d < dim) acc = fma(load(a + d, dim - d), load(b + d, dim - d), acc);
+    return acc;
+}
+
+inline float dot(const float* a, const float* b, int64_t dim) { return sum(dot_lanes(a, b, dim)); }
+
+// out = sum over t of coefs[t] * rows[t], in the order of t; null rows are left out. Four blocks of 16 run side by side
+// to hide the latency of the fma chain; each float has its own chain, so the blocking does not change the bits.
+void combine(const float* const* rows, const float* coefs, int64_t n, int64_t dim, float* out) {
+    int64_t d = 0;
+    for (; d + 64 <= dim; d += 64) {
+        V16 a0 = set1(0.0f), a1 = a0, a2 = a0, a3 = a0;
+        for (int64_t t = 0; t < n; ++t) {
+            if (!rows[t]) continue;
+            const float* r = rows[t] + d;
+            const V16 c = set1(coefs[t]);
+            a0 = fma(c, load(r), a0);
+            a1 = fma(c, load(r + 16), a1);
+            a2 = fma(c, load(r + 32), a2);
+            a3 = fma(c, load(r + 48), a3);
+        }
+        store(out + d, a0);
+        store(out + d + 16, a1);
+        store(out + d + 32, a2);
+        store(out + d + 48, a3);
+    }
+    for (; d < dim; d += 16) {
+        V16 acc = set1(0.0f);
+        for (int64_t t = 0; t < n; ++t)
+            if (rows[t]) acc = fma(set1(coefs[t]), load(rows[t] + d, dim - d), acc);
+        store(out + d, acc, dim - d);
+    }
+}
+
+void pool_bag(const float* const* rows, const float* weights, int64_t n, int64_t dim, float* out) {
+    if (weights) return combine(rows, weights, n, dim, out);
+    for (int64_t d = 0; d < dim; d += 16) {
+        V16 acc = set1(0.0f);
+        for (int64_t t = 0; t < n; ++t) acc = add(acc, load(rows[t] + d, dim - d));
+        store(out + d, acc, dim - d);
+    }
+}
+
+void add_scaled(float* out, float c, const float* x, int64_t dim) {
+    for (int64_t d = 0; d < dim; d += 16) {
+        const int64_t n = dim - d;
+        store(out + d, fma(set1(c), load(x + d, n), load(out + d, n)), n);
+    }
+}
+
+// Scores of the K shared negatives go into the event's row of negative_coefs, and become probabilities there.
+void softmax_grads(const LossStep& s) {
+    const int64_t K = s.negatives, D = s.dim;
+    for (int64_t b = 0; b < s.events; ++b) {
+        const float* q = s.queries[b];
+        const float* positive = s.positives[b];
+        float* p = s.negative_coefs + b * K;
+        const float score = dot(q, positive, D) + positive[D];
+        constexpr float kMasked = -INFINITY;
+        V16 lanes[8];
+        float eight[8];
+        int64_t k = 0;
+        for (; k + 8 <= K; k += 8) {
+            for (int i = 0; i < 8; ++i) {
+                const float* row = s.negative_rows[k + i];
+                lanes[i] = dot_lanes(q, row ? row : positive, D);
+            }
+            sum8(lanes, eight);
+            for (int i = 0; i < 8; ++i) {
+                const float* row = s.negative_rows[k + i];
+                p[k + i] = row && row != positive ? eight[i] + row[D] : kMasked;
+            }
+        }
+        for (; k < K; ++k) {
+            const float* row = s.negative_rows[k];
+            p[k] = row && row != positive ? dot(q, row, D) + row[D] : kMasked;
+        }
+        V16 top16 = set1(score);
+        for (k = 0; k < K; k += 16) {
+            // Lanes past the end must not raise the maximum: they repeat the positive's score.
+            float block[16];
+            for (int i = 0; i < 16; ++i) block[i] = k + i < K ? p[k + i] : score;
+            top16 = max(load(block), top16);
+        }
+        float tops[16];
+        store(tops, top16);
+        float top = score;
+        for (float t : tops) top = t > top ? t : top;
+        V16 total16 = set1(0.0f);
+        for (k = 0; k < K; k += 16) {
+            V16 e = exp16(sub(load(p + k, K - k), set1(top)));
+            store(p + k, e, K - k);
+            total16 = add(total16, load(p + k, K - k));
+        }
+        float one[16];
+        store(one, exp16(set1(score - top)));
+        const float total = one[0] + sum(total16);
+        const float weight = s.weights ? s.weights[b] : 1.0f;
+        const float scale = weight / total;
+        for (k = 0; k < K; k += 16) store(p + k, mul(load(p + k, K - k), set1(scale)), K - k);
+        s.losses[b] = weight * (log1(total) - (score - top));
+        // 1 - p(positive) is the share of the negatives: no cancellation when the positive is all but certain.
+        const float coef = -(sum(total16) * scale);
+        s.positive_coefs[b] = coef;
+        float* grad = s.query_grads + b * s.grad_stride;
+        combine(s.negative_rows, p, K, D, grad);
+        add_scaled(grad, coef, positive, D);
+    }
+}
+
+void bpr_grads(const LossStep& s) {
+    const int64_t K = s.negatives, D = s.dim;
+    constexpr int64_t kAhead = 16;
+    for (int64_t b = 0; b < s.events; ++b) {
+        if (b + kAhead < s.events) {
+            prefetch_row(s.queries[b + kAhead], D);
+            prefetch_row(s.positives[b + kAhead], D + 3);
+            for (int64_t k = 0; k < K; ++k)
+                if (s.negative_rows[(b + kAhead) * K + k]) prefetch_row(s.negative_rows[(b + kAhead) * K + k], D + 3);
+        }
+        const float* q = s.queries[b];
+        const float* positive = s.positives[b];
+        const float* const* rows = s.negative_rows + b * K;
+        float* coefs = s.negative_coefs + b * K;
+        const float score = dot(q, positive, D) + positive[D];
+        int64_t live = 0;
+        for (int64_t k = 0; k < K; ++k) {
+            const bool masked = !rows[k] || rows[k] == positive;
+            coefs[k] = masked ? 0.0f : score - (dot(q, rows[k], D) + rows[k][D]);
+            live += !masked;
+        }
+        const float weight = s.weights ? s.weights[b] : 1.0f;
+        const float share = live ? weight / static_cast<float>(live) : 0.0f;
+        V16 loss16 = set1(0.0f), total16 = set1(0.0f);
+        const V16 zero = set1(0.0f), one = set1(1.0f);
+        for (int64_t k = 0; k < K; k += 16) {
+            // sigmoid(-x) and -ln sigmoid(x) from e^-|x|, which cannot overflow
+            float keep[16];
+            for (int i = 0; i < 16; ++i) keep[i] = k + i < K && rows[k + i] && rows[k + i] != positive ? share : 0.0f;
+            const V16 x = load(coefs + k, K - k);
+            const V16 minus = sub(zero, x);
+            const V16 e = exp16(select_less(x, zero, x, minus));
+            const V16 down = div(select_less(x, zero, one, e), add(one, e));
+            const V16 grad = mul(down, load(keep));
+            const V16 loss = add(log16(add(one, e)), select_less(x, zero, minus, zero));
+            loss16 = fma(loss, load(keep), loss16);
+            total16 = add(total16, grad);
+            store(coefs + k, grad, K - k);
+        }
+        const float coef = -sum(total16);
+        s.losses[b] = sum(loss16);
+        s.positive_coefs[b] = coef;
+        float* grad = s.query_grads + b * s.grad_stride;
+        combine(rows, coefs, K, D, grad);
+        add_scaled(grad, coef, positive, D);
+    }
+}
+
+// The gradient of one group's vector into `grad`, of its bias as the result.
+float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, float* grad, float* part) {
+    const int64_t D = s.dim;
+    uint32_t t = groups.head[static_cast<size_t>(g)];
+    float bias = 0.0f, bias_part = 0.0f;
+    for (int64_t segment = 0; t != Groups::kEnd; ++segment) {
+        float* into = segment == 0 ? grad : part;
+        bias_part = s.coefs[t];
+        for (int64_t d = 0; d < D; d += 16)
+            store(into + d, mul(set1(s.coefs[t]), load(s.sources[t] + d, D - d)), D - d);
+        t = groups.next[t];
+        for (int64_t i = 1; i < kSegmentTerms && t != Groups::kEnd; ++i, t = groups.next[t]) {
+            add_scaled(into, s.coefs[t], s.sources[t], D);
+            bias_part += s.coefs[t];
+        }
+        if (segment > 0)
+            for (int64_t d = 0; d < D; d += 16)
+                store(grad + d, add(load(grad + d, D - d), load(part + d, D - d)), D - d);
+        bias += bias_part;
+    }
+    return bias;
+}
+
+inline bool finite(float x) { return x - x == 0.0f; }
+
+int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                      float* scratch) {
+    const int64_t D = s.dim, padded = (D + 15) / 16 * 16;
+    const float inverse_dim = 1.0f / static_cast<float>(D);
+    float* grad = scratch;
+    float* part = scratch + padded;
+    int64_t skipped = 0;
+    for (int64_t g = from; g < to; ++g) {
+        if (g + 4 < to) prefetch_row(rows[g + 4], D + 3);
+        float* row = rows[g];
+        float bias_grad = sum_terms(s, groups, g, grad, part);
+        V16 squares = set1(0.0f);
+        const V16 l2 = set1(s.l2);
+        for (int64_t d = 0; d < D; d += 16) {
+            const int64_t n = D - d;
+            V16 v = load(grad + d, n);
+            if (s.l2 != 0.0f) {
+                v = fma(l2, load(row + d, n), v);
+                store(grad + d, v, n);
+            }
+            squares = fma(v, v, squares);
+        }
+        const float state = row[D + 1] + sum(squares) * inverse_dim;
+        const float step = s.lr / (__builtin_sqrtf(state) + kAdagradEps);
+        float bias = row[D], bias_state = row[D + 2];
+        if (s.bias) {
+            if (s.l2 != 0.0f) bias_grad = bias_grad + s.l2 * bias;
+            bias_state = bias_state + bias_grad * bias_grad;
+            bias = bias - s.lr * bias_grad / (__builtin_sqrtf(bias_state) + kAdagradEps);
+        }
+        V16 check = set1(0.0f);
+        for (int64_t d = 0; d < D; d += 16) {
+            const int64_t n = D - d;
+            const V16 v = fma(set1(-step), load(grad + d, n), load(row + d, n));
+            check = fma(v, set1(0.0f), check);  // 0 unless something is infinite or NaN
+            store(grad + d, v, n);
+        }
+        if (!finite(sum(check)) || !finite(state) || !finite(bias) || !finite(bias_state)) {
+            ++skipped;
+            continue;
+        }
+        for (int64_t d = 0; d < D; d += 16) store(row + d, load(grad + d, D - d), D - d);
+        row[D] = bias;
+        row[D + 1] = state;
+        row[D + 2] = bias_state;
+    }
+    return skipped;
+}
+
+void move_mean(float* mean, const float* x, float rate, int64_t dim) {
+    for (int64_t d = 0; d < dim; d += 16) {
+        const int64_t n = dim - d;
+        const V16 m = load(mean + d, n);
+        store(mean + d, fma(set1(rate), sub(load(x + d, n), m), m), n);
+    }
+}
+
+void score_range(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
+    V16 lanes[8];
+    int64_t i = from;
+    for (; i + 8 <= to; i += 8) {
+        for (int j = 0; j < 8; ++j) lanes[j] = dot_lanes(query, b.vectors + (i + j) * b.stride, dim);
+        float dots[8];
+        sum8(lanes, dots);
+        for (int j = 0; j < 8; ++j) scores[i - from + j] = dots[j] + b.biases[i + j];
+    }
+    for (; i < to; ++i) scores[i - from] = dot(query, b.vectors + i * b.stride, dim) + b.biases[i];
+}
+
+void score_items(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
+    if (!b.versions) return score_range(query, dim, b, from, to, scores);
+    const auto& version = b.versions[from / kItemsPerVersion];
+    for (;;) {
+        const uint32_t before = version.load(std::memory_order_acquire);
+        if (before & 1) continue;
+        score_range(query, dim, b, from, to, scores);
+        std::atomic_thread_fence(std::memory_order_acquire);
+        if (version.load(std::memory_order_relaxed) == before) return;
+    }
+}
+
+bool any_over(const float* scores, int64_t n, float threshold) {
+    const V16 t = set1(threshold);
+    int64_t i = 0;
+    for (; i + 16 <= n; i += 16)
+        if (any_at_least(load(scores + i), t)) return true;
+    for (; i < n; ++i)
+        if (scores[i] >= threshold) return true;
+    return false;
+}
+
+}  // namespace
+
+Kernels table() {
+    return {
+        .name = nullptr,
+        .pool_bag = pool_bag,
+        .softmax_grads = softmax_grads,
+        .bpr_grads = bpr_grads,
+        .update_groups = update_groups,
+        .move_mean = move_mean,
+        .score_items = score_items,
+        .any_at_least = any_over,
+    };
+}
+
+}  // namespace ISA

@@ -1,0 +1,269 @@
+#include "learner.h"
+
+#include <algorithm>
+
+namespace {
+constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in a window, at most
+constexpr float kItemNoise = 0.05f, kUserNoise = 0.01f;
+constexpr uint64_t kMeanHorizon = 4096;  // events over which the running mean forgets
+constexpr uint64_t kUserTable = 1, kItemTable = 2;
+}  // namespace
+
+uint32_t Learner::resolve_user(int64_t id) {
+    uint32_t slot = users_.find(id);
+    if (slot != kNone) {
+        users_.pin(slot);
+        return slot;
+    }
+    const bool known_new = users_.complete();
+    slot = users_.admit(id, known_new ? Warm::kFresh : Warm::kFetching);
+    if (slot == kNone) return kNone;
+    if (known_new) {
+        ++users_.total;
+        ++made_users_;
+    } else {
+        missing_users.push_back(slot);
+    }
+    return slot;
+}
+
+uint32_t Learner::resolve_ordinal(uint64_t ordinal) {
+    uint32_t slot = items_.slot_of_ordinal(ordinal);
+    if (slot != kNone) {
+        items_.pin(slot);
+        return slot;
+    }
+    slot = items_.admit(catalogue_.id(static_cast<int64_t>(ordinal)), Warm::kFetching);
+    if (slot == kNone) return kNone;
+    items_.set_ordinal(slot, ordinal);
+    missing_items.push_back(slot);
+    return slot;
+}
+
+uint32_t Learner::resolve_item(int64_t id, uint64_t* known) {
+    const uint32_t ordinal = catalogue_.find(id);
+    if (ordinal != Catalogue::kNone) {
+        *known = std::max<uint64_t>(*known, ordinal + 1);
+        return resolve_ordinal(ordinal);
+    }
+    const uint32_t slot = items_.admit(id, Warm::kFresh);
+    if (slot == kNone) return kNone;
+    const uint32_t fresh = catalogue_.reserve(id);
+    items_.set_ordinal(slot, fresh);
+    *known = fresh + 1;
+    ++items_.total;
+    ++made_items_;
+    return slot;
+}
+
+Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t from) {
+    const int64_t B = s.batch_size, K = s.negatives;
+    const bool shared = s.loss == Loss::softmax;
+    const int64_t per_step = items_needed(s);
+    const int64_t steps =
+        std::max<int64_t>(1, std::min({users_.capacity() / B, items_.capacity() / per_step, kWindowRefs / per_step}));
+    begin_ = from;
+    end_ = std::min(r.n, from + steps * B);
+    user_slots_.resize(static_cast<size_t>(end_ - begin_));
+    item_slots_.resize(static_cast<size_t>(end_ - begin_));
+    negative_slots_.clear();
+    // Items that existed before the window; grows as the window's own come in, also when it is planned again.
+    uint64_t known = static_cast<uint64_t>(catalogue_.size());
+    constexpr int64_t kAhead = 24;
+    for (int64_t b0 = begin_; b0 < end_; b0 += B) {
+        const int64_t b1 = std::min(end_, b0 + B);
+        const uint64_t before = known;
+        for (int64_t b = b0; b < b1; ++b) {
+            // Two distances: first the index entry, then, once that is here, the row that it names.
+            if (b + kAhead < end_) users_.prefetch(r.users[b + kAhead]), catalogue_.prefetch(r.items[b + kAhead]);
+            if (b + kAhead / 2 < end_) users_.prefetch_row(r.users[b + kAhead / 2]);
+            const uint32_t user = resolve_user(r.users[b]);
+            const uint32_t item = resolve_item(r.items[b], &known);
+            if (user == kNone || item == kNone) return Plan::blocked;
+            user_slots_[static_cast<size_t>(b - begin_)] = user;
+            item_slots_[static_cast<size_t>(b - begin_)] = item;
+        }
+        // Fewer items than negatives: every item once. The positive is masked later, by its row.
+        const auto take_all = before <= static_cast<uint64_t>(K);
+        const int64_t draws = shared ? 1 : b1 - b0;
+        for (int64_t d = 0; d < draws; ++d) {
+            const uint64_t seq = r.first_seq + static_cast<uint64_t>(b0 + d);
+            for (int64_t k = 0; k < K; ++k) {
+                const auto draw = static_cast<uint64_t>(k);
+                if (take_all && draw >= before) {
+                    negative_slots_.push_back(kNone);
+                    continue;
+                }
+                const uint32_t slot = resolve_ordinal(take_all ? draw : draw_below(s.seed, seq, draw, before));
+                if (slot == kNone) return Plan::blocked;
+                negative_slots_.push_back(slot);
+            }
+        }
+    }
+    fetched_ += static_cast<int64_t>(missing_users.size() + missing_items.size());
+    return missing_users.empty() && missing_items.empty() ? Plan::ready : Plan::fetch;
+}
+
+bool Learner::delivered() {
+    for (uint32_t slot : missing_users) {
+        if (!(users_.flags(slot) & Warm::kFetching)) continue;
+        users_.mark(slot, Warm::kFresh);
+        ++users_.total;
+        ++made_users_;
+        --fetched_;
+    }
+    const bool whole = std::none_of(missing_items.begin(), missing_items.end(),
+                                    [this](uint32_t slot) { return items_.flags(slot) & Warm::kFetching; });
+    missing_users.clear();
+    missing_items.clear();
+    return whole;
+}
+
+// New rows are made when their micro-batch comes, from the table state of that moment.
+void Learner::make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
+                         int64_t n_items) {
+    const int64_t D = users_.layout().dim;
+    for (int64_t i = 0; i < n_users; ++i) {
+        if (!(users_.flags(users[i]) & Warm::kFresh)) continue;
+        std::lock_guard lock(users_.mutex());
+        float* row = users_.row(users[i]);
+        const int64_t id = users_.meta(users[i]).id;
+        for (int64_t d = 0; d < D; ++d)
+            row[d] = mean[static_cast<size_t>(d)] + kUserNoise * noise(s.seed, kUserTable, id, d);
+        users_.made(users[i]);
+        users_.touch(users[i]);
+    }
+    for (int64_t i = 0; i < n_items; ++i) {
+        if (!(items_.flags(items[i]) & Warm::kFresh)) continue;
+        std::lock_guard lock(items_.mutex());
+        float* row = items_.row(items[i]);
+        const int64_t id = items_.meta(items[i]).id;
+        for (int64_t d = 0; d < D; ++d) row[d] = kItemNoise * noise(s.seed, kItemTable, id, d);
+        items_.made(items[i]);
+        items_.touch(items[i]);
+    }
+}
+
+int64_t Learner::update(Warm& table, const UpdateStep& step, const Groups& groups) {
+    rows_.resize(static_cast<size_t>(groups.size()));
+    for (int64_t g = 0; g < groups.size(); ++g)
+        rows_[static_cast<size_t>(g)] = table.row(groups.slot[static_cast<size_t>(g)]);
+    int64_t skipped = 0;
+    for (int64_t g = 0; g < groups.size(); g += kLockRows) {
+        const int64_t end = std::min(groups.size(), g + kLockRows);
+        std::lock_guard lock(table.mutex());
+        for (int64_t i = g; i < end; ++i) table.touch(groups.slot[static_cast<size_t>(i)]);
+        skipped += kernels().update_groups(step, groups, g, end, rows_.data(), scratch_.data());
+    }
+    return skipped;
+}
+
+// One micro-batch, events [b0, b1) of the record: gradients at the rows as they are, then one step of each row.
+int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss) {
+    const int64_t B = b1 - b0, K = s.negatives, D = users_.layout().dim, stride = (D + 15) / 16 * 16;
+    const bool shared = s.loss == Loss::softmax;
+    const int64_t n_negatives = shared ? K : B * K;
+    const uint32_t* users = user_slots_.data() + (b0 - begin_);
+    const uint32_t* items = item_slots_.data() + (b0 - begin_);
+    const uint32_t* negatives =
+        negative_slots_.data() + (shared ? (b0 - begin_) / s.batch_size * K : (b0 - begin_) * K);
+    make_fresh(s, users, B, items, B);
+    const auto at = [](int64_t i) { return static_cast<size_t>(i); };
+    queries_.resize(at(B));
+    positives_.resize(at(B));
+    negatives_.resize(at(n_negatives));
+    losses_.resize(at(B));
+    query_grads_.resize(at(B * stride));
+    scratch_.resize(at(2 * stride));
+    coefs_.resize(at(B + B * K));
+    for (int64_t b = 0; b < B; ++b) queries_[at(b)] = users_.row(users[b]);
+    for (int64_t b = 0; b < B; ++b) positives_[at(b)] = items_.row(items[b]);
+    for (int64_t k = 0; k < n_negatives; ++k) {
+        negatives_[at(k)] = negatives[k] == kNone ? nullptr : items_.row(negatives[k]);
+        if (shared && negatives_[at(k)])
+            for (int64_t d = 0; d < D + 3; d += 16) __builtin_prefetch(negatives_[at(k)] + d);
+    }
+    const LossStep grads{.events = B,
+                         .negatives = K,
+                         .dim = D,
+                         .queries = queries_.data(),
+                         .positives = positives_.data(),
+                         .negative_rows = negatives_.data(),
+                         .weights = r.weights ? r.weights + b0 : nullptr,
+                         .losses = losses_.data(),
+                         .query_grads = query_grads_.data(),
+                         .grad_stride = stride,
+                         .positive_coefs = coefs_.data(),
+                         .negative_coefs = coefs_.data() + B};
+    (shared ? kernels().softmax_grads : kernels().bpr_grads)(grads);
+    for (int64_t b = 0; b < B; ++b) *loss += losses_[at(b)];
+
+    // Items first: their gradients are multiples of the users' vectors as they were.
+    const int64_t terms = B + B * K;
+    term_slots_.resize(at(terms));
+    sources_.resize(at(terms));
+    for (int64_t b = 0; b < B; ++b) {
+        term_slots_[at(b)] = items[b];
+        sources_[at(b)] = queries_[at(b)];
+        for (int64_t k = 0; k < K; ++k) {
+            const int64_t t = B + b * K + k;
+            const uint32_t slot = negatives[shared ? k : b * K + k];
+            term_slots_[at(t)] = slot == items[b] ? kNone : slot;
+            sources_[at(t)] = queries_[at(b)];
+        }
+    }
+    groups_.build(term_slots_.data(), terms);
+    int64_t skipped = update(items_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, groups_);
+
+    for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
+    coefs_.assign(at(B), 1.0f);
+    groups_.build(users, B);
+    skipped += update(users_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, false}, groups_);
+
+    for (int64_t from = 0; from < B; from += kLockRows) {
+        const int64_t to = std::min(B, from + kLockRows);
+        {
+            std::lock_guard lock(users_.mutex());
+            for (int64_t b = from; b < to; ++b) {
+                RowMeta& m = users_.meta(users[b]);
+                m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
+                m.count += m.count != UINT32_MAX;
+                history_.add(users[b], r.items[b0 + b], m.seq);
+                ++mean_count;
+                const float rate = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
+                kernels().move_mean(mean.data(), users_.row(users[b]), rate, D);
+            }
+        }
+        std::lock_guard lock(items_.mutex());
+        for (int64_t b = from; b < to; ++b) {
+            RowMeta& m = items_.meta(items[b]);
+            m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
+            m.count += m.count != UINT32_MAX;
+        }
+    }
+    return skipped;
+}
+
+Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
+    Learned out;
+    for (int64_t b0 = begin_; b0 < end_; b0 += s.batch_size)
+        out.skipped += step(s, r, b0, std::min(end_, b0 + s.batch_size), &out.loss);
+    const auto& touched = items_.pinned();
+    for (size_t i = 0; i < touched.size(); ++i) {
+        if (i + 8 < touched.size()) __builtin_prefetch(items_.row(touched[i + 8]));
+        catalogue_.publish(static_cast<uint32_t>(items_.meta(touched[i]).ordinal), items_.row(touched[i]));
+    }
+    catalogue_.show_all();
+    learned_users = users_.total;
+    learned_items = items_.total;
+    out.events = end_ - begin_;
+    out.new_users = made_users_;
+    out.new_items = made_items_;
+    out.cold = fetched_;
+    out.warm =
+        static_cast<int64_t>(users_.pinned().size() + items_.pinned().size()) - made_users_ - made_items_ - fetched_;
+    users_.unpin_all();
+    items_.unpin_all();
+    made_users_ = made_items_ = fetched_ = 0;
+    return out;
+}

@@ -1,0 +1,93 @@
+// Learns windows of consecutive micro-batches: plan() makes their rows resident, learn() runs the steps.
+//
+// The writer's thread only. plan() may be called again for the same window after rows were fetched or an epoch made
+// room. What it computes depends on the record, the settings and the state before it alone: not on slots, windows or
+// tiers.
+#pragma once
+#include <array>
+
+#include "catalogue.h"
+#include "history.h"
+#include "kernels.h"
+#include "warm.h"
+
+enum class Loss { softmax = 0, bpr = 1 };
+
+struct LearnSettings {
+    Loss loss;
+    float lr, l2;
+    int64_t negatives, batch_size;
+    uint64_t seed;
+};
+
+// One record's events; `weights` may be null. Event i has seq first_seq + i.
+struct RecordView {
+    const int64_t *users, *items;
+    const float* weights;
+    int64_t n;
+    uint64_t first_seq;
+};
+
+struct Learned {
+    double loss = 0;  // summed over events
+    int64_t events = 0, new_users = 0, new_items = 0, skipped = 0, warm = 0, cold = 0;
+};
+
+class Learner {
+  public:
+    Learner(Warm& users, Warm& items, Catalogue& catalogue, History& history)
+        : users_(users),
+          items_(items),
+          catalogue_(catalogue),
+          history_(history),
+          mean(static_cast<size_t>(users.layout().dim)) {}
+
+    // Rows that a micro-batch can need at most, per table.
+    static int64_t users_needed(const LearnSettings& s) { return s.batch_size; }
+    static int64_t items_needed(const LearnSettings& s) {
+        return s.loss == Loss::softmax ? s.batch_size + s.negatives : s.batch_size * (1 + s.negatives);
+    }
+
+    enum class Plan { ready, fetch, blocked };
+    // Plans the window that starts at event `from`. fetch: missing() rows must be given to the tables first.
+    // blocked: every row is dirty or pinned, an epoch must end first. Then call again.
+    Plan plan(const LearnSettings& s, const RecordView& r, int64_t from);
+    std::vector<uint32_t> missing_users, missing_items;  // slots marked kFetching
+    // The missing rows that exist were filled. Users that were not are new; false if an item was not.
+    bool delivered();
+    Warm& users() const { return users_; }
+    Warm& items() const { return items_; }
+    // Learns the planned window and unpins it.
+    Learned learn(const LearnSettings& s, const RecordView& r);
+    int64_t window_events() const { return end_ - begin_; }
+
+  private:
+    Warm &users_, &items_;
+    Catalogue& catalogue_;
+    History& history_;
+
+  public:
+    std::vector<float> mean;  // of the users' vectors, running over events (table state)
+    uint64_t mean_count = 0;  // events in it
+    // Rows of each table as of the last learned window: plan() counts new rows before they are made.
+    int64_t learned_users = 0, learned_items = 0;
+
+  private:
+    static constexpr uint32_t kNone = Warm::kNone;
+    uint32_t resolve_user(int64_t id);
+    uint32_t resolve_item(int64_t id, uint64_t* known);
+    uint32_t resolve_ordinal(uint64_t ordinal);
+    void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
+                    int64_t n_items);
+    int64_t step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
+    int64_t update(Warm& table, const UpdateStep& step, const Groups& groups);
+
+    int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
+    std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
+    // scratch of one micro-batch
+    std::vector<const float*> queries_, positives_, negatives_, sources_;
+    std::vector<float> losses_, query_grads_, coefs_, scratch_, weights_;
+    std::vector<uint32_t> term_slots_;
+    std::vector<float*> rows_;
+    Groups groups_;
+};

@@ -1,0 +1,23 @@
+// Counter-based randomness: pure functions of their keys, the same on every machine.
+#pragma once
+#include <cstdint>
+
+// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every input bit moves every output bit.
+inline uint64_t mix64(uint64_t x) {
+    x += 0x9E3779B97F4A7C15ull;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+}
+
+// Draw number `draw` of event `seq`, uniform over [0, n).
+inline uint64_t draw_below(uint64_t seed, uint64_t seq, uint64_t draw, uint64_t n) {
+    const uint64_t x = mix64(mix64(mix64(seed) ^ seq) + draw);
+    return static_cast<uint64_t>((static_cast<unsigned __int128>(x) * n) >> 64);
+}
+
+// Uniform over [-1, 1): coordinate `d` of the new row `id` of a table.
+inline float noise(uint64_t seed, uint64_t table, int64_t id, int64_t d) {
+    const uint64_t x = mix64(mix64(mix64(seed ^ (table << 56)) ^ static_cast<uint64_t>(id)) + static_cast<uint64_t>(d));
+    return static_cast<float>(static_cast<int32_t>(x >> 32)) * 0x1p-31f;
+}

@@ -1,0 +1,162 @@
+#include "score_topk.h"
+
+#include <algorithm>
+#include <cmath>
+#include <exception>
+#include <limits>
+#include <thread>
+
+namespace {
+
+struct Candidate {
+    float score;
+    int64_t id;
+    bool operator<(const Candidate& other) const {  // better first
+        return score > other.score || (score == other.score && id < other.id);
+    }
+};
+
+// The best k so far: a heap with the worst of them on top.
+class Best {
+  public:
+    explicit Best(int64_t k) : k_(static_cast<size_t>(k)) {}
+    float threshold() const { return threshold_; }
+    void offer(float score, int64_t id) {
+        if (std::isnan(score)) return;
+        const Candidate c{score, id};
+        if (heap_.size() < k_) {
+            heap_.push_back(c);
+            std::push_heap(heap_.begin(), heap_.end());
+        } else if (c < heap_.front()) {
+            std::pop_heap(heap_.begin(), heap_.end());
+            heap_.back() = c;
+            std::push_heap(heap_.begin(), heap_.end());
+        }
+        if (heap_.size() == k_) threshold_ = heap_.front().score;
+    }
+    void take(const Best& other) {
+        for (const Candidate& c : other.heap_) offer(c.score, c.id);
+    }
+    std::vector<Candidate> sorted() {
+        std::sort_heap(heap_.begin(), heap_.end());
+        return std::move(heap_);
+    }
+
+  private:
+    size_t k_;
+    float threshold_ = -std::numeric_limits<float>::infinity();
+    std::vector<Candidate> heap_;
+};
+
+bool excluded(const TopkTask& t, int64_t query, int64_t position) {
+    if (!t.exclude.offsets) return false;
+    const int64_t* p = t.exclude.positions;
+    return std::binary_search(p + t.exclude.offsets[query], p + t.exclude.offsets[query + 1], position);
+}
+
+// All items in [from, to) for queries [q0, q1). Items are the outer loop, in runs that stay in the cache for all
+// queries.
+void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, Best* best) {
+    constexpr int64_t kRun = 8 * kItemsPerVersion;
+    const Kernels& kernel = kernels();
+    float scores[kItemsPerVersion];
+    for (int64_t at = from; at < to;) {
+        int64_t first;
+        const int64_t* ids;
+        const ScoreBlock block = t.block(at, &first, &ids);
+        const int64_t end = std::min({to, first + block.n, at - at % kRun + kRun});
+        for (int64_t q = q0; q < q1; ++q) {
+            Best& b = best[q - q0];
+            for (int64_t i = at; i < end;) {
+                const int64_t stop = std::min(end, i - (i - first) % kItemsPerVersion + kItemsPerVersion);
+                kernel.score_items(t.queries + q * t.query_stride, t.dim, block, i - first, stop - first, scores);
+                if (kernel.any_at_least(scores, stop - i, b.threshold())) {
+                    for (int64_t j = i; j < stop; ++j)
+                        if (scores[j - i] >= b.threshold() && !excluded(t, q, j))
+                            b.offer(scores[j - i], ids[j - first]);
+                }
+                i = stop;
+            }
+        }
+        at = end;
+    }
+}
+
+void scan_included(const TopkTask& t, int64_t q, Best* best) {
+    float score;
+    for (int64_t n = t.include.offsets[q]; n < t.include.offsets[q + 1]; ++n) {
+        const int64_t at = t.include.positions[n];
+        if (n > t.include.offsets[q] && at == t.include.positions[n - 1]) continue;
+        if (excluded(t, q, at)) continue;
+        int64_t first;
+        const int64_t* ids;
+        const ScoreBlock block = t.block(at, &first, &ids);
+        kernels().score_items(t.queries + q * t.query_stride, t.dim, block, at - first, at - first + 1, &score);
+        best->offer(score, ids[at - first]);
+    }
+}
+
+void write(const TopkTask& t, int64_t q, Best& best) {
+    const std::vector<Candidate> found = best.sorted();
+    const auto n = static_cast<int64_t>(found.size());
+    for (int64_t i = 0; i < t.k; ++i) {
+        t.ids[q * t.k + i] = i < n ? found[static_cast<size_t>(i)].id : -1;
+        t.scores[q * t.k + i] = i < n ? found[static_cast<size_t>(i)].score : -std::numeric_limits<float>::infinity();
+    }
+    t.counts[q] = n;
+}
+
+void answer(const TopkTask& t, int64_t q0, int64_t q1) {
+    constexpr int64_t kQueries = 64;  // their heaps stay in the cache
+    for (int64_t q = q0; q < q1; q += kQueries) {
+        const int64_t end = std::min(q1, q + kQueries);
+        std::vector<Best> best(static_cast<size_t>(end - q), Best(t.k));
+        if (t.include.offsets) {
+            for (int64_t i = q; i < end; ++i) scan_included(t, i, &best[static_cast<size_t>(i - q)]);
+        } else {
+            scan(t, q, end, 0, t.n_items, best.data());
+        }
+        for (int64_t i = q; i < end; ++i) write(t, i, best[static_cast<size_t>(i - q)]);
+    }
+}
+
+}  // namespace
+
+void score_topk(const TopkTask& t, int threads) {
+    constexpr int64_t kWorthAThread = int64_t{1} << 22;  // floats: about a millisecond of work
+    const int64_t work = t.n_queries * t.n_items * t.dim;
+    const int64_t workers = std::clamp<int64_t>(std::min<int64_t>(threads, work / kWorthAThread), 1, 256);
+    if (workers == 1 || t.include.offsets) return answer(t, 0, t.n_queries);
+    std::vector<std::thread> pool;
+    std::vector<std::exception_ptr> errors(static_cast<size_t>(workers));
+    auto run = [&](int64_t w, auto part) {
+        pool.emplace_back([&errors, w, part] {
+            try {
+                part(w);
+            } catch (...) {
+                errors[static_cast<size_t>(w)] = std::current_exception();
+            }
+        });
+    };
+    std::vector<std::vector<Best>> partial;
+    if (t.n_queries >= workers * 4) {
+        auto part = [&](int64_t w) { answer(t, t.n_queries * w / workers, t.n_queries * (w + 1) / workers); };
+        for (int64_t w = 0; w < workers; ++w) run(w, part);
+    } else {
+        partial.assign(static_cast<size_t>(workers), std::vector<Best>(static_cast<size_t>(t.n_queries), Best(t.k)));
+        auto part = [&](int64_t w) {
+            scan(t, 0, t.n_queries, t.n_items * w / workers, t.n_items * (w + 1) / workers,
+                 partial[static_cast<size_t>(w)].data());
+        };
+        for (int64_t w = 0; w < workers; ++w) run(w, part);
+    }
+    for (auto& thread : pool) thread.join();
+    for (auto& e : errors)
+        if (e) std::rethrow_exception(e);
+    if (partial.empty()) return;
+    for (int64_t q = 0; q < t.n_queries; ++q) {
+        Best all(t.k);
+        for (auto& p : partial) all.take(p[static_cast<size_t>(q)]);
+        write(t, q, all);
+    }
+}

@@ -1,0 +1,196 @@
+#include "warm.h"
+
+#include <algorithm>
+
+Warm::Warm(int64_t dim, int64_t capacity, bool ordinals)
+    : slab_(RowLayout(dim), capacity), capacity_(capacity), ordinals_(ordinals) {}
+
+void Warm::prefetch_row(int64_t id) const {
+    const uint32_t s = index_.peek_home(id);
+    if (s != kNone) __builtin_prefetch(&slab_.meta(s));
+}
+
+uint32_t Warm::admit(int64_t id, uint8_t mark) {
+    std::lock_guard lock(mutex_);
+    if (attachment_ && attachment_->over_budget()) evict_some();
+    if (free_.empty() && high_water_ == capacity_ && !evict_some()) return kNone;
+    uint32_t slot;
+    if (!free_.empty()) {
+        slot = free_.back();
+        free_.pop_back();
+    } else {
+        slot = static_cast<uint32_t>(high_water_++);
+        slab_.reach(slot);
+        if (static_cast<size_t>(slot) == flags_.size()) {
+            // Atomics cannot be moved, so growing means new ones with the old values.
+            const size_t n =
+                std::min<size_t>(std::max<size_t>(1024, flags_.size() * 2), static_cast<size_t>(capacity_));
+            std::vector<std::atomic<uint8_t>> grown(n);
+            for (size_t i = 0; i < flags_.size(); ++i) grown[i] = flags_[i].load(std::memory_order_relaxed);
+            flags_.swap(grown);
+            pinned_.resize(n);
+        }
+    }
+    float* r = row(slot);
+    std::memset(static_cast<void*>(r), 0, static_cast<size_t>(layout().stride));
+    meta(slot).id = id;
+    flags_[slot] = mark;
+    index_.insert(id, slot, [this](uint32_t s) { return slab_.meta(s).id; });
+    ++rows_here_;
+    pin(slot);
+    return slot;
+}
+
+void Warm::unpin_all() {
+    for (uint32_t s : pinned_list_) pinned_[s] = 0;
+    pinned_list_.clear();
+}
+
+// Evicts the stalest of a run of candidates under the clock hand. Stale is by seq of last use, and each doubling of the
+// count is worth as much as kCountWorth events: results never depend on it, only the hit rate does.
+bool Warm::evict_some() {
+    constexpr uint64_t kCountWorth = 4096;
+    const int64_t want = std::clamp<int64_t>(capacity_ / 64, 1, 1024);
+    std::vector<std::pair<uint64_t, uint32_t>> candidates;
+    for (int64_t seen = 0; seen < high_water_ && static_cast<int64_t>(candidates.size()) < want * 4; ++seen) {
+        if (++hand_ >= high_water_) hand_ = 0;
+        const auto s = static_cast<uint32_t>(hand_);
+        if (pinned_[s] || meta(s).id == -1 || flags(s) != 0) continue;
+        const uint64_t doublings = 32 - static_cast<uint64_t>(__builtin_clz(meta(s).count | 1));
+        candidates.emplace_back(meta(s).seq + doublings * kCountWorth, s);
+    }
+    if (candidates.empty()) return false;
+    const auto n = std::min<size_t>(candidates.size(), static_cast<size_t>(want));
+    std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(n), candidates.end());
+    for (size_t i = 0; i < n; ++i) evict(candidates[i].second);
+    return true;
+}
+
+void Warm::evict(uint32_t slot) {
+    RowMeta& m = meta(slot);
+    index_.erase(m.id, [this](uint32_t s) { return slab_.meta(s).id; });
+    if (ordinals_) slot_of_ordinal_[m.ordinal] = kNone;
+    if (attachment_) attachment_->freed(slot);
+    m.id = -1;  // no row's id: marks a free slot
+    free_.push_back(slot);
+    --rows_here_;
+    ++evicted_;
+}
+
+void Warm::set_ordinal(uint32_t slot, uint64_t ordinal) {
+    meta(slot).ordinal = ordinal;
+    if (slot_of_ordinal_.size() <= ordinal)
+        slot_of_ordinal_.resize(std::max<size_t>(ordinal + 1, slot_of_ordinal_.size() * 3 / 2), kNone);
+    slot_of_ordinal_[ordinal] = slot;
+}
+
+void Warm::fill(uint32_t slot, const std::byte* stored) {
+    std::lock_guard lock(mutex_);
+    std::memcpy(static_cast<void*>(row(slot)), stored, static_cast<size_t>(layout().stored_bytes));
+    flags_[slot] = 0;
+    if (ordinals_) set_ordinal(slot, meta(slot).ordinal);
+}
+
+void Warm::mark(uint32_t slot, uint8_t mark) {
+    std::lock_guard lock(mutex_);
+    flags_[slot] = mark;
+}
+
+void Warm::made(uint32_t slot) { flags_[slot].fetch_and(static_cast<uint8_t>(~kFresh), std::memory_order_relaxed); }
+
+void Warm::touch(uint32_t slot) {
+    uint8_t f = flags(slot);
+    if (f & frozen_bit()) {
+        if (!(f & kWritten)) {
+            const auto* bytes = reinterpret_cast<const std::byte*>(row(slot));
+            kept_.try_emplace(slot, bytes, bytes + layout().stored_bytes);
+            if (attachment_) attachment_->keep_frozen(slot);
+            f |= kWritten;
+        }
+    }
+    if (!(f & dirty_bit())) {
+        f |= dirty_bit();
+        dirty_list_.push_back(slot);
+        ++dirty_count_;
+    }
+    flags_[slot].store(f, std::memory_order_relaxed);
+}
+
+void Warm::freeze() {
+    std::lock_guard lock(mutex_);
+    parity_ ^= 1;
+    frozen_list_.swap(dirty_list_);
+    dirty_list_.clear();
+    dirty_count_ = 0;
+}
+
+void Warm::sort_frozen() {
+    // Frozen rows stay in their slots until thaw(), so their ids can be read without the lock.
+    std::vector<std::pair<int64_t, uint32_t>> order;
+    order.reserve(frozen_list_.size());
+    for (uint32_t s : frozen_list_) order.emplace_back(meta(s).id, s);
+    std::sort(order.begin(), order.end());
+    for (size_t i = 0; i < order.size(); ++i) frozen_list_[i] = order[i].second;
+}
+
+void Warm::collect(int64_t from, int64_t n, int64_t* ids, std::byte* stored) {
+    const auto width = static_cast<size_t>(layout().stored_bytes);
+    for (int64_t start = 0; start < n; start += kLockRows) {
+        std::lock_guard lock(mutex_);
+        for (int64_t i = start; i < std::min(n, start + kLockRows); ++i) {
+            const uint32_t s = frozen_list_[static_cast<size_t>(from + i)];
+            ids[i] = meta(s).id;
+            const auto kept = kept_.find(s);
+            const void* source = kept == kept_.end() ? static_cast<const void*>(row(s)) : kept->second.data();
+            std::memcpy(stored + static_cast<size_t>(i) * width, source, width);
+            if (kept != kept_.end()) kept_.erase(kept);
+            flags_[s].fetch_or(kWritten, std::memory_order_relaxed);
+        }
+    }
+}
+
+void Warm::thaw(bool committed) {
+    for (size_t start = 0; start < frozen_list_.size(); start += kLockRows * 16) {
+        std::lock_guard lock(mutex_);
+        const size_t end = std::min(frozen_list_.size(), start + kLockRows * 16);
+        for (size_t i = start; i < end; ++i) {
+            const uint32_t s = frozen_list_[i];
+            const uint8_t before = flags(s);
+            flags_[s] = static_cast<uint8_t>(before & ~(frozen_bit() | kWritten));
+            if (committed || (before & dirty_bit())) continue;
+            flags_[s].fetch_or(dirty_bit(), std::memory_order_relaxed);
+            dirty_list_.push_back(s);
+            ++dirty_count_;
+        }
+    }
+    std::lock_guard lock(mutex_);
+    frozen_list_.clear();
+    kept_.clear();
+}
+
+int64_t Warm::kept_bytes() const {
+    auto& self = const_cast<Warm&>(*this);
+    std::lock_guard lock(self.mutex_);
+    return static_cast<int64_t>(kept_.size()) * layout().stored_bytes;
+}
+
+bool Warm::peek(int64_t id, std::byte* stored, uint32_t* slot) {
+    std::lock_guard lock(mutex_);
+    const uint32_t s = find(id);
+    if (s == kNone || (flags(s) & (kFresh | kFetching))) return false;
+    std::memcpy(stored, row(s), static_cast<size_t>(layout().stored_bytes));
+    if (slot) *slot = s;
+    return true;
+}
+
+int64_t Warm::bytes() const {
+    return slab_.bytes() + index_.bytes() + static_cast<int64_t>(flags_.size() * 2 + slot_of_ordinal_.capacity() * 4);
+}
+
+void Warm::resident(std::vector<int64_t>* ids) {
+    std::lock_guard lock(mutex_);
+    ids->clear();
+    for (int64_t s = 0; s < high_water_; ++s)
+        if (meta(static_cast<uint32_t>(s)).id != -1 && !(flags(static_cast<uint32_t>(s)) & (kFresh | kFetching)))
+            ids->push_back(meta(static_cast<uint32_t>(s)).id);
+}

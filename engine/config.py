@@ -1,0 +1,125 @@
+"""Settings: frozen, each field with its default, its effect and its cost. Checked where they are made. Any thread."""
+
+import math
+import os
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+
+from .errors import ConfigError, DeviceError
+
+LOSSES = ("softmax", "bpr")
+OPTIMIZERS = ("adagrad",)
+
+# By loss: learning rate and number of negatives of a new directory. engine/learn/README.md has the measurements.
+DEFAULT_LR = {"softmax": 0.25, "bpr": 0.1}
+DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 1}
+
+
+def _number(name: str, x: Any, low: float, high: float, *, open_low: bool = False) -> float:
+    number = isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
+    if not number or not math.isfinite(x) or not low <= x <= high or (open_low and x == low):
+        raise ConfigError(f"{name}: got {x!r}, wanted a number {'>' if open_low else '>='} {low} and <= {high}")
+    return float(x)
+
+
+def _whole(name: str, x: Any, low: int, high: int) -> int:
+    if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or not low <= x <= high:
+        raise ConfigError(f"{name}: got {x!r}, wanted an integer from {low} to {high}")
+    return int(x)
+
+
+def _choice(name: str, x: Any, choices: tuple[str, ...]) -> str:
+    if x not in choices:
+        raise ConfigError(f"{name}: got {x!r}, wanted one of {', '.join(map(repr, choices))}")
+    return str(x)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the results, kept in the directory. `dim`, `loss`, `optimizer` and `seed` are fixed at creation."""
+
+    dim: int
+    """Floats in a vector; default 64. Memory, disk and time grow with it."""
+    loss: str
+    """"softmax" (default) or "bpr"."""
+    optimizer: str
+    """"adagrad": row-wise Adagrad."""
+    seed: int
+    """Of the noise in new rows and of the negatives; default 0."""
+    lr: float
+    """Learning rate; the default depends on the loss."""
+    l2: float
+    """Pull of touched rows towards 0, per step; default 0."""
+    negatives: int
+    """softmax: items drawn per micro-batch; bpr: per event. More rank better and cost time in proportion."""
+    batch_size: int
+    """Events per optimizer step; default 1. Larger is faster and learns worse."""
+
+    FIXED = ("dim", "loss", "optimizer", "seed")
+
+    @classmethod
+    def resolve(cls, given: dict[str, Any], stored: "Settings | None") -> "Settings":
+        """The settings in force: `given` where not None, else what the directory has, else the defaults.
+
+        Raises ConfigError for a bad value, and for another value of a fixed setting than the stored one.
+        """
+        given = {name: x for name, x in given.items() if x is not None}
+        loss = _choice("loss", given.get("loss", stored.loss if stored else "softmax"), LOSSES)
+        base = stored or cls(64, loss, "adagrad", 0, DEFAULT_LR[loss], 0.0, DEFAULT_NEGATIVES[loss], 1)
+        checked: dict[str, Any] = {}
+        for name, x in given.items():
+            if name == "dim":
+                checked[name] = _whole(name, x, 1, 4096)
+            elif name == "loss":
+                checked[name] = loss
+            elif name == "optimizer":
+                checked[name] = _choice(name, x, OPTIMIZERS)
+            elif name == "seed":
+                checked[name] = _whole(name, x, 0, 2**63 - 1)
+            elif name == "lr":
+                checked[name] = _number(name, x, 0.0, 1e6, open_low=True)
+            elif name == "l2":
+                checked[name] = _number(name, x, 0.0, 1e6)
+            elif name == "negatives" or name == "batch_size":
+                checked[name] = _whole(name, x, 1, 65_536)
+        if stored:
+            for name in cls.FIXED:
+                if name in checked and checked[name] != getattr(stored, name):
+                    raise ConfigError(
+                        f"{name}: got {checked[name]!r}, but the directory was created with {getattr(stored, name)!r}, "
+                        "and it is fixed"
+                    )
+        return replace(base, **checked)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What decides speed and memory, never results; not kept."""
+
+    warm_bytes: int
+    """RAM for rows and histories; default half of the machine's. The catalogue comes on top."""
+    epoch_seconds: float
+    """How old a change may get before it is written to LMDB; default 30. Shorter: less to replay, more to write."""
+    threads: int
+    """Threads that rank one call to `topk`; default 1, for servers call it from many threads. Learning uses one."""
+
+    @classmethod
+    def check(cls, *, device: Any, warm_bytes: Any, epoch_seconds: Any, threads: Any) -> "Resources":
+        if device not in ("auto", "cpu"):
+            if device == "cuda":
+                raise DeviceError(
+                    "device: got 'cuda', but this version has no GPU tier; use 'auto' or 'cpu'"
+                )
+            raise ConfigError(f"device: got {device!r}, wanted 'auto', 'cpu' or 'cuda'")
+        if warm_bytes is None:
+            warm_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        return cls(
+            _whole("warm_bytes", warm_bytes, 1, 2**62),
+            _number("epoch_seconds", epoch_seconds, 0.0, 1e9, open_low=True),
+            1 if threads is None else _whole("threads", threads, 1, 1024),
+        )

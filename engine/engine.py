@@ -1,0 +1,574 @@
+"""Engine: where log, table, learn and rank meet; `ingest` and `topk` read top to bottom.
+
+One writer at a time (`_writing`); readers take no lock of this file. Any thread may call anything. A failure in the
+middle of learning leaves RAM behind the log, so it closes the engine to writes: reopening replays the log.
+"""
+
+import hashlib
+import json
+import math
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from . import epoch
+from .backend import native
+from .config import Resources, Settings
+from .directory import Directory, State
+from .errors import ConfigError, EngineError, InputError, UnknownIdError
+from .events import (
+    PADDING,
+    Events,
+    Floats,
+    Ids,
+    IngestReport,
+    TopK,
+    describe,
+    float_array,
+    id_array,
+    id_column,
+    whole_number,
+)
+from .learn.model import Learned, Model
+from .log.record import MAX_EVENTS, Record
+from .rank.catalogue import Catalogue, filter_lists
+from .rank.history import HISTORY, History
+from .table.table import ITEMS, USERS, Table
+
+MEMORY = ":memory:"
+_MEMORY_ROWS = 2**31
+_NO_IDS: Ids = np.empty(0, np.int64)
+
+
+class Engine:
+    """A model that learns from events and ranks items. Made by `engine.open`."""
+
+    def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
+        """`settings`: of the last epoch, for the replay; `given`: what the caller wants after it, None for as it is."""
+        self._directory = directory
+        self._resources = resources
+        cold = directory.cold if directory else None
+        capacity = _capacities(settings, resources if directory else None)
+        self._users = Table(USERS, settings.dim, capacity[0], cold)
+        self._items = Table(ITEMS, settings.dim, capacity[1], cold)
+        self._catalogue = Catalogue(settings.dim)
+        self._history = History(self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [])
+        self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
+        self._writing = threading.RLock()
+        self._pid = os.getpid()
+        self._closed = False
+        self._failure: str | None = None
+        self._seq = 0
+        self._positions: dict[str, bytes] = {}
+        self._bit_exact = True
+        self._skipped = 0
+        self._sync_seconds = 0.0
+        self._opening: dict[str, float] = {}
+        self._epochs: epoch.Epochs | None = None
+        self._syncer: ThreadPoolExecutor | None = None
+        self._stop = threading.Event()
+        if directory:
+            self._recover(directory)
+        wanted = Settings.resolve(given, self._model.settings)
+        self._model.require_room(wanted)
+        if wanted != self._model.settings:
+            self._change_settings(wanted)
+        if directory:
+            threading.Thread(target=self._tick, name="rowtide-tick", daemon=True).start()
+
+    # --- opening
+
+    def _recover(self, directory: Directory) -> None:
+        state = directory.state
+        began = time.monotonic()
+        epoch.restore(directory, (self._users, self._items), self._catalogue, self._model)
+        scanned = time.monotonic()
+        self._seq, self._positions, self._bit_exact = state.seq, dict(state.positions), state.bit_exact
+        self._epochs = epoch.Epochs(
+            directory,
+            (self._users, self._items),
+            self._history,
+            self._snapshot,
+            self._resources.epoch_seconds,
+            self._resources.warm_bytes // 4,
+        )
+        self._syncer = ThreadPoolExecutor(1, "rowtide-sync")
+        replayed = epoch.replay(directory, lambda record, start: self._learn(record, Learned(), start))
+        self._opening = {
+            "scan_seconds": scanned - began,
+            "scanned_items": state.items,
+            "replay_seconds": time.monotonic() - scanned,
+            "replayed_events": replayed,
+        }
+
+    def _change_settings(self, given: Settings) -> None:
+        if self._directory:
+            record = Record(self._seq + 1, given.batch_size, _NO_IDS, _NO_IDS, settings=_changeable(given))
+            self._directory.log.append(record)
+            self._directory.log.sync()
+        self._model.settings = given
+
+    def _tick(self) -> None:
+        """Begins the epoch that is due by time while nobody ingests."""
+        assert self._epochs
+        while not self._stop.wait(max(0.05, self._resources.epoch_seconds / 4)):
+            if self._epochs.due() and self._writing.acquire(blocking=False):
+                try:
+                    if not self._closed and self._failure is None and self._epochs.due():
+                        self._epochs.begin()
+                except EngineError as e:
+                    self._failure = self._failure or str(e)
+                finally:
+                    self._writing.release()
+
+    # --- learning
+
+    def ingest(
+        self,
+        users: Any,
+        items: Any,
+        values: Any = None,
+        *,
+        weights: Any = None,
+        timestamps: Any = None,
+        durable: bool = True,
+        position: tuple[str, bytes] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> IngestReport:
+        """Learns the events (users[i], items[i]) in order; when it returns they are on disk and in every later answer.
+
+        Args:
+            users, items: ids, scalars or 1-D columns of equal length; any int64 but -1.
+            values: None with the losses of this version.
+            weights: float [n] >= 0, scale each event's loss; 1 by default.
+            timestamps: Unix seconds or datetime64 [n]; kept in the log.
+            durable: False: in the page cache only; survives SIGKILL, not power loss.
+            position: (source, bytes) stored in the same log record, so at most 65,536 events; `position()` reads it.
+            progress: called as progress(events done, events in all) now and then.
+
+        Raises InputError for bad arguments, with nothing changed; StorageFullError and EngineError, whose `.seq` says
+        what was accepted.
+        """
+        began = time.perf_counter()
+        events = Events.check(
+            users, items, values=values, weights=weights, timestamps=timestamps, loss=self._model.settings.loss
+        )
+        position = _checked_position(position, len(events))
+        learned = Learned()
+        with self._writer():
+            before = self._seq
+            try:
+                self._log_and_learn(events, position, durable, learned, progress)
+            except BaseException as e:
+                if isinstance(e, EngineError):
+                    e.seq = self._seq if self._seq > before else None
+                raise
+            seq = self._seq
+        return IngestReport(
+            events=learned.events,
+            seq=seq,
+            loss=learned.loss / learned.events if learned.events else math.nan,
+            new_users=learned.new_users,
+            new_items=learned.new_items,
+            seconds=time.perf_counter() - began,
+            found={"warm": learned.warm, "cold": learned.cold, "made": learned.new_users + learned.new_items},
+        )
+
+    def _log_and_learn(
+        self,
+        events: Events,
+        position: tuple[str, bytes] | None,
+        durable: bool,
+        learned: Learned,
+        progress: Callable[[int, int], None] | None,
+    ) -> None:
+        """Each record is durable before it is learned; its fsync overlaps the learning of the one before."""
+        waiting: Record | None = None
+        try:
+            for record in self._records(events, position):
+                if self._directory is None:
+                    self._learn(record, learned)
+                    continue
+                self._directory.log.append(record)
+                if not durable:
+                    self._learn(record, learned)
+                elif waiting is None and record.count == len(events):
+                    self._sync()  # the only record: no thread to go through
+                    self._learn(record, learned)
+                else:
+                    assert self._syncer
+                    synced = self._syncer.submit(self._sync)
+                    last, waiting = waiting, None
+                    try:
+                        if last is not None:
+                            self._learn(last, learned)
+                    finally:
+                        synced.result()
+                    waiting = record
+                if progress:
+                    progress(learned.events, len(events))
+        finally:
+            if waiting is not None:
+                self._learn(waiting, learned)
+        if progress:
+            progress(learned.events, len(events))
+
+    def _records(self, events: Events, position: tuple[str, bytes] | None) -> Iterator[Record]:
+        first, batch_size = self._seq + 1, self._model.settings.batch_size
+        for start in range(0, len(events), MAX_EVENTS):
+            part = events.cut(start, start + MAX_EVENTS)
+            yield Record(
+                first + start,
+                batch_size,
+                part.users,
+                part.items,
+                weights=part.weights,
+                timestamps=part.timestamps,
+                position=position,
+            )
+        if not len(events) and position is not None:
+            yield Record(first, batch_size, _NO_IDS, _NO_IDS, position=position)
+
+    def _sync(self) -> None:
+        assert self._directory
+        began = time.perf_counter()
+        self._directory.log.sync()
+        self._sync_seconds += time.perf_counter() - began
+
+    def _learn(self, record: Record, learned: Learned, start: int = 0) -> None:
+        """Applies one record that is in the log. Also the replay's path."""
+        try:
+            if record.settings is not None:
+                self._model.settings = Settings(**(self._model.settings.as_dict() | record.settings))
+            if record.count > start:
+                skipped = learned.skipped
+                self._model.learn(
+                    record.users,
+                    record.items,
+                    record.weights,
+                    first_seq=record.first_seq,
+                    batch_size=record.batch_size,
+                    start=start,
+                    deliver=self._deliver,
+                    make_room=self._make_room,
+                    into=learned,
+                )
+                self._skipped += learned.skipped - skipped
+                self._seq = record.last_seq
+            if record.position is not None:
+                self._positions[record.position[0]] = record.position[1]
+        except BaseException as e:
+            self._failure = f"{type(e).__name__}: {e}"
+            raise
+        if self._epochs:
+            if self._epochs.crowded():
+                self._epochs.finish()
+            if self._epochs.due():
+                self._epochs.begin()
+
+    def _deliver(self, users: Ids, items: Ids) -> None:
+        self._history.deliver(self._users.deliver(users))
+        self._items.deliver(items)
+
+    def _make_room(self, seq: int) -> None:
+        """Every row in RAM is dirty: ends an epoch, in the middle of a record if need be (its log is durable)."""
+        if self._epochs is None:
+            raise EngineError("no memory for more rows")
+        self._seq = seq
+        self._epochs.complete()
+
+    def _snapshot(self) -> State:
+        users, items = self._model.totals
+        return State(
+            seq=self._seq,
+            users=users,
+            items=items,
+            mean=self._model.mean,
+            mean_count=self._model.mean_count,
+            settings=self._model.settings,
+            positions=dict(self._positions),
+            bit_exact=self._bit_exact,
+        )
+
+    # --- ranking
+
+    def topk(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        vectors: Any = None,
+        exclude_seen: bool = False,
+        exclude: Any = None,
+        include: Any = None,
+        unknown: str = "fallback",
+    ) -> TopK:
+        """The k items with the highest scores for each user, exactly; changes nothing.
+
+        Args:
+            users: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
+            vectors: instead of users, query vectors float [dim] or [n, dim].
+            exclude_seen: leave out what the user has had: the most recent 1,024 distinct items.
+            exclude, include: item ids, 1-D for all users or one list for each (2-D may be padded with -1);
+                unknown ids are passed over; `exclude` wins over `include`.
+            unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
+                "skip" gives an empty row.
+
+        Returns TopK. Raises InputError, UnknownIdError.
+        """
+        k = whole_number("k", k, 1, 2**31 - 1)
+        if unknown not in ("fallback", "raise", "skip"):
+            raise InputError(f"unknown: got {describe(unknown)}, wanted 'fallback', 'raise' or 'skip'")
+        if (users is None) == (vectors is None):
+            raise InputError("users, vectors: wanted exactly one of the two")
+        self._alive()
+        seq = self._seq
+        if vectors is not None:
+            if exclude_seen:
+                raise InputError("exclude_seen: needs users, got vectors")
+            scalar, ids = np.ndim(vectors) == 1, None
+            queries = self._query_vectors(vectors)
+            known = np.ones(len(queries), np.bool_)
+        else:
+            ids = id_array("users", users)
+            scalar = ids.ndim == 0
+            if ids.ndim > 1:
+                raise InputError(f"users: got {describe(ids)}, wanted a scalar or a 1-D column")
+            ids = ids.reshape(-1)
+            known, queries = self._user_vectors(ids)
+            if unknown == "raise" and not known.all():
+                raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
+            queries[~known] = self._model.mean
+        filters = [filter_lists("exclude", exclude, len(queries))]
+        chosen = filter_lists("include", include, len(queries))
+        if exclude_seen and ids is not None:
+            filters.append([self._history.items_of(user) for user in ids.tolist()])
+        found, scores, counts = self._catalogue.topk(
+            queries, min(k, max(1, len(self._catalogue))), exclude=filters, include=chosen, threads=self._resources.threads
+        )
+        if unknown == "skip":
+            found[~known], scores[~known], counts[~known] = PADDING, -np.inf, 0
+        if found.shape[1] < k:
+            more = ((0, 0), (0, k - found.shape[1]))
+            found = np.pad(found, more, constant_values=PADDING)
+            scores = np.pad(scores, more, constant_values=-np.inf)
+        if scalar:
+            return TopK(found[0], scores[0], int(counts[0]), seq)
+        return TopK(found, scores, counts, seq)
+
+    def score(self, users: Any, items: Any) -> Any:
+        """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
+
+        Raises UnknownIdError for an id without a row.
+        """
+        self._alive()
+        u, i = id_array("users", users), id_array("items", items)
+        try:
+            u, i = np.broadcast_arrays(u, i)
+        except ValueError as e:
+            raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
+        distinct, which = np.unique(u, return_inverse=True)
+        known, vectors = self._user_vectors(distinct)
+        if not known.all():
+            raise UnknownIdError(f"users: {int(distinct[~known][0])} has no row")
+        ordinals = self._known_items(np.ascontiguousarray(i).reshape(-1))
+        scores = self._catalogue.score(np.ascontiguousarray(vectors[which.reshape(-1)]), ordinals).reshape(u.shape)
+        return scores if scores.ndim else scores[()]
+
+    def vectors(self, users: Any = None, items: Any = None) -> Floats:
+        """The vectors of users or of items, float32 [n, dim], in the order asked for. Raises UnknownIdError."""
+        self._alive()
+        if (users is None) == (items is None):
+            raise InputError("users, items: wanted exactly one of the two")
+        if items is not None:
+            return self._catalogue.read(self._known_items(id_column("items", items)))[0]
+        ids = id_column("users", users)
+        known, vectors = self._user_vectors(ids)
+        if not known.all():
+            raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
+        return vectors
+
+    def _user_vectors(self, ids: Ids) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Floats]:
+        known, rows = self._users.peek(ids)
+        return known, self._users.floats(rows)
+
+    def _query_vectors(self, vectors: Any) -> Floats:
+        dim = self._model.settings.dim
+        shape = np.shape(vectors)
+        wanted = (len(vectors), dim) if len(shape) == 2 else (dim,)
+        return float_array("vectors", vectors, wanted).reshape(-1, dim)
+
+    def _known_items(self, ids: Ids) -> Ids:
+        ordinals = self._catalogue.ordinals(ids)
+        if (ordinals < 0).any():
+            raise UnknownIdError(f"items: {int(ids[ordinals < 0][0])} has no row")
+        return ordinals
+
+    # --- state
+
+    @property
+    def seq(self) -> int:
+        """Events applied so far."""
+        return self._seq
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings in force, by name."""
+        return self._model.settings.as_dict()
+
+    def position(self, source: str) -> bytes | None:
+        """What the last `ingest` with a position of this source stored; None if there was none."""
+        self._alive()
+        return self._positions.get(source)
+
+    def checkpoint(self) -> int:
+        """Writes everything learned to LMDB now; returns the seq that is in LMDB."""
+        with self._writer():
+            if self._epochs is not None:
+                self._epochs.complete()
+            return self._seq
+
+    def digest(self) -> str:
+        """Hex digest over all state, in id order, wherever it lives: a function of the log alone."""
+        with self._writer():
+            h = hashlib.blake2b(digest_size=16)
+            meta = self._snapshot().to_meta()
+            fields = json.loads(meta["state"])
+            del fields["bit_exact"]
+            h.update(json.dumps(fields, sort_keys=True).encode() + meta["mean"])
+            for table in (self._users, self._items):
+                for ids, rows in table.rows():
+                    # Each id beside its row: how rows were grouped on the way here must not show.
+                    h.update(np.hstack([ids.reshape(-1, 1).view(np.uint8), rows]).tobytes())
+            for user, number, payload in self._history.chunks(self._stored_chunks()):
+                h.update(b"%d %d " % (user, number) + payload)
+            return h.hexdigest()
+
+    def _stored_chunks(self) -> Iterator[tuple[int, int, bytes]]:
+        if self._directory is None:
+            return
+        for pairs in self._directory.cold.scan_raw(HISTORY):
+            for key, payload in pairs:
+                yield int.from_bytes(key[1:9], "big") - (1 << 63), key[9], payload
+
+    def stats(self) -> dict[str, Any]:
+        """Rows, bytes and seqs by tier, and what opening and syncing took."""
+        self._alive()
+        out: dict[str, Any] = {
+            "seq": self._seq,
+            "durable_seq": self._directory.log.synced_seq if self._directory else 0,
+            "lmdb_seq": self._epochs.saved_seq if self._epochs else 0,
+            "bit_exact": self._bit_exact,
+            "skipped_updates": self._skipped,
+            "users": self._users.stats(),
+            "items": self._items.stats(),
+            "catalogue_bytes": self._catalogue.bytes,
+            "history_bytes": self._history.ram_bytes,
+        }
+        if self._directory and self._epochs:
+            out["lmdb"] = self._directory.cold.stats()
+            out["log_bytes"] = self._directory.log.bytes
+            out["sync_seconds"] = self._sync_seconds
+            out["opening"] = dict(self._opening)
+            out |= self._epochs.stats()
+        return out
+
+    # --- lifetime
+
+    def close(self) -> None:
+        """Ends the running epoch, makes the log durable and lets go of the directory. Closing twice is fine."""
+        if self._pid != os.getpid():
+            return
+        with self._writing:
+            if self._closed:
+                return
+            self._closed = True
+            self._stop.set()
+            try:
+                if self._epochs:
+                    self._epochs.finish()
+            finally:
+                if self._epochs:
+                    self._epochs.close()
+                if self._syncer:
+                    self._syncer.shutdown()
+                if self._directory:
+                    self._directory.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _alive(self) -> None:
+        if self._pid != os.getpid():
+            raise EngineError("this Engine belongs to the parent process; open the directory in the child")
+        if self._closed:
+            raise EngineError("this Engine is closed")
+
+    @contextmanager
+    def _writer(self) -> Iterator[None]:
+        self._alive()
+        with self._writing:
+            self._alive()
+            if self._failure is not None:
+                raise EngineError(f"an earlier call failed ({self._failure}); close and open the directory again")
+            if self._epochs is not None:
+                self._epochs.require()
+            yield
+
+
+def open_engine(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine:
+    """`engine.open`, whose arguments these are; `given` holds the settings, None where not given."""
+    if mode not in ("a", "x"):
+        raise ConfigError(f"mode: got {mode!r}, wanted 'a' or 'x'")
+    if path == MEMORY:
+        if resources["warm_bytes"] is not None:
+            raise ConfigError("warm_bytes: got a limit, but ':memory:' keeps all rows in RAM")
+        if mode == "x":
+            raise ConfigError("mode: got 'x', but ':memory:' is always new")
+        settings = Settings.resolve(given, None)
+        return Engine(None, settings, Resources.check(**resources), given)
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise ConfigError(f"path: got {path!r}, wanted a directory's path or ':memory:'")
+    checked = Resources.check(**resources)
+    Settings.resolve(given, None)  # bad values are refused before anything is made
+    directory = Directory.open(Path(path), mode, given)
+    try:
+        return Engine(directory, directory.state.settings, checked, given)
+    except BaseException:
+        directory.close()
+        raise
+
+
+def _changeable(settings: Settings) -> dict[str, Any]:
+    return {name: x for name, x in settings.as_dict().items() if name not in Settings.FIXED}
+
+
+def _checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
+    if position is None:
+        return None
+    pair = isinstance(position, tuple) and len(position) == 2
+    if not pair or not isinstance(position[0], str) or not isinstance(position[1], (bytes, bytearray)):
+        raise InputError(f"position: got {describe(position)}, wanted (source, bytes)")
+    if events > MAX_EVENTS:
+        raise InputError(
+            f"position: got {events} events with it, wanted at most {MAX_EVENTS}: it must stand in one log record"
+        )
+    return position[0], bytes(position[1])
+
+
+def _capacities(settings: Settings, resources: Resources | None) -> tuple[int, int, int]:
+    """Rows of users, rows of items and bytes of history that fit in RAM: 7/16, 7/16 and 1/8 of warm_bytes."""
+    if resources is None:
+        return _MEMORY_ROWS, _MEMORY_ROWS, 2**62
+    rows = min(_MEMORY_ROWS, resources.warm_bytes * 7 // 16 // native.row_bytes(settings.dim))
+    return max(1, rows), max(1, rows), resources.warm_bytes // 8

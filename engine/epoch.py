@@ -1,0 +1,162 @@
+"""Epochs: freeze what is dirty, write it to LMDB in one transaction, then drop old log; and recovery, its mirror.
+
+Invariants: nothing dirty reaches LMDB before its epoch; the log is durable up to the epoch's seq before LMDB is; the
+log is kept one epoch back; one thread, this file's, writes LMDB. The writer's lock is needed for `begin` and `finish`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from .directory import Directory, State
+from .errors import CorruptionError, EngineError
+from .rank.catalogue import Catalogue
+from .rank.history import History
+from .table.table import ITEMS, Table
+
+LOG_BYTES = 1 << 30  # an epoch is due when the log has grown by as much
+
+
+class Epochs:
+    """Writes the epochs of one directory. `snapshot` gives the State of now, at a record's or a window's end."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        tables: tuple[Table, Table],
+        history: History,
+        snapshot: Callable[[], State],
+        seconds: float,
+        kept_limit: int,
+    ):
+        self._directory = directory
+        self._users, self._items = tables
+        self._history = history
+        self._snapshot = snapshot
+        self._seconds = seconds
+        self._kept_limit = kept_limit
+        self._thread = ThreadPoolExecutor(1, "rowtide-epoch")
+        self._running: Future[None] | None = None
+        self._saved_seq = directory.state.seq  # in LMDB
+        self._drop_seq = 0
+        self._error: Exception | None = None
+        self._log_mark = 0
+        self._began = time.monotonic()
+        self._count = 0
+        self._write_seconds = 0.0
+        self._wait_seconds = 0.0
+
+    @property
+    def saved_seq(self) -> int:
+        return self._saved_seq
+
+    def due(self) -> bool:
+        """Is it time for one, with something to write? Looked at between records."""
+        if time.monotonic() - self._began < self._seconds:
+            return self._directory.log.appended_bytes - self._log_mark >= LOG_BYTES
+        return bool(self._users.warm.dirty + self._items.warm.dirty > 0)
+
+    def crowded(self) -> bool:
+        """Does a running epoch hold so many copies of changed rows that the writer should wait for its end?"""
+        kept = self._users.warm.kept_bytes + self._items.warm.kept_bytes
+        return self._running is not None and bool(kept > self._kept_limit)
+
+    def begin(self) -> None:
+        """Freezes what is dirty now and starts to write it; waits for the epoch before."""
+        self.finish()
+        log = self._directory.log
+        state = self._snapshot()
+        if log.synced_seq < state.seq:
+            log.sync()
+        self._log_mark = log.appended_bytes
+        self._began = time.monotonic()
+        self._users.warm.freeze()
+        self._items.warm.freeze()
+        self._history.freeze()
+        self._running = self._thread.submit(self._write, state)
+
+    def finish(self) -> None:
+        """Waits for the running epoch, if there is one. What made it fail is kept for `require`."""
+        if self._running is None:
+            return
+        began = time.monotonic()
+        running, self._running = self._running, None
+        try:
+            running.result()
+            self._error = None
+        except Exception as e:
+            self._error = e
+        self._wait_seconds += time.monotonic() - began
+        if self._error is None:
+            self._directory.log.drop_through(self._drop_seq)
+
+    def require(self) -> None:
+        """Raises if the last epoch failed and fails again now. Its rows were dirty again; nothing is lost."""
+        if self._running is not None and self._running.done():
+            self.finish()
+        if self._error is not None:
+            self.complete()
+
+    def complete(self) -> None:
+        """Writes an epoch of now, whole; raises if it fails."""
+        self.begin()
+        self.finish()
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+    def stats(self) -> dict[str, float]:
+        return {
+            "epochs": self._count,
+            "epoch_write_seconds": self._write_seconds,
+            "epoch_wait_seconds": self._wait_seconds,
+        }
+
+    def _write(self, state: State) -> None:
+        began = time.monotonic()
+        committed = False
+        try:
+            self._directory.cold.write(self._batches(), state.to_meta())
+            committed = True
+        finally:
+            self._history.thaw(committed)  # it needs the frozen users, so it comes first
+            self._users.warm.thaw(committed)
+            self._items.warm.thaw(committed)
+            self._write_seconds += time.monotonic() - began
+        self._drop_seq = self._saved_seq
+        self._saved_seq = state.seq
+        self._count += 1
+
+    def _batches(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        users = 0
+        for batch in self._users.frozen():
+            users += len(batch)
+            yield batch
+        yield from self._items.frozen()
+        yield from self._history.frozen(users)
+
+
+def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, model: Any) -> None:
+    """Takes over the state of the last epoch: table states, settings, and the catalogue by a scan of the item rows."""
+    state = directory.state
+    if len(state.mean) != state.settings.dim:
+        raise CorruptionError("the running mean in LMDB has another dim than the settings")
+    model.restore(state.mean, state.mean_count, state.users, state.items)
+    items = tables[1]
+    catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items)
+
+
+def replay(directory: Directory, learn: Callable[[Any, int], None]) -> int:
+    """Learns what the log has beyond the last epoch; returns how many events. learn(record, start within it)."""
+    saved = directory.state.seq
+    events = 0
+    for record in directory.log.replay(saved):
+        start = max(0, saved + 1 - record.first_seq)
+        learn(record, start)
+        events += record.count - start
+    if directory.log.last_seq < saved:
+        raise EngineError("the log ends before the state in LMDB")
+    return events

@@ -1,0 +1,167 @@
+"""Events: a batch as columns, checked once here; and what comes back, IngestReport and TopK.
+
+Every array that a caller passes anywhere is turned into a plain int64 / float32 array by the functions of this file, or
+refused with an InputError that names the argument, what came and what was wanted. Any thread.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+Ids = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+PADDING = -1
+_INT64 = np.dtype(np.int64)
+
+
+def describe(x: Any) -> str:
+    """What came, in a few words, for a message."""
+    if isinstance(x, np.ndarray):
+        return f"{x.dtype} array of shape {x.shape}"
+    if isinstance(x, (list, tuple)):
+        return f"{type(x).__name__} of {len(x)}"
+    text = repr(x)
+    return f"{type(x).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+
+
+def _array(name: str, x: Any, wanted: str) -> NDArray[Any]:
+    try:
+        return np.asarray(x)
+    except (ValueError, TypeError, OverflowError) as e:
+        raise InputError(f"{name}: got {describe(x)}, wanted {wanted}") from e
+
+
+def id_array(name: str, x: Any, *, padding: bool = False) -> Ids:
+    """Ids of any shape as a C-contiguous int64 array that nobody else holds. -1 only where `padding` allows it."""
+    wanted = "integers that fit int64" + ("" if padding else ", none of them -1 (the padding of answers)")
+    a = _array(name, x, wanted)
+    if a.dtype != _INT64:
+        if a.size == 0 and a.dtype.kind == "f" and not isinstance(x, np.ndarray):
+            a = a.astype(np.int64)  # an empty list has no type of its own
+        elif a.dtype.kind not in "iu":
+            raise InputError(f"{name}: got {describe(x)}, wanted {wanted}")
+        elif a.dtype.kind == "u" and a.size and a.max() > np.iinfo(np.int64).max:
+            raise InputError(f"{name}: got {int(a.max())}, wanted {wanted}")
+    out = np.array(a, dtype=np.int64, order="C")
+    if not padding and out.size and (out == PADDING).any():
+        where = f" at position {int(np.flatnonzero(out == PADDING)[0])}" if out.ndim else ""
+        raise InputError(f"{name}: got -1{where}, wanted {wanted}")
+    return out
+
+
+def id_column(name: str, x: Any) -> Ids:
+    """A scalar or a column of ids as int64[n]."""
+    a = id_array(name, x)
+    if a.ndim > 1:
+        raise InputError(f"{name}: got {describe(a)}, wanted a scalar or a 1-D column")
+    return a.reshape(-1)
+
+
+def float_array(name: str, x: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
+    """Finite numbers of the given shape (a scalar counts as one of shape (1,)), C-contiguous, nobody else's."""
+    wanted = f"finite numbers of shape {shape}"
+    a = _array(name, x, wanted)
+    if a.dtype.kind not in "fiu":
+        raise InputError(f"{name}: got {describe(x)}, wanted {wanted}")
+    if a.ndim == 0:
+        a = a.reshape(1)
+    if a.shape != shape:
+        raise InputError(f"{name}: got shape {a.shape}, wanted {wanted}")
+    with np.errstate(over="ignore"):
+        out = np.array(a, dtype=dtype, order="C")
+    if not np.isfinite(out).all():
+        bad = np.flatnonzero(~np.isfinite(out.reshape(-1)))[0]
+        raise InputError(f"{name}: got {a.reshape(-1)[bad]} at position {int(bad)}, wanted {wanted}")
+    return out
+
+
+def whole_number(name: str, x: Any, low: int, high: int) -> int:
+    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, np.integer)) or not low <= x <= high:
+        raise InputError(f"{name}: got {describe(x)}, wanted an integer from {low} to {high}")
+    return int(x)
+
+
+def _timestamp_column(x: Any, n: int) -> NDArray[np.float64]:
+    a = _array("timestamps", x, "Unix seconds or datetime64")
+    if a.dtype.kind == "M":
+        if np.isnat(a).any():
+            raise InputError("timestamps: got NaT, wanted Unix seconds or datetime64")
+        a = a.astype("datetime64[us]").astype(np.int64) / 1e6
+    return float_array("timestamps", a, (n,), np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """Checked columns of equal length: what one call to `ingest` submits."""
+
+    users: Ids
+    items: Ids
+    weights: Floats | None = None
+    timestamps: NDArray[np.float64] | None = None
+
+    @classmethod
+    def check(cls, users: Any, items: Any, *, values: Any, weights: Any, timestamps: Any, loss: str) -> "Events":
+        """Raises InputError for anything that is not as `Engine.ingest` says."""
+        u, i = id_column("users", users), id_column("items", items)
+        if len(u) != len(i):
+            raise InputError(f"items: got {len(i)} of them, wanted as many as users ({len(u)})")
+        if values is not None:
+            raise InputError(f"values: got {describe(values)}, wanted None: the loss {loss!r} learns from positives")
+        w = None if weights is None else float_array("weights", weights, (len(u),))
+        if w is not None and w.size and w.min() < 0:
+            raise InputError(f"weights: got {w.min()}, wanted numbers >= 0")
+        t = None if timestamps is None else _timestamp_column(timestamps, len(u))
+        return cls(u, i, w, t)
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def cut(self, start: int, stop: int) -> "Events":
+        part = slice(start, stop)
+        return Events(
+            self.users[part],
+            self.items[part],
+            None if self.weights is None else self.weights[part],
+            None if self.timestamps is None else self.timestamps[part],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one call to `ingest` did.
+
+    `loss` is the mean over the events, each taken before the step that learned it (NaN for an empty batch); `found`
+    counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made".
+    """
+
+    events: int
+    seq: int
+    loss: float
+    new_users: int
+    new_items: int
+    seconds: float
+    found: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class TopK:
+    """The answer of `topk`; unpacks as `ids, scores`.
+
+    ids: int64 [k] or [n, k], -1 where there are fewer than k; scores: float32 of the same shape, -inf there, falling,
+    ids rising where scores are equal; counts: how many are real, an int or int64 [n]; seq: every event up to this one
+    is reflected (later ones may be).
+    """
+
+    ids: Ids
+    scores: Floats
+    counts: Any
+    seq: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.ids, self.scores))

@@ -1,0 +1,142 @@
+"""What a kernel demands of its arguments, and the `InputError` that it raises otherwise.
+
+Responsible for types, shapes, ranges and memory layout, so that native code may trust every pointer, count and slot.
+Not for the sense of values: NaN and infinity are arithmetic, and the kernels say what they do with them.
+Invariants: nothing is ever converted to another dtype; what is copied to be contiguous was small (slots, coefficients,
+queries), while slabs of rows are refused instead. Pure functions, any thread.
+"""
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import InputError
+
+F32 = npt.NDArray[np.float32]
+I64 = npt.NDArray[np.int64]
+
+MAX_DIM = 4096
+ROW_EXTRAS = 3  # behind the vector: bias, Adagrad accumulator of the vector, Adagrad accumulator of the bias
+
+# An axis is wanted of one length, or of any: then it has a letter, which only the message shows.
+Axis = int | str
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """`value` as an int in `low..high`; a bool is not one."""
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise InputError(f"{name}: got {value!r}, wanted an integer") from None
+    if not low <= number <= high:
+        raise InputError(f"{name}: got {number}, wanted {low} to {high}")
+    return number
+
+
+def rate(name: str, value: Any) -> float:
+    """`value` as a float that is finite and not negative."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}: got {value!r}, wanted a number") from None
+    if not (math.isfinite(number) and number >= 0):
+        raise InputError(f"{name}: got {number}, wanted a finite number, 0 or more")
+    return number
+
+
+def floats(name: str, value: Any, *shape: Axis) -> F32:
+    """`value`, float32 of `shape`, contiguous: copied if it was not."""
+    return _contiguous(_array(name, value, np.float32, shape))
+
+
+def integers(name: str, value: Any, *shape: Axis) -> I64:
+    """`value`, int64 of `shape`, contiguous: copied if it was not."""
+    return _contiguous(_array(name, value, np.int64, shape))
+
+
+def matrix_in_place(name: str, value: Any, columns: Axis, *, writable: bool = False) -> F32:
+    """`value`, float32 [any, columns], where it lies: if not contiguous, refused, as a copy would be all of it."""
+    array = _array(name, value, np.float32, ("N", columns))
+    if not _lies_well(array):
+        raise InputError(
+            f"{name}: got strides {array.strides}, aligned {array.flags.aligned}; wanted C-contiguous, aligned memory"
+        )
+    if writable and not array.flags.writeable:
+        raise InputError(f"{name}: got a read-only array, wanted one that may be written")
+    return array
+
+
+def rows_in_place(rows: Any, dim: int, *, writable: bool = False) -> F32:
+    """The slab: float32 [R, W], W >= dim + 3."""
+    slab = matrix_in_place("rows", rows, "W", writable=writable)
+    if slab.shape[1] < dim + ROW_EXTRAS:
+        raise InputError(f"rows: got {slab.shape[1]} columns, wanted {dim + ROW_EXTRAS} or more for dim {dim}")
+    return slab
+
+
+def within(name: str, index: I64, low: int, end: int) -> None:
+    """All of `index`, contiguous, lie in `low <= i < end`."""
+    if index.size == 0:
+        return
+    # As unsigned numbers those below `low` are the largest of all, so that one pass finds either.
+    shifted = index - low if low else index
+    if int(shifted.view(np.uint64).max()) >= end - low:
+        least, most = int(index.min()), int(index.max())
+        wrong = least if least < low else most
+        raise InputError(f"{name}: got {wrong}, wanted {low} <= value < {end}")
+
+
+def offsets_of(name: str, value: Any, bags: Axis, total: int) -> I64:
+    """CSR offsets, int64 [bags + 1]: from 0 to `total`, never falling. `bags` may be a letter: then any number."""
+    offsets = integers(name, value, bags + 1 if isinstance(bags, int) else f"{bags}+1")
+    if offsets.size == 0:
+        raise InputError(f"{name}: got no offsets, wanted one more than there are bags")
+    if offsets[0] != 0 or offsets[-1] != total:
+        raise InputError(f"{name}: got {offsets[0]} to {offsets[-1]}, wanted 0 to {total}")
+    if (offsets[1:] < offsets[:-1]).any():
+        raise InputError(f"{name}: got offsets that fall, wanted each at least the one before")
+    return offsets
+
+
+def ascending_in_bags(name: str, values: I64, offsets: I64) -> None:
+    """Within each bag of `offsets`, `values` strictly rise."""
+    rises = np.empty(values.size + 1, dtype=np.bool_)
+    np.greater(values[1:], values[:-1], out=rises[1:-1])
+    rises[offsets] = True  # the first of a bag follows nothing
+    rises[0] = True
+    if not rises.all():
+        raise InputError(f"{name}: got values out of order or twice, wanted strictly ascending within each query")
+
+
+def apart(name: str, array: npt.NDArray[Any], written: npt.NDArray[Any]) -> None:
+    """`array` lies outside the memory that is `written`."""
+    if np.may_share_memory(array, written):
+        raise InputError(f"{name}: got memory of rows, which are written meanwhile; wanted memory of its own")
+
+
+def _array(name: str, value: Any, dtype: Any, shape: tuple[Axis, ...]) -> npt.NDArray[Any]:
+    if isinstance(value, np.ndarray):
+        if value.dtype == dtype and value.ndim == len(shape) and all(map(_fits, value.shape, shape)):
+            return value
+        came_as = f"{value.dtype} [{', '.join(map(str, value.shape))}]"
+    else:
+        came_as = type(value).__name__
+    wanted = f"{np.dtype(dtype)} [{', '.join(map(str, shape))}]"
+    raise InputError(f"{name}: got {came_as}, wanted {wanted}")
+
+
+def _lies_well(array: npt.NDArray[Any]) -> bool:
+    return array.flags.c_contiguous and array.flags.aligned
+
+
+def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return array if _lies_well(array) else np.require(array, requirements=("C", "A"))
+
+
+def _fits(length: int, axis: Axis) -> bool:
+    return isinstance(axis, str) or length == axis

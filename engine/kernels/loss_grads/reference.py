@@ -1,0 +1,54 @@
+"""loss_grads in plain numpy, in float64. The truth for tests; slow, and unchecked. Any thread.
+
+float64 queries and rows are welcome: a test that moves them by 1e-6 sees the loss move.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import Loss, LossGrads
+
+
+def loss_grads(
+    loss: Loss,
+    queries: npt.NDArray[Any],
+    rows: npt.NDArray[Any],
+    positives: npt.NDArray[np.int64],
+    negatives: npt.NDArray[np.int64],
+    *,
+    dim: int,
+    weights: npt.NDArray[Any] | None = None,
+) -> LossGrads:
+    """LossGrads in float64; the arguments are those of the kernel."""
+    events = queries.shape[0]
+    queries = queries.astype(np.float64)
+    vectors, biases = rows[:, :dim].astype(np.float64), rows[:, dim].astype(np.float64)
+    weights = np.ones(events) if weights is None else weights.astype(np.float64)
+    negatives = np.broadcast_to(negatives, (events, negatives.shape[-1]))
+
+    masked = (negatives == -1) | (negatives == positives[:, None])
+    row_of = np.where(masked, positives[:, None], negatives)  # any row will do where masked
+    positive_scores = np.einsum("bd,bd->b", queries, vectors[positives]) + biases[positives]
+    negative_scores = np.einsum("bd,bkd->bk", queries, vectors[row_of]) + biases[row_of]
+    gaps = np.where(masked, -np.inf, negative_scores - positive_scores[:, None])
+
+    if loss == "softmax":
+        # -log(1 / (1 + sum e^gap)), and e^gap / (1 + sum e^gap), with the largest exponent taken out
+        top = np.maximum(gaps.max(axis=1, initial=0.0), 0.0)
+        shares = np.exp(gaps - top[:, None])
+        total = np.exp(-top) + shares.sum(axis=1)
+        losses = top + np.log(total)
+        negative_coefs = shares / total[:, None]
+    else:
+        unmasked = np.maximum((~masked).sum(axis=1), 1)
+        losses = np.logaddexp(0.0, gaps).sum(axis=1) / unmasked
+        negative_coefs = np.exp(gaps - np.logaddexp(0.0, gaps)) / unmasked[:, None]
+
+    losses = losses * weights
+    negative_coefs = negative_coefs * weights[:, None]
+    positive_coefs = -negative_coefs.sum(axis=1)
+    query_grads = positive_coefs[:, None] * vectors[positives]
+    query_grads += np.einsum("bk,bkd->bd", negative_coefs, vectors[row_of])
+    return LossGrads(losses, query_grads, positive_coefs, negative_coefs)

@@ -1,0 +1,51 @@
+"""score_topk in plain numpy, scored in float64. The truth for tests; slow, and unchecked. Any thread."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import Positions
+
+
+def score_items(
+    queries: npt.NDArray[Any], vectors: npt.NDArray[Any], biases: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """float64 [Q, N]: the score of every item for every query."""
+    dim = queries.shape[1]
+    with np.errstate(invalid="ignore"):  # infinities may meet: NaN, and the item is not returned
+        scores: npt.NDArray[np.float64] = queries.astype(np.float64) @ vectors[:, :dim].T.astype(np.float64) + biases
+    return scores
+
+
+def score_topk(
+    queries: npt.NDArray[Any],
+    vectors: npt.NDArray[Any],
+    biases: npt.NDArray[Any],
+    ids: npt.NDArray[np.int64],
+    k: int,
+    *,
+    exclude: Positions | None = None,
+    include: Positions | None = None,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+    """ids int64 [Q, k], scores float64 [Q, k], counts int64 [Q]; the arguments are those of the kernel."""
+    scores = score_items(queries, vectors, biases)
+    best_ids = np.full((len(queries), k), -1, dtype=np.int64)
+    best = np.full((len(queries), k), -np.inf)
+    counts = np.zeros(len(queries), dtype=np.int64)
+    for q, row in enumerate(scores):
+        allowed = ~np.isnan(row)
+        if include is not None:
+            positions, offsets = include
+            listed = np.zeros(allowed.size, dtype=bool)
+            listed[positions[offsets[q] : offsets[q + 1]]] = True
+            allowed &= listed
+        if exclude is not None:
+            positions, offsets = exclude
+            allowed[positions[offsets[q] : offsets[q + 1]]] = False
+        (left,) = np.nonzero(allowed)
+        order = left[np.lexsort((ids[left], -row[left]))][:k]
+        counts[q] = order.size
+        best_ids[q, : order.size] = ids[order]
+        best[q, : order.size] = row[order]
+    return best_ids, best, counts

@@ -1,0 +1,128 @@
+"""The model: learns one record, window by window, and keeps what strangers get.
+
+Wraps csrc/learner.h, which runs the steps. The writer's thread only, but for `mean`, which any thread may read.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import native
+from ..config import LOSSES, Settings
+from ..errors import ConfigError, CorruptionError
+from ..events import Floats, Ids
+
+_READY, _FETCH, _BLOCKED = 0, 1, 2
+
+
+@dataclass(slots=True)
+class Learned:
+    """What was learned, summed over windows; `loss` is a sum over events."""
+
+    events: int = 0
+    loss: float = 0.0
+    new_users: int = 0
+    new_items: int = 0
+    skipped: int = 0
+    warm: int = 0
+    cold: int = 0
+
+    def add(self, events: int, loss: float, users: int, items: int, skipped: int, warm: int, cold: int) -> None:
+        self.events += events
+        self.loss += loss
+        self.new_users += users
+        self.new_items += items
+        self.skipped += skipped
+        self.warm += warm
+        self.cold += cold
+
+
+class Model:
+    def __init__(self, settings: Settings, users: Any, items: Any, catalogue: Any, history: Any):
+        """The four are the native parts; the model changes them and owns none."""
+        self._learner: Any = native.Learner(users, items, catalogue, history)
+        self._capacity = min(users.capacity, items.capacity)
+        self.settings = settings
+
+    def require_room(self, settings: Settings, batch_size: int | None = None) -> None:
+        """Raises ConfigError if the tables can't hold the rows of one micro-batch, for a micro-batch is never split."""
+        s = native_settings(settings, batch_size)
+        needed = max(s.users_needed, s.items_needed)
+        if needed > self._capacity:
+            raise ConfigError(
+                f"warm_bytes: room for {self._capacity} rows of a table, but a micro-batch of batch_size "
+                f"{batch_size or settings.batch_size} with negatives {settings.negatives} can need {needed}; wanted at "
+                f"least {-(-needed * native.row_bytes(settings.dim) * 16 // 7)} bytes"
+            )
+
+    @property
+    def settings(self) -> Settings:
+        return self._settings
+
+    @settings.setter
+    def settings(self, settings: Settings) -> None:
+        self._settings = settings
+        self._native = native_settings(settings)
+
+    @property
+    def mean(self) -> Floats:
+        """The running mean of the users' vectors, float32 [dim]: what a stranger is ranked with."""
+        mean: Floats = self._learner.mean
+        return mean
+
+    @property
+    def mean_count(self) -> int:
+        return int(self._learner.mean_count)
+
+    @property
+    def totals(self) -> tuple[int, int]:
+        """Rows of users and of items as of the last learned window."""
+        return int(self._learner.learned_users), int(self._learner.learned_items)
+
+    def restore(self, mean: Floats, count: int, users: int, items: int) -> None:
+        """At opening: the state that an epoch saved."""
+        self._learner.mean = mean
+        self._learner.mean_count = count
+        self._learner.restore_totals(users, items)
+
+    def learn(
+        self,
+        users: Ids,
+        items: Ids,
+        weights: NDArray[np.float32] | None,
+        *,
+        first_seq: int,
+        batch_size: int,
+        start: int,
+        deliver: Callable[[Ids, Ids], None],
+        make_room: Callable[[int], None],
+        into: Learned,
+    ) -> None:
+        """Learns the events of one record from `start` on, in micro-batches of `batch_size` counted from its beginning.
+
+        deliver(user ids, item ids) brings rows in from LMDB; make_room(seq) ends an epoch at that seq, so that rows can
+        leave RAM.
+        """
+        settings = self._native
+        if batch_size != self._settings.batch_size:
+            settings = native_settings(self._settings, batch_size)
+        self.require_room(self._settings, batch_size)
+        learner = self._learner
+        while start < len(users):
+            while (state := learner.plan(settings, users, items, weights, first_seq, start)) != _READY:
+                if state == _BLOCKED:
+                    make_room(first_seq + start - 1)
+                    continue
+                deliver(learner.missing_users, learner.missing_items)
+                if not learner.delivered():
+                    raise CorruptionError("an item of the catalogue has no row in LMDB", seq=first_seq + start)
+            learned = learner.learn(settings, users, items, weights, first_seq)
+            start += learned[0]
+            into.add(*learned)
+
+
+def native_settings(s: Settings, batch_size: int | None = None) -> Any:
+    return native.LearnSettings(LOSSES.index(s.loss), s.lr, s.l2, s.negatives, batch_size or s.batch_size, s.seed)

@@ -1,0 +1,144 @@
+"""What can be trusted of the bytes on disk: segments found, read, and judged whole, torn or corrupt as FORMAT.md says.
+
+Reads only; cutting a torn tail and everything else that changes a file is log.py's. Memory is bounded by a record while
+records are whole, and by a segment while looking for whole ones behind damage. Any thread, as long as nobody cuts or
+drops segments meanwhile.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import CorruptionError
+from .record import HEADER_BYTES, MAGIC, Header, is_whole, parse_header
+
+_NAME = re.compile(r"([0-9]{20})\.log")
+_READ_AHEAD = 1 << 18
+_SEARCH_BYTES = 1 << 20  # a multiple of 8
+
+
+@dataclass(slots=True)
+class Segment:
+    """One file of the log, as far as its records are whole. The writer keeps the last one's numbers up to date."""
+
+    path: Path
+    first_seq: int  # its name
+    last_seq: int  # of its last event; first_seq - 1 without one
+    reach: int = 0  # the highest `Header.reach` of its records: replay after this or later needs none of them
+    size: int = 0  # bytes of whole records
+    records: int = 0
+    torn_bytes: int = 0  # that follow them
+
+    def add(self, header: Header) -> None:
+        """Count one more whole record."""
+        self.last_seq, self.reach = header.last_seq, header.reach
+        self.size += header.length
+        self.records += 1
+
+
+def segment_name(first_seq: int) -> str:
+    """File name of the segment that begins with event `first_seq`."""
+    return f"{first_seq:020d}.log"
+
+
+def open_segment(path: Path) -> BinaryIO:
+    """The file for reading; a symbolic link is refused with OSError."""
+    return open(path, "rb", buffering=_READ_AHEAD, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW))
+
+
+def read_records(file: BinaryIO, path: Path, next_seq: int, end: int) -> Iterator[tuple[Header, bytes]]:
+    """The whole records from the start of the file to the first bad place or to byte `end`, as (header, body).
+
+    Raises CorruptionError where a whole record does not begin with the seq that the one before calls for.
+    """
+    offset = 0
+    while offset < end and (whole := _read_whole(file, offset)) is not None:
+        header = whole[0]
+        if header.first_seq != next_seq:
+            message = f"a log record begins with event {header.first_seq:,} where {next_seq:,} is due"
+            raise CorruptionError(message, file=str(path), offset=offset, seq=next_seq)
+        yield whole
+        offset += header.length
+        next_seq = header.last_seq + 1
+
+
+def survey(directory: Path, known_durable_seq: int | None) -> list[Segment]:
+    """All segments in order, every byte read. Only the last one may have torn bytes; it may have no record.
+
+    `known_durable_seq` is the last event that LMDB holds; None: not held against the log. Raises CorruptionError where
+    anything that was durable once is not whole now; OSError when a file cannot be read.
+    """
+    names = sorted(name for name in os.listdir(directory) if _NAME.fullmatch(name))
+    if not names:
+        raise CorruptionError("a log without a segment", file=str(directory))
+    segments: list[Segment] = []
+    next_seq = first_seq = int(names[0][:20])
+    for number, name in enumerate(names, 1):
+        if int(name[:20]) != next_seq:
+            message = f"the log goes on with segment {name} where event {next_seq:,} is due"
+            raise CorruptionError(message, file=str(directory), seq=next_seq)
+        segment = _survey_segment(directory / name, next_seq, known_durable_seq, number == len(names))
+        segments.append(segment)
+        next_seq = segment.last_seq + 1
+    if known_durable_seq is None:
+        return segments
+    if next_seq - 1 < known_durable_seq:
+        message = (
+            f"LMDB is ahead of its log: it holds events up to {known_durable_seq:,}, the log ends at {next_seq - 1:,}"
+        )
+        raise CorruptionError(message, file=str(segments[-1].path), offset=segments[-1].size, seq=next_seq)
+    if first_seq > known_durable_seq + 1:
+        message = f"the log begins with event {first_seq:,}, but LMDB holds events up to {known_durable_seq:,} only"
+        raise CorruptionError(message, file=str(segments[0].path), offset=0, seq=known_durable_seq + 1)
+    return segments
+
+
+def _survey_segment(path: Path, first_seq: int, known_durable_seq: int | None, is_last: bool) -> Segment:
+    segment = Segment(path, first_seq, first_seq - 1, first_seq - 1)
+    with open_segment(path) as file:
+        file_bytes = os.fstat(file.fileno()).st_size
+        for header, _ in read_records(file, path, first_seq, file_bytes):
+            segment.add(header)
+        bad, bad_seq = segment.size, segment.last_seq + 1
+        if bad == file_bytes:
+            return segment
+        why = None
+        if not is_last:
+            why = "a later segment proves that it was durable"
+        elif known_durable_seq is not None and bad_seq <= known_durable_seq:
+            why = f"LMDB holds events up to {known_durable_seq:,}"
+        elif (witness := _find_witness(file, bad, file_bytes)) is not None:
+            why = f"a later record says that events up to {witness.synced_seq:,} were durable"
+        if why:
+            raise CorruptionError(f"the log is damaged; {why}", file=str(path), offset=bad, seq=bad_seq)
+    segment.torn_bytes = file_bytes - bad
+    return segment
+
+
+def _read_whole(file: BinaryIO, offset: int) -> tuple[Header, bytes] | None:
+    """The whole record at `offset`, where the file stands, as (header, body); None if there is none."""
+    head = file.read(HEADER_BYTES)
+    header = parse_header(head, offset)
+    if header is None:
+        return None
+    body = file.read(header.length - HEADER_BYTES)
+    return (header, body) if is_whole(header, head, body) else None
+
+
+def _find_witness(file: BinaryIO, bad: int, end: int) -> Header | None:
+    """The first whole record after `bad` that knew `bad` to be durable."""
+    for start in range(bad, end, _SEARCH_BYTES):
+        file.seek(start)
+        chunk = file.read(_SEARCH_BYTES)
+        found = chunk.find(MAGIC)
+        while found >= 0:
+            if found % 8 == 0 and start + found > bad:
+                file.seek(start + found)
+                whole = _read_whole(file, start + found)
+                if whole is not None and whole[0].synced_bytes > bad:
+                    return whole[0]
+            found = chunk.find(MAGIC, found + 1)
+    return None

@@ -1,0 +1,92 @@
+"""History: what each user has had, the most recent 1,024 distinct items.
+
+Lives with the rows of the users' table (csrc/history.h); in LMDB it is a table of its own, in chunks of 64 entries.
+An entry is (item int64, seq uint64). `items_of` may be called by any thread.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from ..backend import native
+from ..events import Ids
+
+HISTORY = 3
+ENTRY = np.dtype([("item", "<i8"), ("seq", "<u8")])
+_CHUNK_BYTES = 64 * ENTRY.itemsize
+_CHUNK = 2048  # users at a time
+
+Chunks = list[tuple[int, bytes]]
+
+
+class History:
+    """`users` is the native warm tier of the users' table; `fetch` reads one user's chunks from LMDB."""
+
+    def __init__(self, users: Any, budget_bytes: int, fetch: Callable[[int], Chunks]):
+        self._users = users
+        self._fetch = fetch
+        self._native: Any = native.History(users, budget_bytes)
+
+    @property
+    def native(self) -> Any:
+        return self._native
+
+    @property
+    def ram_bytes(self) -> int:
+        return int(self._native.bytes)
+
+    def items_of(self, user: int) -> Ids:
+        """Item ids that a user has had, in no order; empty for a stranger."""
+        raw = self._native.entries(self._users, user)
+        if raw is None:
+            raw = b"".join(payload for _, payload in self._fetch(user))
+        return np.ascontiguousarray(np.frombuffer(raw, ENTRY)["item"], dtype=np.int64)
+
+    def deliver(self, users: Ids) -> None:
+        """Loads the histories of users whose rows were just brought in from LMDB. Writer only."""
+        for user in users.tolist():
+            for _, payload in self._fetch(user):
+                self._native.load(self._users, user, payload)
+
+    def freeze(self) -> None:
+        self._native.freeze()
+
+    def frozen(self, users: int) -> Iterator[list[tuple[bytes, bytes]]]:
+        """The dirty chunks of the frozen users as LMDB's pairs, by rising key. Epoch thread, after the users' rows."""
+        for start in range(0, users, _CHUNK):
+            chunks = self._native.collect(self._users, start, min(_CHUNK, users - start))
+            if chunks:
+                yield _sealed(chunks)
+
+    def thaw(self, committed: bool) -> None:
+        """Before the users' rows are thawed."""
+        self._native.thaw(self._users, committed)
+
+    def chunks(self, stored: Iterator[tuple[int, int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
+        """Every chunk as (user, number, bytes), by user and number. `stored` is LMDB's, in that order."""
+        resident = self._users.resident().tolist()
+        here = set(resident)
+        at = 0
+        for user, number, payload in stored:
+            while at < len(resident) and resident[at] < user:
+                yield from self._resident_chunks(resident[at])
+                at += 1
+            if user not in here:
+                yield user, number, payload
+        for user in resident[at:]:
+            yield from self._resident_chunks(user)
+
+    def _resident_chunks(self, user: int) -> Iterator[tuple[int, int, bytes]]:
+        raw = self._native.entries(self._users, user)
+        for start in range(0, len(raw), _CHUNK_BYTES):
+            yield user, start // _CHUNK_BYTES, raw[start : start + _CHUNK_BYTES]
+
+
+def _sealed(chunks: list[tuple[int, int, bytes]]) -> list[tuple[bytes, bytes]]:
+    ids = np.array([user for user, _, _ in chunks], np.int64)
+    numbers = np.array([number for _, number, _ in chunks], np.uint8)
+    offsets = np.cumsum([0, *(len(payload) for _, _, payload in chunks)], dtype=np.int64)
+    payload = np.frombuffer(b"".join(payload for _, _, payload in chunks), np.uint8)
+    sealed: list[tuple[bytes, bytes]] = native.seal_chunks(HISTORY, ids, numbers, payload, offsets)
+    return sealed

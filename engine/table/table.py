@@ -1,0 +1,111 @@
+"""One table: the rows of one id space, warm in RAM and cold in LMDB.
+
+Responsible for finding a row wherever it is, for bringing cold rows in, and for handing an epoch the rows that it
+froze. Not for what the rows mean or when an epoch is due. The warm tier itself is native (csrc/warm.h).
+`peek` may be called by any thread; the rest belongs to the writer or, where it says so, to the epoch's thread.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import native
+from ..events import Ids
+from .cold import Cold
+
+Rows = NDArray[np.uint8]
+
+USERS, ITEMS = 1, 2
+_CHUNK = 2048  # rows copied, sealed or digested at a time: about half a megabyte
+
+
+class Table:
+    """`number` is the table's first key byte in LMDB; `cold` is None in memory."""
+
+    def __init__(self, number: int, dim: int, capacity: int, cold: Cold | None):
+        self.number = number
+        self.dim = dim
+        self.warm: Any = native.Warm(dim, capacity, number == ITEMS)
+        self.cold = cold
+
+    def __len__(self) -> int:
+        return int(self.warm.total)
+
+    def complete(self) -> bool:
+        """Is every row in RAM?"""
+        return self.cold is None or len(self.warm) == self.warm.total
+
+    def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], Rows]:
+        """Reads rows where they are, with no promotion: found bool [n], rows uint8 [n, stored_bytes].
+
+        RAM first, then LMDB: a row leaves RAM only after the epoch that holds it, so one that is missed in RAM is found
+        by a read that begins later.
+        """
+        found: NDArray[np.bool_]
+        rows: Rows
+        found, rows = self.warm.peek(ids)
+        if self.cold is not None and not found.all() and not self.complete():
+            missed = np.unique(ids[~found])
+            there, fetched = self.cold.fetch(self.number, missed, rows.shape[1])
+            at = np.searchsorted(missed, ids)
+            at[at == len(missed)] = 0
+            from_cold = ~found & there[at] & (missed[at] == ids)
+            rows[from_cold] = fetched[(np.cumsum(there) - 1)[at[from_cold]]]
+            found |= from_cold
+        return found, rows
+
+    def floats(self, rows: Rows) -> NDArray[np.float32]:
+        """The vectors of rows, float32 [n, dim]."""
+        return np.ascontiguousarray(rows[:, : 4 * self.dim]).view(np.float32)
+
+    def deliver(self, missing: Ids) -> Ids:
+        """Fills the slots that wait for `missing` with what LMDB has; returns the ids that it has, rising."""
+        if self.cold is None or not len(missing):
+            return missing[:0]
+        wanted = np.sort(missing)
+        there, rows = self.cold.fetch(self.number, wanted, self.warm.stored_bytes)
+        found = wanted[there]
+        self.warm.fill(found, rows)
+        return found
+
+    def frozen(self) -> Iterator[list[tuple[bytes, bytes]]]:
+        """The frozen rows as LMDB's pairs, by rising key. Epoch thread, once per freeze."""
+        n = self.warm.sort_frozen()
+        for start in range(0, n, _CHUNK):
+            ids, rows = self.warm.collect(start, min(_CHUNK, n - start))
+            yield native.seal_rows(self.number, ids, rows)
+
+    def rows(self) -> Iterator[tuple[Ids, Rows]]:
+        """Every row in id order, wherever it lives. The writer's lock must be held."""
+        resident: Ids = self.warm.resident()
+        cold = iter(()) if self.cold is None else self.cold.scan(self.number, self.warm.stored_bytes)
+        done = 0
+        for ids, rows in cold:
+            # Where a row is in both, RAM has the newer one.
+            stop = int(np.searchsorted(resident, ids[-1], side="right"))
+            warm_ids = resident[done:stop]
+            done = stop
+            if len(warm_ids):
+                only_cold = ~np.isin(ids, warm_ids)
+                ids = np.concatenate([ids[only_cold], warm_ids])
+                rows = np.concatenate([rows[only_cold], self.warm.peek(warm_ids)[1]])
+                order = np.argsort(ids)
+                ids, rows = ids[order], rows[order]
+            yield ids, rows
+        for start in range(done, len(resident), _CHUNK):
+            ids = resident[start : start + _CHUNK]
+            yield ids, self.warm.peek(ids)[1]
+
+    def stats(self) -> dict[str, int]:
+        """Rows and bytes by tier."""
+        return {
+            "rows": int(self.warm.total),
+            "warm_rows": len(self.warm),
+            "warm_capacity": int(self.warm.capacity),
+            "warm_bytes": int(self.warm.bytes),
+            "row_bytes": int(self.warm.row_bytes),
+            "dirty_rows": int(self.warm.dirty),
+            "evicted": int(self.warm.evicted),
+        }

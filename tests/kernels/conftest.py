@@ -1,0 +1,97 @@
+"""What the tests of all kernels share: poisoned memory, slabs with canaries, instruction sets, the tolerance table."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engine.backend import native
+from engine.kernels.tolerances import TOLERANCES
+
+CANARY = np.uint32(0x7FC0C0DE)  # a NaN: it shows in every sum that reads it, and in its bits when written over
+
+
+@pytest.fixture(scope="module", autouse=True)
+def poison() -> Iterator[None]:
+    """Fresh memory is NaN, or the least integer: what a kernel forgets to write is seen."""
+    empty = np.empty
+
+    def poisoned(*args: Any, **kwargs: Any) -> np.ndarray:
+        array = empty(*args, **kwargs)
+        if array.dtype.kind == "f":
+            array.fill(np.nan)
+        elif array.dtype.kind == "i":
+            array.fill(np.iinfo(array.dtype).min)
+        return array
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(np, "empty", poisoned)
+        yield
+
+
+@pytest.fixture(scope="session")
+def make_rows() -> Callable[..., np.ndarray]:
+    """A slab of rows padded to 64 bytes, canaries behind what kernels may touch. Vectors of about unit length."""
+
+    def make(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
+        width = -(-(dim + 3 + 4) // 16) * 16
+        rows = np.full((count, width), CANARY).view(np.float32)
+        rows[:, :dim] = rng.normal(size=(count, dim)) / np.sqrt(dim)
+        rows[:, dim] = rng.normal(size=count)
+        rows[:, dim + 1 : dim + 3] = rng.uniform(0.0, 2.0, size=(count, 2)) * rng.integers(0, 2, size=(count, 1))
+        return rows
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def close() -> Callable[[str, Any, Any], None]:
+    """Asserts that the results of a kernel are within its tolerance of the reference's, array by array."""
+
+    def check(kernel: str, actual: Any, expected: Any) -> None:
+        rule = TOLERANCES[kernel]
+        if not isinstance(actual, tuple):
+            actual, expected = (actual,), (expected,)
+        assert len(actual) == len(expected)
+        for got, want in zip(actual, expected, strict=True):
+            np.testing.assert_allclose(got, want, rtol=rule.relative, atol=rule.absolute)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def same_bits() -> Callable[[Any, Any], None]:
+    """Asserts that two arrays, or tuples of them, agree bit for bit."""
+
+    def check(actual: Any, expected: Any) -> None:
+        if not isinstance(actual, tuple):
+            actual, expected = (actual,), (expected,)
+        assert len(actual) == len(expected)
+        for got, want in zip(actual, expected, strict=True):
+            assert got.dtype == want.dtype
+            assert got.shape == want.shape
+            np.testing.assert_array_equal(
+                np.frombuffer(got.tobytes(), dtype=np.uint8), np.frombuffer(want.tobytes(), dtype=np.uint8)
+            )
+
+    return check
+
+
+@pytest.fixture
+def on_every_path(same_bits: Callable[[Any, Any], None]) -> Iterator[Callable[[Callable[[], Any]], None]]:
+    """Runs a call on the vector and the portable path and asserts the same bits."""
+    found = native.isa()
+    if not native.isa_available("avx2"):
+        pytest.skip("this processor has only the portable path")
+
+    def check(call: Callable[[], Any]) -> None:
+        assert native.set_isa("avx2")
+        vector = call()
+        assert native.set_isa("portable")
+        same_bits(call(), vector)
+
+    try:
+        yield check
+    finally:
+        native.set_isa(found)
