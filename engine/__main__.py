@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import engine
 from engine import backend
+from engine.directory import exists
 from engine.errors import EngineError, InputError
 
 _NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip install 'rowtide[cli]'"
@@ -67,8 +68,8 @@ def replay(
         raise InputError("basket, csv: only --evaluate uses them")
     events = EventFile(file, Columns(user, item, value, time, basket, where))
     name = source or str(file.resolve())
-    settings = {"dim": dim, "loss": loss, "lr": lr, "negatives": negatives, "batch_size": batch_size}
-    with engine.open(str(path), **{s: v for s, v in settings.items() if v is not None}) as eng:
+    settings: dict[str, Any] = {"dim": dim, "loss": loss, "lr": lr, "negatives": negatives, "batch_size": batch_size}
+    with engine.open(str(path), **settings) as eng:
         if evaluate:
             with _bar("judging") as step:
                 done = judge_file(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
@@ -143,8 +144,8 @@ def demo(
 
 def _present(directory: Path) -> Path:
     """Commands that only look must not make a directory of a mistyped name."""
-    if not directory.is_dir() or not any(directory.iterdir()):
-        raise InputError(f"DIR: {directory} is not the directory of an engine")
+    if not exists(directory):
+        raise InputError(f"DIR: got {directory}, wanted the directory of an engine")
     return directory
 
 

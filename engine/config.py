@@ -112,9 +112,7 @@ class Resources:
     def check(cls, *, device: Any, warm_bytes: Any, epoch_seconds: Any, threads: Any) -> "Resources":
         if device not in ("auto", "cpu"):
             if device == "cuda":
-                raise DeviceError(
-                    "device: got 'cuda', but this version has no GPU tier; use 'auto' or 'cpu'"
-                )
+                raise DeviceError("device: got 'cuda', but this version has no GPU tier; use 'auto' or 'cpu'")
             raise ConfigError(f"device: got {device!r}, wanted 'auto', 'cpu' or 'cuda'")
         if warm_bytes is None:
             warm_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2

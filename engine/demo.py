@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,10 @@ from rich.live import Live
 from rich.table import Table
 
 import engine
+from engine.engine import Engine
 from engine.errors import EngineError, InputError
-from engine.evaluate import ranks
+from engine.evaluate import Ranker, ranks
+from engine.events import IngestReport
 from engine.popularity import Popularity
 
 __all__ = ["Shop", "run"]
@@ -38,8 +41,8 @@ _TASTES = (
 )  # fmt: skip
 _JUDGED = 2_000  # requests judged in each row of the table
 _KILL_EVENTS, _KILL_CALL = 30_000, 250
-_SETTINGS = {"dim": 32, "seed": 1}
-_WARM_BYTES = 1 << 20  # less than the shop's rows take, so that the cold tier has work
+_SETTINGS: dict[str, Any] = {"dim": 32, "seed": 1}
+_WARM_BYTES = 3 << 19  # less than the shop's rows take, so that the cold tier has work
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ def run(out: Console, keep: Path | None = None, events: int = 128_000, seed: int
     """The whole demo. `keep`: where the files stay, else they go. EngineError if what it shows does not hold."""
     if keep is not None:
         if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-            raise InputError(f"keep: {keep} is not empty; an empty or new directory was wanted")
+            raise InputError(f"keep: got {keep}, wanted an empty or a new directory")
         keep.mkdir(parents=True, exist_ok=True)
         _all(out, keep, events, seed)
         return
@@ -106,12 +109,12 @@ def _all(out: Console, root: Path, events: int, seed: int) -> None:
     _kill(out, root / "killed", seed)
 
 
-def _learn(out: Console, eng: Any, shop: Shop, rng: np.random.Generator) -> None:
+def _learn(out: Console, eng: Engine, shop: Shop, rng: np.random.Generator) -> None:
     """Predict, then learn: in front of each judged event three models list ten items for its user."""
     events, half = len(shop.users), len(shop.users) // 2
-    title = f"hit-rate@10 of the next event ({_JUDGED:,} a row are judged; frozen: at {half:,} events)"
-    table = Table(title=title, box=box.SIMPLE)
-    for name in ("events", "loss", "live", "frozen", "popular", "events/s", "new rows", "warm", "cold", "made"):
+    title = f"hit-rate@10 of the next event (frozen: as at {half:,} events)"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    for name in ("events", "loss", "live", "frozen", "popular", "events/s", "new", "warm", "cold", "made"):
         table.add_column(name, justify="right")
     marks = [*(1_000 << n for n in range(32) if 1_000 << n < events), events]
     popularity = Popularity()
@@ -120,7 +123,7 @@ def _learn(out: Console, eng: Any, shop: Shop, rng: np.random.Generator) -> None
     with engine.open(":memory:", **_SETTINGS) as frozen, shown:
         for start, stop in pairwise([0, *marks]):
             judged = start + np.sort(rng.choice(stop - start, min(_JUDGED, stop - start), replace=False))
-            models = {"live": eng, "frozen": frozen, "popularity": popularity}
+            models: dict[str, Ranker] = {"live": eng, "frozen": frozen, "popularity": popularity}
             hits, tally = dict.fromkeys(models, 0), _Tally()
             # A call runs from one judged event to the next, so a list is never older than its event.
             for a, b in pairwise(_cuts(start, stop, half, judged)):
@@ -163,7 +166,7 @@ class _Tally:
     cold: int = 0
     made: int = 0
 
-    def add(self, report: Any) -> None:
+    def add(self, report: IngestReport) -> None:
         self.events += report.events
         self.loss += report.loss * report.events
         self.seconds += report.seconds
@@ -173,12 +176,12 @@ class _Tally:
         self.made += report.found["made"]
 
     def columns(self, share: dict[str, str]) -> list[str]:
-        counts = [f"{c:,}" for c in (self.new, self.warm, self.cold, self.made)]
+        counts = [f"{c:,}" if c < 100_000 else f"{c // 1000:,}k" for c in (self.new, self.warm, self.cold, self.made)]
         rate = f"{self.events / self.seconds:,.0f}" if self.seconds else "-"
         return [f"{self.loss / max(self.events, 1):.3f}", *share.values(), rate, *counts]
 
 
-def _click(out: Console, eng: Any, shop: Shop) -> None:
+def _click(out: Console, eng: Engine, shop: Shop) -> None:
     """The next request of a user after one event of theirs."""
     seen, counts = np.unique(shop.users, return_counts=True)
     user = int(seen[np.abs(counts - 3).argmin()])
@@ -212,6 +215,7 @@ def _kill(out: Console, path: Path, seed: int) -> None:
             acknowledged = int(line)
             if acknowledged >= _KILL_EVENTS // 5:
                 break
+        sleep(np.random.default_rng(seed).uniform(0.0, 0.01))  # so that it is hit inside a call
         child.send_signal(signal.SIGKILL)
     finally:
         child.kill()
@@ -241,7 +245,7 @@ def _kill(out: Console, path: Path, seed: int) -> None:
     out.print("the same: nothing acknowledged was lost, nothing was learned twice")
 
 
-def _write(eng: Any, stream: Shop, say: bool = False) -> None:
+def _write(eng: Engine, stream: Shop, say: bool = False) -> None:
     """Learn the stream from the stored position on, in durable calls, and say what each has acknowledged."""
     stored = eng.position("demo")
     start = struct.unpack("<Q", stored)[0] if stored else 0

@@ -351,7 +351,11 @@ class Engine:
         if exclude_seen and ids is not None:
             filters.append([self._history.items_of(user) for user in ids.tolist()])
         found, scores, counts = self._catalogue.topk(
-            queries, min(k, max(1, len(self._catalogue))), exclude=filters, include=chosen, threads=self._resources.threads
+            queries,
+            min(k, max(1, len(self._catalogue))),
+            exclude=filters,
+            include=chosen,
+            threads=self._resources.threads,
         )
         if unknown == "skip":
             found[~known], scores[~known], counts[~known] = PADDING, -np.inf, 0

@@ -20,14 +20,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
+from .events import Ids, id_column, whole_number
+from .log.record import MAX_EVENTS
 
 __all__ = ["CALL_ROWS", "Ranker", "Report", "prequential", "ranks"]
 
-CALL_ROWS = (
-    65_536  # rows learned in one call at most: what fits into one record of the log, so that a call is all or nothing
-)
-
-Ids = NDArray[np.int64]
+CALL_ROWS = MAX_EVENTS  # learned in one call at most: one record of the log, so that a call is all or nothing
 
 
 class Answer(Protocol):
@@ -133,15 +131,14 @@ def prequential(
     N].
     """
     began = perf_counter()
-    user, item = _ids("users", users), _ids("items", items)
+    user, item = id_column("users", users), id_column("items", items)
     n = len(user)
     _same_length("items", item, n)
     times = None if timestamps is None else _times(timestamps, n)
     depths = _depths(k)
     if isinstance(warmup, bool) or not isinstance(warmup, int | float | np.number) or not 0 <= warmup < 1:
-        raise InputError(f"warmup: {warmup!r} came, a number with 0 <= warmup < 1 was wanted")
-    if isinstance(resume, bool) or not isinstance(resume, int | np.integer) or not 0 <= resume <= n:
-        raise InputError(f"resume: {resume!r} came, an integer from 0 to {n} was wanted")
+        raise InputError(f"warmup: got {warmup!r}, wanted a number with 0 <= warmup < 1")
+    resume = whole_number("resume", resume, 0, n)
 
     def learn_native(start: int, stop: int) -> Learned:
         ts = None if times is None else times[start:stop]
@@ -149,7 +146,7 @@ def prequential(
 
     learn = ingest or learn_native
     past = _Past(user, item, _requests(user, baskets))
-    target = max(round(warmup * n), int(resume))
+    target = max(round(warmup * n), resume)
     first = int(past.bounds[np.searchsorted(past.bounds, target)])
     step, depth = int(eng.settings["batch_size"]), depths[-1] + 1
     rank_all, rank_new = np.zeros(n - first, np.int64), np.zeros(n - first, np.int64)
@@ -160,7 +157,7 @@ def prequential(
             if progress is not None:
                 progress(b, n, loss)
 
-    for start, stop in _calls(int(resume), first, long=True):
+    for start, stop in _calls(resume, first, long=True):
         done(start, stop)
     start = first
     while start < n:
@@ -174,7 +171,7 @@ def prequential(
     rows: dict[str, NDArray[Any]] = {"row": np.arange(first, n), "user": user[first:], "item": item[first:]}
     rows |= {"rank_all": rank_all, "rank_new": rank_new, "known_user": known}
     summary: dict[str, Any] = {"all": _measure(rank_all, depths), "new": _measure(rank_new[rank_new != 0], depths)}
-    summary |= {"learned": n - int(resume), "judged": n - first, "requests": int((past.bounds[:-1] >= first).sum())}
+    summary |= {"learned": n - resume, "judged": n - first, "requests": int((past.bounds[:-1] >= first).sum())}
     summary |= {"known_users": int(known.sum()), "seconds": perf_counter() - began}
     return Report(rows, summary, depths)
 
@@ -261,32 +258,16 @@ def _measure(rank: Ids, depths: Iterable[int]) -> dict[str, float]:
     return out
 
 
-def _ids(name: str, values: ArrayLike) -> Ids:
-    column = np.asarray(values)
-    if column.ndim != 1:
-        raise InputError(f"{name}: an array of {column.ndim} dimensions came, 1 was wanted")
-    if not column.size:
-        return np.empty(0, np.int64)
-    if column.dtype.kind not in "iu":
-        raise InputError(f"{name}: dtype {column.dtype} came, integers were wanted")
-    if column.dtype.kind == "u" and column.max() > np.iinfo(np.int64).max:
-        raise InputError(f"{name}: {column.max()} came, ids that fit into int64 were wanted")
-    column = column.astype(np.int64, copy=False)
-    if (column == -1).any():
-        raise InputError(f"{name}: -1 came in row {int((column == -1).argmax())}, any other int64 was wanted")
-    return column
-
-
 def _same_length(name: str, column: NDArray[Any], n: int) -> None:
     if column.shape != (n,):
-        raise InputError(f"{name}: shape {column.shape} came, ({n},) was wanted, as of users")
+        raise InputError(f"{name}: got shape {column.shape}, wanted ({n},), that of users")
 
 
 def _times(timestamps: ArrayLike, n: int) -> NDArray[Any]:
     times = np.asarray(timestamps)
     _same_length("timestamps", times, n)
     if times.dtype.kind not in "iufM":
-        raise InputError(f"timestamps: dtype {times.dtype} came, numbers or datetime64 were wanted")
+        raise InputError(f"timestamps: got {times.dtype}, wanted numbers or datetime64")
     # Said so that NaN and NaT, which compare false, are refused too.
     sorted_up = times[1:] >= times[:-1] if n > 1 else times == times
     if not sorted_up.all():
@@ -299,6 +280,6 @@ def _times(timestamps: ArrayLike, n: int) -> NDArray[Any]:
 
 def _depths(k: int | Sequence[int]) -> tuple[int, ...]:
     given: list[Any] = [k] if np.ndim(k) == 0 else list(k)  # type: ignore[arg-type]
-    if not given or any(isinstance(d, bool) or not isinstance(d, int | np.integer) or d < 1 for d in given):
-        raise InputError(f"k: {k!r} came, one or more positive integers were wanted")
-    return tuple(sorted({int(d) for d in given}))
+    if not given:
+        raise InputError("k: got none, wanted one or more positive integers")
+    return tuple(sorted({whole_number("k", depth, 1, 2**31 - 1) for depth in given}))

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Popularity"]
+from .events import Ids
 
-Ids = NDArray[np.int64]
+__all__ = ["Popularity"]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import engine
 from engine import evaluate
 from engine.errors import InputError
 from engine.popularity import Popularity
@@ -202,9 +203,9 @@ def test_any_text_is_a_condition_or_refused(text):
 @pytest.mark.parametrize(
     ("name", "text", "wanted", "names"),
     [
-        ("e.txt", "user,item\n1,2\n", "file: .*was wanted", NAMES),
+        ("e.txt", "user,item\n1,2\n", "file: .*wanted a name", NAMES),
         ("e.parquet", "user,item\n1,2\n", "file: .*cannot be read as parquet", NAMES),
-        ("e.csv", "user,thing\n1,2\n", "column: 'item' came, one of user, thing", NAMES),
+        ("e.csv", "user,thing\n1,2\n", "column: got 'item', wanted one of user, thing", NAMES),
         ("e.csv", "user,item,item\n1,2,3\n", "multiple columns named item", NAMES),
         ("e.csv", "user,item\n1.5,2\n", "column: 'user' has type double; ids must be integers", NAMES),
         ("e.csv", "user,item\n1,sofa\n", "column: 'item' has type string; ids must be integers", NAMES),
@@ -212,7 +213,12 @@ def test_any_text_is_a_condition_or_refused(text):
         ("e.csv", "user,item,v\n1,2,3\n1,2,\n", "column: 'v' is null in file row 1", Columns("user", "item", "v")),
         ("e.csv", "user,item,v\n1,2,a\n", "column: 'v' came as value", Columns("user", "item", "v")),
         ("e.csv", "user,item,v\n1,2,a\n", "column: 'v' came as time", Columns("user", "item", time="v")),
-        ("e.csv", "user,item\n1,2\n", "column: 'kind' came, one of", Columns("user", "item", where="kind == 'a'")),
+        (
+            "e.csv",
+            "user,item\n1,2\n",
+            "column: got 'kind', wanted one of",
+            Columns("user", "item", where="kind == 'a'"),
+        ),
     ],
 )
 def test_files_that_are_no_events_are_refused(tmp_path, name, text, wanted, names):
@@ -283,6 +289,40 @@ def test_stopped_anywhere_it_goes_on_with_the_same_calls(tmp_path, small_calls, 
                 a, b = getattr(rest, name).rows, getattr(whole, name).rows
                 cut = len(b["row"]) - len(a["row"])
                 assert all(np.array_equal(a[c], b[c][cut:]) for c in a)
+
+
+@pytest.mark.parametrize("judged", [False, True])
+def test_the_engine_stopped_anywhere_has_the_digest_of_a_straight_run(tmp_path, small_calls, monkeypatch, judged):
+    path = write(tmp_path / "e.parquet", events())
+
+    def run(directory):
+        file = EventFile(path, NAMES)
+        with engine.open(directory, dim=8) as eng:
+            done = judge_file(eng, file, "log", test_share=0.1) if judged else learn_file(eng, file, "log")
+            return eng.digest(), done
+
+    wanted, whole = run(tmp_path / "straight")
+    assert whole.events == 96
+    ingest, left, runs = engine.Engine.ingest, 0, 0
+
+    def limited(eng, *args, **kwargs):
+        nonlocal left
+        if not left:
+            raise Stop
+        left -= 1
+        return ingest(eng, *args, **kwargs)
+
+    monkeypatch.setattr(engine.Engine, "ingest", limited)
+    while True:
+        left, runs = 3, runs + 1
+        try:
+            digest, done = run(tmp_path / "stopped")
+        except Stop:
+            continue
+        break
+    assert digest == wanted
+    assert runs > 1
+    assert done.events < 96
 
 
 def test_the_judge_sees_popularity_as_popularity(tmp_path):

@@ -78,7 +78,7 @@ class EventFile:
         self._where = condition.parse(columns.where) if columns.where is not None else None
         kind = _FORMATS.get(self.path.suffix.lower())
         if kind is None:
-            raise InputError(f"file: {self.path} came, a name that ends in {' '.join(_FORMATS)} was wanted")
+            raise InputError(f"file: got {self.path}, wanted a name that ends in one of {' '.join(_FORMATS)}")
         try:
             with open(self.path, "rb") as file:
                 head = file.read(_HEAD_BYTES)
@@ -90,7 +90,7 @@ class EventFile:
         schema = self._data.schema
         for name in self._names:
             if len(schema.get_all_field_indices(name)) != 1:
-                raise InputError(f"column: {name!r} came, one of {', '.join(schema.names)} was wanted")
+                raise InputError(f"column: got {name!r}, wanted one of {', '.join(schema.names)}")
         for name in (columns.user, columns.item):
             kind_of_id = schema.field(name).type
             if not pa.types.is_integer(kind_of_id) and not pa.types.is_null(kind_of_id):

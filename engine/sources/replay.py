@@ -11,36 +11,22 @@ not. The engine is called from the caller's thread only.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..engine import Engine
 from ..errors import InputError
-from ..evaluate import Learned, Ranker, Report, prequential
+from ..evaluate import Report, prequential
+from ..events import IngestReport
 from ..popularity import Popularity
 from .columns import Block, EventFile
 
-__all__ = ["Replayed", "Replayer", "judge_file", "learn_file"]
+__all__ = ["Replayed", "judge_file", "learn_file"]
 
 # (rows done, rows in all if known, events that this run has learned, mean loss of the call), after every call.
 Progress = Callable[[int, int | None, int, float], None]
-
-
-class Replayer(Ranker, Protocol):
-    """The part of an engine that a replay needs."""
-
-    def ingest(
-        self,
-        users: NDArray[np.int64],
-        items: NDArray[np.int64],
-        values: NDArray[np.float64] | None = None,
-        *,
-        timestamps: NDArray[Any] | None = None,
-        durable: bool = True,
-        position: tuple[str, bytes] | None = None,
-    ) -> Learned: ...
-    def position(self, source: str) -> bytes | None: ...
 
 
 @dataclass
@@ -71,7 +57,7 @@ class Replayed:
             self.loss = self._loss_sum / self.events
 
 
-def learn_file(eng: Replayer, file: EventFile, source: str, progress: Progress | None = None) -> Replayed:
+def learn_file(eng: Engine, file: EventFile, source: str, progress: Progress | None = None) -> Replayed:
     """Learn the rest of `file`, one durable call a block.
 
     `source`: the name that the position is stored under. `progress` counts file rows.
@@ -94,7 +80,7 @@ def learn_file(eng: Replayer, file: EventFile, source: str, progress: Progress |
 
 
 def judge_file(
-    eng: Replayer,
+    eng: Engine,
     file: EventFile,
     source: str,
     *,
@@ -111,7 +97,7 @@ def judge_file(
     power when the engine is closed.
     """
     if not 0 < test_share <= 1:
-        raise InputError(f"test_share: {test_share} came, more than 0 and at most 1 was wanted")
+        raise InputError(f"test_share: got {test_share}, wanted more than 0 and at most 1")
     began, row = perf_counter(), file.row_of(eng.position(source))
     done, blocks, last = Replayed(row), [], None
     for block in file.blocks():
@@ -128,7 +114,7 @@ def judge_file(
     assert items is not None
     resume = int(np.searchsorted(rows, row))
 
-    def learn(start: int, stop: int) -> Learned:
+    def learn(start: int, stop: int) -> IngestReport:
         position = (source, file.position(int(rows[stop - 1]) + 1))
         given = _given(values, times, slice(start, stop))
         answer = eng.ingest(users[start:stop], items[start:stop], durable=False, position=position, **given)

@@ -26,7 +26,7 @@ _OPERATORS: dict[type[ast.cmpop], tuple[str, Callable[[Any, Any], Any]]] = {
     ast.GtE: (">=", pc.greater_equal),
     ast.In: ("in", lambda column, values: pc.is_in(column, value_set=values)),
 }
-_WANTED = "COLUMN OP LITERAL joined by `and` was wanted, OP one of " + " ".join(o for o, _ in _OPERATORS.values())
+_WANTED = "wanted COLUMN OP LITERAL joined by `and`, OP one of " + " ".join(o for o, _ in _OPERATORS.values())
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Clause:
                 operand = operand.cast(column.type)
             return compare(column, operand)
         except (pa.ArrowException, OverflowError) as error:
-            raise InputError(f"where: {self} came, but column {self.column!r} has type {column.type}") from error
+            raise InputError(f"where: got {self}, but column {self.column!r} has type {column.type}") from error
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def parse(text: str) -> Where:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise InputError(f"where: {text!r} came, {_WANTED}") from error
+        raise InputError(f"where: got {text!r}, {_WANTED}") from error
     conjunction = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
     parts = tree.values if conjunction and isinstance(tree, ast.BoolOp) else [tree]
     return Where(tuple(_clause(part) for part in parts))
@@ -89,18 +89,18 @@ def parse(text: str) -> Where:
 
 def _clause(node: ast.expr) -> Clause:
     if not isinstance(node, ast.Compare) or len(node.ops) != 1 or not isinstance(node.left, ast.Name):
-        raise InputError(f"where: {ast.unparse(node)!r} came, {_WANTED}")
+        raise InputError(f"where: got {ast.unparse(node)!r}, {_WANTED}")
     operator, right = type(node.ops[0]), node.comparators[0]
     several = isinstance(right, ast.Tuple | ast.List | ast.Set)
     if operator not in _OPERATORS or several != (operator is ast.In):
-        raise InputError(f"where: {ast.unparse(node)!r} came, {_WANTED}")
+        raise InputError(f"where: got {ast.unparse(node)!r}, {_WANTED}")
     try:
         operand = ast.literal_eval(right)
     except (ValueError, TypeError) as error:
-        raise InputError(f"where: {ast.unparse(right)!r} came, a number, string or boolean was wanted") from error
+        raise InputError(f"where: got {ast.unparse(right)!r}, wanted a number, string or boolean") from error
     values = tuple(operand) if several else (operand,)
     if not values or not all(isinstance(v, int | float | str) for v in values):
-        raise InputError(f"where: {ast.unparse(right)!r} came, a number, string or boolean was wanted")
+        raise InputError(f"where: got {ast.unparse(right)!r}, wanted a number, string or boolean")
     if several:
         return Clause(node.left.id, operator, tuple(sorted(values, key=lambda v: (type(v).__name__, v))))
     return Clause(node.left.id, operator, operand)
