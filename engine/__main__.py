@@ -90,7 +90,8 @@ def replay(
     judged = done.report.summary["judged"]
     if done.resumed and done.report.summary["learned"] == judged:
         out.print(f"only the remaining {judged:,} rows were judged; those before are in the earlier run's result")
-    out.print(_measures({"engine": done.report, "live popularity": done.popularity}))
+    if judged:
+        out.print(_measures({"engine": done.report, "live popularity": done.popularity}))
     if csv is not None:
         done.report.to_csv(csv)
         out.print(f"{judged:,} judged rows written to {csv}")
