@@ -48,6 +48,7 @@ MEMORY = ":memory:"
 _MEMORY_ROWS = 2**31
 _MOST_K = 2**24
 _MOST_ANSWERS = 2**27  # users x k of one call: 1.5 GiB, for short answers are padded
+_PAIRS = 2**16  # scored at a time: each needs a copy of its user's vector
 _NO_IDS: Ids = np.empty(0, np.int64)
 
 
@@ -395,7 +396,12 @@ class Engine:
         if not known.all():
             raise UnknownIdError(f"users: {int(distinct[~known][0])} has no row")
         ordinals = self._known_items(np.ascontiguousarray(i).reshape(-1))
-        scores = self._catalogue.score(np.ascontiguousarray(vectors[which.reshape(-1)]), ordinals).reshape(u.shape)
+        which = which.reshape(-1)
+        scores = np.empty(len(which), np.float32)
+        for start in range(0, len(which), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            scores[part] = self._catalogue.score(vectors[which[part]], ordinals[part])
+        scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
 
     def vectors(self, users: Any = None, items: Any = None) -> Floats:
