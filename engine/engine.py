@@ -397,7 +397,7 @@ class Engine:
             raise UnknownIdError(f"users: {int(distinct[~known][0])} has no row")
         ordinals = self._known_items(np.ascontiguousarray(i).reshape(-1))
         which = which.reshape(-1)
-        scores = np.empty(len(which), np.float32)
+        scores: Floats = np.empty(len(which), np.float32)
         for start in range(0, len(which), _PAIRS):
             part = slice(start, start + _PAIRS)
             scores[part] = self._catalogue.score(vectors[which[part]], ordinals[part])
