@@ -236,8 +236,8 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
         {
             std::lock_guard lock(users_.mutex());
             for (int64_t b = from; b < to; ++b) {
-                if (b + 16 < B) history_.prefetch(users[b + 16]);
-                if (b + 8 < B) history_.prefetch_entries(users[b + 8]);
+                if (b + 16 < B) history_.prefetch(users[b + 16]), items_.prefetch_meta(items[b + 16]);
+                if (b + 8 < B) history_.prefetch_entries(users[b + 8]), users_.prefetch_slot(users[b + 8]);
                 RowMeta& m = users_.meta(users[b]);
                 m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
                 m.count += m.count != UINT32_MAX;
