@@ -194,6 +194,9 @@ py::dict checked(int fd, bool values) {
     out["lost_pages"] = c.lost_pages;
     out["entries"] = c.entries;
     out["tables"] = tables;
+    py::dict metadata;
+    for (const auto& [name, payload] : c.metadata) metadata[py::str(name)] = py::bytes(payload);
+    out["metadata"] = metadata;
     return out;
 }
 

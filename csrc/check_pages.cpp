@@ -313,6 +313,9 @@ class Walk {
                 if (values_ && (bytes < 4 || load<uint32_t>(data + bytes - 4) !=
                                                  crc32c(data, bytes - 4, crc32c(key.data, key.size))))
                     damaged(number, "the value of node " + std::to_string(i) + " fails its checksum");
+                if (values_ && key.data[0] == 0)
+                    out_.metadata.emplace_back(std::string(key.data + 1, key.data + key.size),
+                                               std::string(data, data + bytes - 4));
             }
         }
     }

@@ -9,6 +9,8 @@
 #include <array>
 #include <cstdint>
 #include <string>
+#include <utility>
+#include <vector>
 
 struct PageCheck {
     bool ok = false;
@@ -21,9 +23,10 @@ struct PageCheck {
     uint64_t used_pages = 0;  // of the main tree, overflow pages included
     uint64_t list_pages = 0;  // of the tree that lists the free pages
     uint64_t free_pages = 0;
-    uint64_t lost_pages = 0;                       // neither used nor free: harmless, but never used again
-    uint64_t entries = 0;                          // of the main tree
-    std::array<uint64_t, 256> entries_by_table{};  // entries by the first byte of their key
+    uint64_t lost_pages = 0;                                    // neither used nor free: harmless, but never used again
+    uint64_t entries = 0;                                       // of the main tree
+    std::array<uint64_t, 256> entries_by_table{};               // entries by the first byte of their key
+    std::vector<std::pair<std::string, std::string>> metadata;  // with `values`: table 0, names and payloads
 };
 
 PageCheck check_pages(int fd, bool values);

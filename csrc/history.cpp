@@ -1,28 +1,21 @@
 #include "history.h"
 
-#include <algorithm>
-#include <cstdlib>
-
-namespace {
-constexpr int64_t block_bytes(int64_t capacity) { return 8 + capacity * static_cast<int64_t>(sizeof(HistoryEntry)); }
-}  // namespace
-
-History::~History() {
-    for (Block* b : blocks_) std::free(b);
-}
-
 void History::append(uint32_t slot, HistoryEntry e) {
     if (blocks_.size() <= slot) blocks_.resize(std::max<size_t>(slot + 1, blocks_.size() * 3 / 2), nullptr);
     Block*& b = blocks_[slot];
-    if (!b || b->n == b->capacity) {
-        const int64_t old = b ? b->capacity : 0;
-        const int64_t capacity = std::min<int64_t>(kMost, old ? old * 2 : 3);
-        void* grown = std::realloc(b, static_cast<size_t>(block_bytes(capacity)));
-        if (!grown) throw std::bad_alloc();
-        b = static_cast<Block*>(grown);
-        if (!old) b->n = b->dirty[0] = b->dirty[1] = 0;
-        b->capacity = static_cast<uint16_t>(capacity);
-        bytes_ += block_bytes(capacity) - (old ? block_bytes(old) : 0);
+    if (!b || b->n == capacity(b->size)) {
+        const int size = b ? b->size + 1 : 0;
+        auto* grown = static_cast<Block*>(pool_.take(size));
+        if (b) {
+            std::memcpy(static_cast<void*>(grown), b, static_cast<size_t>(BlockPool::bytes_of(b->size)));
+            bytes_ -= BlockPool::bytes_of(b->size);
+            pool_.give(b, b->size);
+        } else {
+            grown->n = grown->dirty[0] = grown->dirty[1] = 0;
+        }
+        grown->size = static_cast<uint16_t>(size);
+        bytes_ += BlockPool::bytes_of(size);
+        b = grown;
     }
     b->entries[b->n++] = e;
 }
@@ -95,7 +88,7 @@ void History::thaw(const std::vector<uint32_t>& frozen, bool committed) {
 void History::freed(uint32_t slot) {
     Block* b = block(slot);
     if (!b) return;
-    bytes_ -= block_bytes(b->capacity);
-    std::free(b);
+    bytes_ -= BlockPool::bytes_of(b->size);
+    pool_.give(b, b->size);
     blocks_[slot] = nullptr;
 }

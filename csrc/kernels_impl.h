@@ -277,7 +277,10 @@ int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t fro
     float* part = scratch + padded;
     int64_t skipped = 0;
     for (int64_t g = from; g < to; ++g) {
-        if (g + 6 < to) prefetch_row(rows[g + 6], D + 3);
+        if (g + 6 < groups.size()) {
+            prefetch_row(rows[g + 6], D + 3);
+            prefetch_row(s.sources[groups.head[static_cast<size_t>(g + 6)]], D);
+        }
         float* row = rows[g];
         float bias_grad = sum_terms<kDim>(s, groups, g, grad, part);
         V16 squares = set1(0.0f);

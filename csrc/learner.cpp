@@ -86,17 +86,15 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
         }
         // Fewer items than negatives: every item once. The positive is masked later, by its row.
         const auto take_all = before <= static_cast<uint64_t>(K);
-        const int64_t draws = (shared ? 1 : b1 - b0) * K;
-        const auto drawn = [&](int64_t d) -> uint64_t {
-            const auto k = static_cast<uint64_t>(d % K);
-            if (take_all) return k < before ? k : kNoOrdinal;
-            return draw_below(s.seed, r.first_seq + static_cast<uint64_t>(b0 + d / K), k, before);
-        };
         ordinals_.clear();
-        for (int64_t d = 0; d < draws; ++d) {
-            ordinals_.push_back(drawn(d));
-            items_.prefetch_ordinal(ordinals_.back());
+        for (int64_t b = b0; b < (shared ? b0 + 1 : b1); ++b) {
+            const uint64_t seq = r.first_seq + static_cast<uint64_t>(b);
+            for (uint64_t k = 0; k < static_cast<uint64_t>(K); ++k) {
+                ordinals_.push_back(take_all ? (k < before ? k : kNoOrdinal) : draw_below(s.seed, seq, k, before));
+                items_.prefetch_ordinal(ordinals_.back());
+            }
         }
+        const auto draws = static_cast<int64_t>(ordinals_.size());
         for (int64_t d = 0; d < draws; ++d) {
             if (d + kAhead < draws)
                 items_.prefetch_pin(items_.slot_of_ordinal(ordinals_[static_cast<size_t>(d + kAhead)]));
@@ -155,11 +153,20 @@ int64_t Learner::update(Warm& table, const UpdateStep& step, const Groups& group
     for (int64_t g = 0; g < groups.size(); ++g)
         rows_[static_cast<size_t>(g)] = table.row(groups.slot[static_cast<size_t>(g)]);
     int64_t skipped = 0;
+    const auto slot = [&](int64_t g) { return groups.slot[static_cast<size_t>(g)]; };
     for (int64_t g = 0; g < groups.size(); g += kLockRows) {
         const int64_t end = std::min(groups.size(), g + kLockRows);
-        std::lock_guard lock(table.mutex());
-        for (int64_t i = g; i < end; ++i) table.touch(groups.slot[static_cast<size_t>(i)]);
-        skipped += kernels().update_groups(step, groups, g, end, rows_.data(), scratch_.data());
+        for (int64_t i = end; i < std::min(groups.size(), end + kLockRows); ++i) table.prefetch_flags(slot(i));
+        {
+            std::lock_guard lock(table.mutex());
+            for (int64_t i = g; i < end; ++i) table.touch(slot(i));
+            skipped += kernels().update_groups(step, groups, g, end, rows_.data(), scratch_.data());
+        }
+        if (&table != &items_) continue;
+        // While the rows are in the cache. Only rows of durable records come here, so readers may see them.
+        for (int64_t i = g; i < end; ++i) catalogue_.prefetch_item(items_.meta(slot(i)).ordinal);
+        for (int64_t i = g; i < end; ++i)
+            catalogue_.publish(static_cast<uint32_t>(items_.meta(slot(i)).ordinal), rows_[static_cast<size_t>(i)]);
     }
     return skipped;
 }
@@ -218,11 +225,6 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     }
     groups_.build(term_slots_.data(), terms);
     int64_t skipped = update(items_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, groups_);
-    for (int64_t g = 0; g < groups_.size(); ++g) {
-        if (g + 8 < groups_.size()) catalogue_.prefetch_item(items_.meta(groups_.slot[at(g + 8)]).ordinal);
-        const uint32_t slot = groups_.slot[at(g)];
-        catalogue_.publish(static_cast<uint32_t>(items_.meta(slot).ordinal), items_.row(slot));
-    }
 
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
     coefs_.assign(at(B), 1.0f);
@@ -234,8 +236,8 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
         {
             std::lock_guard lock(users_.mutex());
             for (int64_t b = from; b < to; ++b) {
-                if (b + 16 < B) history_.prefetch(users[b + 16]);
-                if (b + 8 < B) history_.prefetch_entries(users[b + 8]);
+                if (b + 16 < B) history_.prefetch(users[b + 16]), items_.prefetch_meta(items[b + 16]);
+                if (b + 8 < B) history_.prefetch_entries(users[b + 8]), users_.prefetch_slot(users[b + 8]);
                 RowMeta& m = users_.meta(users[b]);
                 m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
                 m.count += m.count != UINT32_MAX;

@@ -56,13 +56,14 @@ class State:
         return {"state": json.dumps(fields).encode(), "mean": self.mean.astype("<f4").tobytes()}
 
     @classmethod
-    def from_cold(cls, cold: Cold) -> "State":
-        created, state, mean = cold.meta("created"), cold.meta("state"), cold.meta("mean")
+    def from_meta(cls, meta: Callable[[str], bytes | None], directory: Path) -> "State":
+        """The mirror of `to_meta`; `meta` looks up the cold tier's metadata by name."""
+        created, state, mean = meta("created"), meta("state"), meta("mean")
         if created is None or state is None or mean is None:
-            raise CorruptionError("the cold tier holds no state of an engine", file=str(cold.directory))
+            raise CorruptionError("the cold tier holds no state of an engine", file=str(directory))
         made = json.loads(created)
         if made["format"] != FORMAT:
-            raise ConfigError(f"{cold.directory}: made in format {made['format']}, this version reads format {FORMAT}")
+            raise ConfigError(f"{directory}: made in format {made['format']}, this version reads format {FORMAT}")
         fields = json.loads(state)
         return cls(
             seq=fields["seq"],
@@ -116,7 +117,7 @@ class Directory:
         cold = log = None
         try:
             cold = Cold.open(path / "rows")
-            state = State.from_cold(cold)
+            state = State.from_meta(cold.meta, path)
             log = Log.open(path / "log", known_durable_seq=state.seq)
             return cls(path, lock, cold, log, state)
         except BaseException:

@@ -33,8 +33,7 @@ def verify(path: Any) -> VerifyReport:
     if not exists(path):
         raise ConfigError(f"path: {path} holds no model")
     found = cold.verify(path / "rows")
-    with cold.Cold.open(path / "rows", readonly=True) as store:
-        saved = State.from_cold(store).seq
+    saved = State.from_meta(found["metadata"].get, path).seq
     summary = log.verify(path / "log", known_durable_seq=saved)
     return VerifyReport(
         seq=summary.last_seq,

@@ -27,7 +27,8 @@ def verify(directory: Path) -> dict[str, Any]:
     """Reads every page and every value of a cold tier, also beside a running writer; changes nothing.
 
     Returns counts: `file_bytes`, `page_size`, `txnid`, `last_page`, `used_pages`, `list_pages` (of the list of free
-    pages), `free_pages`, `lost_pages` (neither used nor free), `entries`, and `tables`: entries by table number.
+    pages), `free_pages`, `lost_pages` (neither used nor free), `entries`, `tables`: entries by table number, and
+    `metadata`: its items by name.
     CorruptionError says where the first damage is.
     """
     return check_file(directory / DATA, values=True)
