@@ -181,7 +181,7 @@ static ssize_t put(const char* name, int fd, const struct iovec* iov, int n, int
     } else if (act != REFUSE) {
         r = raw_write(fd, iov, n, offset);
     }
-    if (r > 0) {
+    if (r > 0 && st.st_nlink > 0) {  // a file without a name is gone after a crash
         struct entry e = {
             .op = WRITE, .dsync = (flags & O_DSYNC) != 0, .ino = inode(fd), .offset = at, .data_len = (uint64_t)r};
         journal(e, inside(path), NULL, iov, n);
