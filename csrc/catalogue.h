@@ -26,6 +26,13 @@ class Catalogue {
     void prefetch(int64_t id) const { index_.prefetch(id); }
     uint32_t reserve(int64_t id);                      // the next ordinal, for an id that has none
     void publish(uint32_t ordinal, const float* row);  // row: vector, then bias
+    void prefetch_item(uint64_t ordinal) const {       // ahead of its publish
+        const Chunk& c = chunk(static_cast<int64_t>(ordinal));
+        const int64_t at = static_cast<int64_t>(ordinal) & (kItems - 1);
+        for (int64_t d = 0; d < dim_; d += 16) __builtin_prefetch(c.vectors + at * stride_ + d, 1);
+        __builtin_prefetch(c.biases + at, 1);
+        __builtin_prefetch(&c.versions[static_cast<size_t>(at / kItemsPerVersion)], 1);
+    }
     void show_all() { shown_.store(reserved_, std::memory_order_release); }
     void restore(uint32_t ordinal, int64_t id, const float* row);  // at opening, any order, before readers
     bool restored(int64_t n);                                      // were ordinals 0..n-1 each restored once?

@@ -22,6 +22,12 @@ class History final : public Attachment {
 
     void add(uint32_t slot, int64_t item, uint64_t seq);               // caller holds the lock
     void load(uint32_t slot, const HistoryEntry* entries, int64_t n);  // chunk after chunk
+    void prefetch(uint32_t slot) const {  // ahead of add(): twice, first what points to the entries
+        if (slot < blocks_.size()) __builtin_prefetch(&blocks_[slot]);
+    }
+    void prefetch_entries(uint32_t slot) const {
+        if (slot < blocks_.size() && blocks_[slot]) __builtin_prefetch(blocks_[slot]);
+    }
     // The entries of one user as they are, in no order of time. Caller holds the lock.
     std::pair<const HistoryEntry*, int64_t> entries(uint32_t slot) const;
 

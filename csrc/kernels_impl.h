@@ -51,15 +51,30 @@ inline float log1(float x) {
     return out[0];
 }
 
+// The kernels that matter are templates over the dim, 0 for one that is known at run time only: with the usual ones
+// known to the compiler, loops unroll and tails vanish. The order of operations does not depend on it.
+template <int64_t kDim>
 inline V16 dot_lanes(const float* a, const float* b, int64_t dim) {
+    const int64_t D = kDim ? kDim : dim;
     V16 acc = set1(0.0f);
-    int64_t d = 0;
-    for (; d + 16 <= dim; d += 16) acc = fma(load(a + d), load(b + d), acc);
-    if (d < dim) acc = fma(load(a + d, dim - d), load(b + d, dim - d), acc);
+    for (int64_t d = 0; d < D; d += 16) acc = fma(load(a + d, D - d), load(b + d, D - d), acc);
     return acc;
 }
 
-inline float dot(const float* a, const float* b, int64_t dim) { return sum(dot_lanes(a, b, dim)); }
+template <int64_t kDim>
+inline float dot(const float* a, const float* b, int64_t dim) {
+    return sum(dot_lanes<kDim>(a, b, dim));
+}
+
+#define ROWTIDE_FOR_DIM(dim, name, ...)    \
+    switch (dim) {                         \
+        case 64:                           \
+            return name<64>(__VA_ARGS__);  \
+        case 128:                          \
+            return name<128>(__VA_ARGS__); \
+        default:                           \
+            return name<0>(__VA_ARGS__);   \
+    }
 
 // out = sum over t of coefs[t] * rows[t], in the order of t; null rows are left out. Four blocks of 16 run side by side
 // to hide the latency of the fma chain; each float has its own chain, so the blocking does not change the bits.
@@ -98,21 +113,24 @@ void pool_bag(const float* const* rows, const float* weights, int64_t n, int64_t
     }
 }
 
-void add_scaled(float* out, float c, const float* x, int64_t dim) {
-    for (int64_t d = 0; d < dim; d += 16) {
-        const int64_t n = dim - d;
+template <int64_t kDim>
+inline void add_scaled(float* out, float c, const float* x, int64_t dim) {
+    const int64_t D = kDim ? kDim : dim;
+    for (int64_t d = 0; d < D; d += 16) {
+        const int64_t n = D - d;
         store(out + d, fma(set1(c), load(x + d, n), load(out + d, n)), n);
     }
 }
 
 // Scores of the K shared negatives go into the event's row of negative_coefs, and become probabilities there.
-void softmax_grads(const LossStep& s) {
-    const int64_t K = s.negatives, D = s.dim;
+template <int64_t kDim>
+void softmax_grads_dim(const LossStep& s) {
+    const int64_t K = s.negatives, D = kDim ? kDim : s.dim;
     for (int64_t b = 0; b < s.events; ++b) {
         const float* q = s.queries[b];
         const float* positive = s.positives[b];
         float* p = s.negative_coefs + b * K;
-        const float score = dot(q, positive, D) + positive[D];
+        const float score = dot<kDim>(q, positive, D) + positive[D];
         constexpr float kMasked = -INFINITY;
         V16 lanes[8];
         float eight[8];
@@ -120,7 +138,7 @@ void softmax_grads(const LossStep& s) {
         for (; k + 8 <= K; k += 8) {
             for (int i = 0; i < 8; ++i) {
                 const float* row = s.negative_rows[k + i];
-                lanes[i] = dot_lanes(q, row ? row : positive, D);
+                lanes[i] = dot_lanes<kDim>(q, row ? row : positive, D);
             }
             sum8(lanes, eight);
             for (int i = 0; i < 8; ++i) {
@@ -130,7 +148,7 @@ void softmax_grads(const LossStep& s) {
         }
         for (; k < K; ++k) {
             const float* row = s.negative_rows[k];
-            p[k] = row && row != positive ? dot(q, row, D) + row[D] : kMasked;
+            p[k] = row && row != positive ? dot<kDim>(q, row, D) + row[D] : kMasked;
         }
         V16 top16 = set1(score);
         for (k = 0; k < K; k += 16) {
@@ -161,13 +179,16 @@ void softmax_grads(const LossStep& s) {
         s.positive_coefs[b] = coef;
         float* grad = s.query_grads + b * s.grad_stride;
         combine(s.negative_rows, p, K, D, grad);
-        add_scaled(grad, coef, positive, D);
+        add_scaled<kDim>(grad, coef, positive, D);
     }
 }
 
-void bpr_grads(const LossStep& s) {
-    const int64_t K = s.negatives, D = s.dim;
-    constexpr int64_t kAhead = 16;
+void softmax_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, softmax_grads_dim, s) }
+
+template <int64_t kDim>
+void bpr_grads_dim(const LossStep& s) {
+    const int64_t K = s.negatives, D = kDim ? kDim : s.dim;
+    constexpr int64_t kAhead = 6;
     for (int64_t b = 0; b < s.events; ++b) {
         if (b + kAhead < s.events) {
             prefetch_row(s.queries[b + kAhead], D);
@@ -179,11 +200,11 @@ void bpr_grads(const LossStep& s) {
         const float* positive = s.positives[b];
         const float* const* rows = s.negative_rows + b * K;
         float* coefs = s.negative_coefs + b * K;
-        const float score = dot(q, positive, D) + positive[D];
+        const float score = dot<kDim>(q, positive, D) + positive[D];
         int64_t live = 0;
         for (int64_t k = 0; k < K; ++k) {
             const bool masked = !rows[k] || rows[k] == positive;
-            coefs[k] = masked ? 0.0f : score - (dot(q, rows[k], D) + rows[k][D]);
+            coefs[k] = masked ? 0.0f : score - (dot<kDim>(q, rows[k], D) + rows[k][D]);
             live += !masked;
         }
         const float weight = s.weights ? s.weights[b] : 1.0f;
@@ -209,26 +230,35 @@ void bpr_grads(const LossStep& s) {
         s.positive_coefs[b] = coef;
         float* grad = s.query_grads + b * s.grad_stride;
         combine(rows, coefs, K, D, grad);
-        add_scaled(grad, coef, positive, D);
+        add_scaled<kDim>(grad, coef, positive, D);
     }
 }
 
-// The gradient of one group's vector into `grad`, of its bias as the result.
-float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, float* grad, float* part) {
-    const int64_t D = s.dim;
+void bpr_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s) }
+
+// The gradient of one group's vector into `grad`, of its bias as the result: segments of terms, each summed in order.
+template <int64_t kDim>
+inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, float* grad, float* part) {
+    const int64_t D = kDim ? kDim : s.dim;
     uint32_t t = groups.head[static_cast<size_t>(g)];
-    float bias = 0.0f, bias_part = 0.0f;
-    for (int64_t segment = 0; t != Groups::kEnd; ++segment) {
-        float* into = segment == 0 ? grad : part;
-        bias_part = s.coefs[t];
-        for (int64_t d = 0; d < D; d += 16)
-            store(into + d, mul(set1(s.coefs[t]), load(s.sources[t] + d, D - d)), D - d);
-        t = groups.next[t];
-        for (int64_t i = 1; i < kSegmentTerms && t != Groups::kEnd; ++i, t = groups.next[t]) {
-            add_scaled(into, s.coefs[t], s.sources[t], D);
-            bias_part += s.coefs[t];
+    if (groups.next[t] == Groups::kEnd) {
+        const V16 c = set1(s.coefs[t]);
+        for (int64_t d = 0; d < D; d += 16) store(grad + d, mul(c, load(s.sources[t] + d, D - d)), D - d);
+        return s.coefs[t];
+    }
+    float bias = 0.0f;
+    for (bool first = true; t != Groups::kEnd; first = false) {
+        const float* sources[kSegmentTerms];
+        float coefs[kSegmentTerms];
+        int64_t n = 0;
+        float bias_part = 0.0f;
+        for (; n < kSegmentTerms && t != Groups::kEnd; ++n, t = groups.next[t]) {
+            sources[n] = s.sources[t];
+            coefs[n] = s.coefs[t];
+            bias_part += coefs[n];
         }
-        if (segment > 0)
+        combine(sources, coefs, n, D, first ? grad : part);
+        if (!first)
             for (int64_t d = 0; d < D; d += 16)
                 store(grad + d, add(load(grad + d, D - d), load(part + d, D - d)), D - d);
         bias += bias_part;
@@ -238,17 +268,18 @@ float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, float* gra
 
 inline bool finite(float x) { return x - x == 0.0f; }
 
-int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
-                      float* scratch) {
-    const int64_t D = s.dim, padded = (D + 15) / 16 * 16;
+template <int64_t kDim>
+int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                          float* scratch) {
+    const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
     const float inverse_dim = 1.0f / static_cast<float>(D);
     float* grad = scratch;
     float* part = scratch + padded;
     int64_t skipped = 0;
     for (int64_t g = from; g < to; ++g) {
-        if (g + 4 < to) prefetch_row(rows[g + 4], D + 3);
+        if (g + 6 < to) prefetch_row(rows[g + 6], D + 3);
         float* row = rows[g];
-        float bias_grad = sum_terms(s, groups, g, grad, part);
+        float bias_grad = sum_terms<kDim>(s, groups, g, grad, part);
         V16 squares = set1(0.0f);
         const V16 l2 = set1(s.l2);
         for (int64_t d = 0; d < D; d += 16) {
@@ -287,6 +318,11 @@ int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, i
     return skipped;
 }
 
+int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                      float* scratch) {
+    ROWTIDE_FOR_DIM(s.dim, update_groups_dim, s, groups, from, to, rows, scratch)
+}
+
 void move_mean(float* mean, const float* x, float rate, int64_t dim) {
     for (int64_t d = 0; d < dim; d += 16) {
         const int64_t n = dim - d;
@@ -295,16 +331,21 @@ void move_mean(float* mean, const float* x, float rate, int64_t dim) {
     }
 }
 
-void score_range(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
+template <int64_t kDim>
+void score_range_dim(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
     V16 lanes[8];
     int64_t i = from;
     for (; i + 8 <= to; i += 8) {
-        for (int j = 0; j < 8; ++j) lanes[j] = dot_lanes(query, b.vectors + (i + j) * b.stride, dim);
+        for (int j = 0; j < 8; ++j) lanes[j] = dot_lanes<kDim>(query, b.vectors + (i + j) * b.stride, dim);
         float dots[8];
         sum8(lanes, dots);
         for (int j = 0; j < 8; ++j) scores[i - from + j] = dots[j] + b.biases[i + j];
     }
-    for (; i < to; ++i) scores[i - from] = dot(query, b.vectors + i * b.stride, dim) + b.biases[i];
+    for (; i < to; ++i) scores[i - from] = dot<kDim>(query, b.vectors + i * b.stride, dim) + b.biases[i];
+}
+
+void score_range(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
+    ROWTIDE_FOR_DIM(dim, score_range_dim, query, dim, b, from, to, scores)
 }
 
 void score_items(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
@@ -328,6 +369,8 @@ bool any_over(const float* scores, int64_t n, float threshold) {
         if (scores[i] >= threshold) return true;
     return false;
 }
+
+#undef ROWTIDE_FOR_DIM
 
 }  // namespace
 

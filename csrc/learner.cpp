@@ -6,7 +6,8 @@ namespace {
 constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in a window, at most
 constexpr float kItemNoise = 0.05f, kUserNoise = 0.01f;
 constexpr uint64_t kMeanHorizon = 4096;  // events over which the running mean forgets
-constexpr uint64_t kUserTable = 1, kItemTable = 2;
+constexpr uint64_t kUserTable = 1, kItemTable = 2, kNoOrdinal = UINT64_MAX;
+constexpr int64_t kPrefetchRefs = 512;  // a micro-batch of more rows prefetches inside its kernels only
 }  // namespace
 
 uint32_t Learner::resolve_user(int64_t id) {
@@ -85,19 +86,24 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
         }
         // Fewer items than negatives: every item once. The positive is masked later, by its row.
         const auto take_all = before <= static_cast<uint64_t>(K);
-        const int64_t draws = shared ? 1 : b1 - b0;
+        const int64_t draws = (shared ? 1 : b1 - b0) * K;
+        const auto drawn = [&](int64_t d) -> uint64_t {
+            const auto k = static_cast<uint64_t>(d % K);
+            if (take_all) return k < before ? k : kNoOrdinal;
+            return draw_below(s.seed, r.first_seq + static_cast<uint64_t>(b0 + d / K), k, before);
+        };
+        ordinals_.clear();
         for (int64_t d = 0; d < draws; ++d) {
-            const uint64_t seq = r.first_seq + static_cast<uint64_t>(b0 + d);
-            for (int64_t k = 0; k < K; ++k) {
-                const auto draw = static_cast<uint64_t>(k);
-                if (take_all && draw >= before) {
-                    negative_slots_.push_back(kNone);
-                    continue;
-                }
-                const uint32_t slot = resolve_ordinal(take_all ? draw : draw_below(s.seed, seq, draw, before));
-                if (slot == kNone) return Plan::blocked;
-                negative_slots_.push_back(slot);
-            }
+            ordinals_.push_back(drawn(d));
+            items_.prefetch_ordinal(ordinals_.back());
+        }
+        for (int64_t d = 0; d < draws; ++d) {
+            if (d + kAhead < draws)
+                items_.prefetch_pin(items_.slot_of_ordinal(ordinals_[static_cast<size_t>(d + kAhead)]));
+            const uint64_t ordinal = ordinals_[static_cast<size_t>(d)];
+            const uint32_t slot = ordinal == kNoOrdinal ? kNone : resolve_ordinal(ordinal);
+            if (slot == kNone && ordinal != kNoOrdinal) return Plan::blocked;
+            negative_slots_.push_back(slot);
         }
     }
     fetched_ += static_cast<int64_t>(missing_users.size() + missing_items.size());
@@ -180,8 +186,6 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     for (int64_t b = 0; b < B; ++b) positives_[at(b)] = items_.row(items[b]);
     for (int64_t k = 0; k < n_negatives; ++k) {
         negatives_[at(k)] = negatives[k] == kNone ? nullptr : items_.row(negatives[k]);
-        if (shared && negatives_[at(k)])
-            for (int64_t d = 0; d < D + 3; d += 16) __builtin_prefetch(negatives_[at(k)] + d);
     }
     const LossStep grads{.events = B,
                          .negatives = K,
@@ -214,6 +218,11 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     }
     groups_.build(term_slots_.data(), terms);
     int64_t skipped = update(items_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, groups_);
+    for (int64_t g = 0; g < groups_.size(); ++g) {
+        if (g + 8 < groups_.size()) catalogue_.prefetch_item(items_.meta(groups_.slot[at(g + 8)]).ordinal);
+        const uint32_t slot = groups_.slot[at(g)];
+        catalogue_.publish(static_cast<uint32_t>(items_.meta(slot).ordinal), items_.row(slot));
+    }
 
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
     coefs_.assign(at(B), 1.0f);
@@ -225,6 +234,8 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
         {
             std::lock_guard lock(users_.mutex());
             for (int64_t b = from; b < to; ++b) {
+                if (b + 16 < B) history_.prefetch(users[b + 16]);
+                if (b + 8 < B) history_.prefetch_entries(users[b + 8]);
                 RowMeta& m = users_.meta(users[b]);
                 m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
                 m.count += m.count != UINT32_MAX;
@@ -246,12 +257,19 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
 
 Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
     Learned out;
-    for (int64_t b0 = begin_; b0 < end_; b0 += s.batch_size)
+    const int64_t refs = s.loss == Loss::softmax ? s.negatives : s.batch_size * s.negatives;
+    const bool ahead = refs + s.batch_size <= kPrefetchRefs;
+    for (int64_t b0 = begin_; b0 < end_; b0 += s.batch_size) {
+        if (const int64_t next = b0 + s.batch_size; ahead && next < end_) {
+            for (int64_t b = next; b < std::min(end_, next + s.batch_size); ++b) {
+                users_.prefetch_slot(user_slots_[static_cast<size_t>(b - begin_)]);
+                items_.prefetch_slot(item_slots_[static_cast<size_t>(b - begin_)]);
+            }
+            const auto first = static_cast<size_t>((next - begin_) / s.batch_size * refs);
+            for (size_t k = first; k < std::min(first + static_cast<size_t>(refs), negative_slots_.size()); ++k)
+                items_.prefetch_slot(negative_slots_[k]);
+        }
         out.skipped += step(s, r, b0, std::min(end_, b0 + s.batch_size), &out.loss);
-    const auto& touched = items_.pinned();
-    for (size_t i = 0; i < touched.size(); ++i) {
-        if (i + 8 < touched.size()) __builtin_prefetch(items_.row(touched[i + 8]));
-        catalogue_.publish(static_cast<uint32_t>(items_.meta(touched[i]).ordinal), items_.row(touched[i]));
     }
     catalogue_.show_all();
     learned_users = users_.total;

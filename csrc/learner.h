@@ -84,6 +84,7 @@ class Learner {
 
     int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
     std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
+    std::vector<uint64_t> ordinals_;
     // scratch of one micro-batch
     std::vector<const float*> queries_, positives_, negatives_, sources_;
     std::vector<float> losses_, query_grads_, coefs_, scratch_, weights_;

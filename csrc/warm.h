@@ -43,6 +43,19 @@ class Warm {
     }
     void prefetch(int64_t id) const { index_.prefetch(id); }
     void prefetch_row(int64_t id) const;
+    void prefetch_ordinal(uint64_t ordinal) const {
+        if (ordinal < slot_of_ordinal_.size()) __builtin_prefetch(&slot_of_ordinal_[ordinal]);
+    }
+    void prefetch_pin(uint32_t slot) const {
+        if (slot != kNone) __builtin_prefetch(&pinned_[slot]);
+    }
+    // All of a row, ahead of its step.
+    void prefetch_slot(uint32_t slot) const {
+        if (slot == kNone) return;
+        const auto* r = reinterpret_cast<const std::byte*>(slab_.row(slot));
+        for (int64_t at = 0; at < layout().stride; at += 64) __builtin_prefetch(r + at);
+        __builtin_prefetch(&flags_[slot]);
+    }
     // A slot for `id`, marked kFetching or kFresh and pinned; kNone if every row is dirty or pinned (an epoch is due).
     uint32_t admit(int64_t id, uint8_t mark);
     void pin(uint32_t slot) {

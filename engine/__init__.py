@@ -5,6 +5,7 @@ It learns from every event and shows what it learned in the next request.
 
 from typing import Any
 
+from . import evaluate
 from .engine import Engine, open_engine
 from .errors import (
     BusyError,
@@ -34,6 +35,7 @@ __all__ = [
     "TopK",
     "UnknownIdError",
     "VerifyReport",
+    "evaluate",
     "open",
     "verify",
 ]

@@ -1,0 +1,155 @@
+"""A file of events learned, or judged and learned, from where the last run stopped.
+
+Responsible for what one call to the engine holds and for the position stored with it, so that no row is learned twice
+and none is left out, whenever the run ends. Not for reading (columns.py), judging (evaluate.py) or printing
+(__main__.py).
+
+Invariants: a call and its position are one record of the log. Calls are cut at the same rows whether interrupted or
+not. The engine is called from the caller's thread only.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..engine import Engine
+from ..errors import InputError
+from ..evaluate import Report, prequential
+from ..events import IngestReport
+from ..popularity import Popularity
+from .columns import Block, EventFile
+
+__all__ = ["Replayed", "judge_file", "learn_file"]
+
+# (rows done, rows in all if known, events that this run has learned, mean loss of the call), after every call.
+Progress = Callable[[int, int | None, int, float], None]
+
+
+@dataclass
+class Replayed:
+    """What a replay did: `resumed` (file row it went on at), `rows` (file rows read), `filtered` and `skipped` of them,
+    `events` (learned), `loss` (mean over the events), `seconds`; and where it was judged, the reports."""
+
+    resumed: int
+    rows: int = 0
+    events: int = 0
+    filtered: int = 0
+    skipped: int = 0
+    loss: float = float("nan")
+    seconds: float = 0.0
+    report: Report | None = None
+    popularity: Report | None = None
+    _loss_sum: float = field(default=0.0, repr=False)
+
+    def count(self, block: Block) -> None:
+        self.rows += block.stop - block.start
+        self.filtered += block.filtered
+        self.skipped += block.skipped
+
+    def learned(self, events: int, loss: float) -> None:
+        if events:
+            self.events += events
+            self._loss_sum += loss * events
+            self.loss = self._loss_sum / self.events
+
+
+def learn_file(eng: Engine, file: EventFile, source: str, progress: Progress | None = None) -> Replayed:
+    """Learn the rest of `file`, one durable call a block.
+
+    `source`: the name that the position is stored under. `progress` counts file rows.
+    """
+    began, row = perf_counter(), file.row_of(eng.position(source))
+    done, total = Replayed(row), file.total()
+    last: Any = None
+    for block in file.blocks(row):
+        done.count(block)
+        last = _in_order(last, block)
+        if len(block.rows):
+            position = (source, file.position(block.stop))
+            given = _given(block.values, block.times, slice(None))
+            answer = eng.ingest(block.users, block.items, durable=True, position=position, **given)
+            done.learned(len(block.rows), answer.loss)
+            if progress is not None:
+                progress(block.stop, total, done.events, answer.loss)
+    done.seconds = perf_counter() - began
+    return done
+
+
+def judge_file(
+    eng: Engine,
+    file: EventFile,
+    source: str,
+    *,
+    test_share: float = 0.2,
+    k: int | Sequence[int] = (1, 10, 20),
+    progress: Progress | None = None,
+) -> Replayed:
+    """Judge the last `test_share` of the events row by row, or request by request where there is a basket, and learn
+    all.
+
+    Live popularity is judged on the same rows. The events that an earlier run learned are not judged again, but count
+    as had. All columns are held in memory. `progress` is called after every call with (events done, events in all,
+    loss of the call). Calls are not synced one by one: they survive the end of the process at once, and the end of
+    power when the engine is closed.
+    """
+    if not 0 < test_share <= 1:
+        raise InputError(f"test_share: got {test_share}, wanted more than 0 and at most 1")
+    began, row = perf_counter(), file.row_of(eng.position(source))
+    done, blocks, last = Replayed(row), [], None
+    for block in file.blocks():
+        last = _in_order(last, block)
+        blocks.append(block)
+        done.count(block)
+    if not blocks:
+        return done
+    rows, users, items, values, times, baskets = (
+        _joined([getattr(b, name) for b in blocks]) for name in ("rows", "users", "items", "values", "times", "baskets")
+    )
+    assert rows is not None
+    assert users is not None
+    assert items is not None
+    resume = int(np.searchsorted(rows, row))
+
+    def learn(start: int, stop: int) -> IngestReport:
+        position = (source, file.position(int(rows[stop - 1]) + 1))
+        given = _given(values, times, slice(start, stop))
+        answer = eng.ingest(users[start:stop], items[start:stop], durable=False, position=position, **given)
+        done.learned(stop - start, answer.loss)
+        if progress is not None:
+            progress(stop, len(users), done.events, answer.loss)
+        return answer
+
+    common: dict[str, Any] = {"baskets": baskets, "k": k, "warmup": 1 - test_share, "resume": resume}
+    done.report = prequential(eng, users, items, times, ingest=learn, **common)
+    popularity = Popularity(int(eng.settings["batch_size"]))
+    popularity.ingest(users[:resume], items[:resume])
+    done.popularity = prequential(popularity, users, items, **common)
+    done.seconds = perf_counter() - began
+    return done
+
+
+def _given(values: NDArray[Any] | None, times: NDArray[Any] | None, part: slice) -> dict[str, Any]:
+    """The columns beside the ids, where the file has them."""
+    given = {} if values is None else {"values": values[part]}
+    return given if times is None else given | {"timestamps": times[part]}
+
+
+def _in_order(last: Any, block: Block) -> Any:
+    """The block's last time, after a check that none goes back behind the one above it or behind `last`."""
+    times = block.times
+    if times is None or not len(times):
+        return last
+    above = np.concatenate([times[:1] if last is None else np.asarray([last]), times[:-1]])
+    if not (times >= above).all():
+        row = block.rows[int((~(times >= above)).argmax())]
+        raise InputError(f"file: row {row:,} is earlier than the one above it, or has no time; sort the file by time")
+    return times[-1]
+
+
+def _joined(parts: list[NDArray[Any] | None]) -> NDArray[Any] | None:
+    present = [p for p in parts if p is not None]
+    return np.concatenate(present) if present else None
