@@ -26,7 +26,8 @@ from engine.log import log, segment
 from engine.log.log import Log
 
 EVENTS, DIM, BATCH, NEGATIVES = 400, 8, 2, 4
-RECORD_EVENTS, SEGMENT_BYTES, EPOCH_LOG_BYTES = 32, 1800, 2600
+RECORD_EVENTS, SEGMENT_BYTES, EPOCH_LOG_BYTES = 32, 4000, 5000
+POSITION_BYTES = 1200  # so that records span sectors of a disk, and can be torn
 ROWS = {"tight": 14, "roomy": 4096}
 SOURCE = "shop"
 PROBES = [3, -7, 10**12, 404]  # users that every state is asked about; the last one is a stranger
@@ -54,6 +55,9 @@ class State(NamedTuple):
     lr: float
     position: bytes | None
 
+    def __str__(self) -> str:
+        return f"(seq {self.seq}, lr {self.lr}, position {self.position and self.position[:16]!r}...)"
+
 
 def make_plan() -> tuple[list[Call], list[State]]:
     """All calls, and the state after each record."""
@@ -68,11 +72,13 @@ def make_plan() -> tuple[list[Call], list[State]]:
             calls.append(Call(first, first + 1, seq, seq, lr=lr))
             continue
         stop = min(EVENTS, seq + sizes[number % len(sizes)])
-        position = b"%d of %d" % (stop, number) if stop == seq or (number % 3 == 1 and stop - seq <= 32) else None
+        position = None
+        if stop == seq or (number % 3 == 1 and stop - seq <= RECORD_EVENTS):
+            position = (b"%d of %d " % (stop, number)).ljust(POSITION_BYTES, b"p")
         for end in [*range(seq + RECORD_EVENTS, stop, RECORD_EVENTS), stop]:
             states.append(State(end, states[-1].lr, position or states[-1].position))
-        durable, checkpoint = number % 7 not in (2, 3), number % 17 == 11
-        calls.append(Call(first, len(states) - 1, seq, stop, durable, position, number % 4 == 0, checkpoint))
+        durable, checkpoint = number % 7 not in (2, 3, 4), number % 17 == 11
+        calls.append(Call(first, len(states) - 1, seq, stop, durable, position, number % 2 == 0, checkpoint))
         number += 1
     assert len(set(states)) == len(states)
     return calls, states
@@ -299,6 +305,11 @@ def trust_tail():
     SmallLog.open = classmethod(open_log)
 
 
+def sync_again():
+    """Opening trusts an fsync that follows one that failed."""
+    log._write_again = lambda segment: None
+
+
 def no_directory_sync():
     """Names of new log segments are not synced."""
     log._sync_directory = lambda place: None
@@ -309,22 +320,18 @@ def position_apart():
     cut = whole.Engine._records
 
     def records(self, events, position):
+        after = self._seq + len(events) + 1
         yield from cut(self, events, None)
         if position is not None:
-            yield whole.Record(
-                self._seq + len(events) + 1, 1, whole._NO_IDS, whole._NO_IDS, position=position
-            )
+            yield whole.Record(after, 1, whole._NO_IDS, whole._NO_IDS, position=position)
 
     whole.Engine._records = records
 
 
-SABOTAGES = {
-    f.__name__: f
-    for f in (
-        *(no_fsync, no_crc, no_sync_before_lmdb, lmdb_before_log, learn_twice, skip_one, ack_before_sync),
-        *(trust_tail, no_directory_sync, position_apart),
-    )
-}
+SABOTAGES = (
+    *(no_fsync, no_crc, no_sync_before_lmdb, lmdb_before_log, learn_twice, skip_one, position_apart),
+    *(ack_before_sync, trust_tail, sync_again, no_directory_sync),
+)
 
 
 def make(words):
@@ -334,5 +341,5 @@ def make(words):
     epoch.LOG_BYTES = EPOCH_LOG_BYTES
     directory.Log = SmallLog
     for name in sabotages:
-        SABOTAGES[name]()
+        next(break_it for break_it in SABOTAGES if break_it.__name__ == name)()
     return Program(ROWS[size])
