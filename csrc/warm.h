@@ -105,6 +105,7 @@ class Warm {
     void resident(std::vector<int64_t>* ids);  // of all rows here, in no order
 
     int64_t total = 0;  // rows of the table, wherever they live (table state)
+    // Is every row here? Slots that are still kFetching don't count: whether they have a row is not known yet.
     bool complete() const { return size() == total; }
 
   private:
