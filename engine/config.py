@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .errors import ConfigError, DeviceError
+from .events import describe
 
 LOSSES = ("softmax", "bpr")
 OPTIMIZERS = ("adagrad",)
@@ -16,23 +17,29 @@ OPTIMIZERS = ("adagrad",)
 DEFAULT_LR = {"softmax": 0.25, "bpr": 0.1}
 DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16}
 
+_LEAST_LR = 1e-30  # less would be 0 in float32
+
 
 def _number(name: str, x: Any, low: float, high: float, *, open_low: bool = False) -> float:
     number = isinstance(x, (int, float, np.integer, np.floating)) and not isinstance(x, bool)
-    if not number or not math.isfinite(x) or not low <= x <= high or (open_low and x == low):
-        raise ConfigError(f"{name}: got {x!r}, wanted a number {'>' if open_low else '>='} {low} and <= {high}")
-    return float(x)
+    try:
+        value = float(x) if number else math.nan
+    except OverflowError:
+        value = math.inf
+    if not low <= value <= high or (open_low and value == low):
+        raise ConfigError(f"{name}: got {describe(x)}, wanted a number {'>' if open_low else '>='} {low} and <= {high}")
+    return value
 
 
 def _whole(name: str, x: Any, low: int, high: int) -> int:
     if isinstance(x, bool) or not isinstance(x, (int, np.integer)) or not low <= x <= high:
-        raise ConfigError(f"{name}: got {x!r}, wanted an integer from {low} to {high}")
+        raise ConfigError(f"{name}: got {describe(x)}, wanted an integer from {low} to {high}")
     return int(x)
 
 
-def _choice(name: str, x: Any, choices: tuple[str, ...]) -> str:
-    if x not in choices:
-        raise ConfigError(f"{name}: got {x!r}, wanted one of {', '.join(map(repr, choices))}")
+def choice(name: str, x: Any, choices: tuple[str, ...]) -> str:
+    if not isinstance(x, str) or x not in choices:
+        raise ConfigError(f"{name}: got {describe(x)}, wanted one of {', '.join(map(repr, choices))}")
     return str(x)
 
 
@@ -66,7 +73,7 @@ class Settings:
         Raises ConfigError for a bad value, and for another value of a fixed setting than the stored one.
         """
         given = {name: x for name, x in given.items() if x is not None}
-        loss = _choice("loss", given.get("loss", stored.loss if stored else "softmax"), LOSSES)
+        loss = choice("loss", given.get("loss", stored.loss if stored else "softmax"), LOSSES)
         base = stored or cls(64, loss, "adagrad", 0, DEFAULT_LR[loss], 0.0, DEFAULT_NEGATIVES[loss], 1)
         checked: dict[str, Any] = {}
         for name, x in given.items():
@@ -75,11 +82,11 @@ class Settings:
             elif name == "loss":
                 checked[name] = loss
             elif name == "optimizer":
-                checked[name] = _choice(name, x, OPTIMIZERS)
+                checked[name] = choice(name, x, OPTIMIZERS)
             elif name == "seed":
                 checked[name] = _whole(name, x, 0, 2**63 - 1)
             elif name == "lr":
-                checked[name] = _number(name, x, 0.0, 1e6, open_low=True)
+                checked[name] = _number(name, x, _LEAST_LR, 1e6)
             elif name == "l2":
                 checked[name] = _number(name, x, 0.0, 1e6)
             elif name == "negatives" or name == "batch_size":
@@ -110,10 +117,8 @@ class Resources:
 
     @classmethod
     def check(cls, *, device: Any, warm_bytes: Any, epoch_seconds: Any, threads: Any) -> "Resources":
-        if device not in ("auto", "cpu"):
-            if device == "cuda":
-                raise DeviceError("device: got 'cuda', but this version has no GPU tier; use 'auto' or 'cpu'")
-            raise ConfigError(f"device: got {device!r}, wanted 'auto', 'cpu' or 'cuda'")
+        if choice("device", device, ("auto", "cpu", "cuda")) == "cuda":
+            raise DeviceError("device: got 'cuda', but this version has no GPU tier; use 'auto' or 'cpu'")
         if warm_bytes is None:
             warm_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         return cls(

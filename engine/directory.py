@@ -93,14 +93,17 @@ class Directory:
         self.state = state
 
     @classmethod
-    def open(cls, path: Path, mode: str, given: dict[str, Any]) -> "Directory":
-        """Opens, or creates, the directory for writing. `given`: the settings of the call, None where not given.
+    def open(cls, path: Path, mode: str, given: dict[str, Any], fits: Callable[[Settings], None]) -> "Directory":
+        """Opens, or creates, the directory for writing. `given`: the settings of the call, None where not given;
+        `fits` raises for settings that a new directory cannot be used with.
 
         Raises BusyError, ConfigError, ReadOnlyError, CorruptionError, StorageFullError.
         """
         try:
             if not exists(path):
-                _create(path, Settings.resolve(given, None))
+                settings = Settings.resolve(given, None)
+                fits(settings)
+                _create(path, settings)
             elif mode == "x":
                 raise ConfigError(f"path: {path} is there already, and mode 'x' wants to create it")
             return cls._open_existing(path)

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import epoch
+from . import config, epoch
 from .backend import native
 from .config import Resources, Settings
 from .directory import Directory, State
@@ -30,20 +30,25 @@ from .events import (
     Ids,
     IngestReport,
     TopK,
+    choice,
     describe,
-    float_array,
+    flag,
     id_array,
     id_column,
+    query_vectors,
     whole_number,
 )
-from .learn.model import Learned, Model
-from .log.record import MAX_EVENTS, Record
+from .learn.model import Learned, Model, require_room
+from .log.record import MAX_EVENTS, Record, check_position
 from .rank.catalogue import Catalogue, filter_lists
 from .rank.history import HISTORY, History
 from .table.table import ITEMS, USERS, Table
 
 MEMORY = ":memory:"
 _MEMORY_ROWS = 2**31
+_MOST_K = 2**24
+_MOST_ANSWERS = 2**27  # users x k of one call: 1.5 GiB, for short answers are padded
+_PAIRS = 2**16  # scored at a time: each needs a copy of its user's vector
 _NO_IDS: Ids = np.empty(0, np.int64)
 
 
@@ -62,6 +67,7 @@ class Engine:
         self._history = History(self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [])
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
         self._writing = threading.RLock()
+        self._inside = False  # a call by the thread that holds the lock
         self._pid = os.getpid()
         self._closed = False
         self._failure: str | None = None
@@ -77,7 +83,7 @@ class Engine:
         if directory:
             self._recover(directory)
         wanted = Settings.resolve(given, self._model.settings)
-        self._model.require_room(wanted)
+        require_room(wanted, min(capacity[:2]))
         if wanted != self._model.settings:
             self._change_settings(wanted)
         if directory:
@@ -153,6 +159,8 @@ class Engine:
             position: (source, bytes) stored in the same log record, so at most 65,536 events; `position()` reads it.
             progress: called as progress(events done, events in all) now and then.
 
+        A progress function may read the Engine, not write to it; what it raises ends the call after an accepted part.
+
         Raises InputError for bad arguments, with nothing changed; StorageFullError and EngineError, whose `.seq` says
         what was accepted.
         """
@@ -161,6 +169,9 @@ class Engine:
             users, items, values=values, weights=weights, timestamps=timestamps, loss=self._model.settings.loss
         )
         position = _checked_position(position, len(events))
+        durable = flag("durable", durable)
+        if progress is not None and not callable(progress):
+            raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
         learned = Learned()
         with self._writer():
             before = self._seq
@@ -328,11 +339,11 @@ class Engine:
             unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
                 "skip" gives an empty row.
 
-        Returns TopK. Raises InputError, UnknownIdError.
+        Returns TopK. Raises InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
         """
-        k = whole_number("k", k, 1, 2**31 - 1)
-        if unknown not in ("fallback", "raise", "skip"):
-            raise InputError(f"unknown: got {describe(unknown)}, wanted 'fallback', 'raise' or 'skip'")
+        k = whole_number("k", k, 1, _MOST_K)
+        choice("unknown", unknown, ("fallback", "raise", "skip"))
+        exclude_seen = flag("exclude_seen", exclude_seen)
         if (users is None) == (vectors is None):
             raise InputError("users, vectors: wanted exactly one of the two")
         self._alive()
@@ -340,8 +351,8 @@ class Engine:
         if vectors is not None:
             if exclude_seen:
                 raise InputError("exclude_seen: needs users, got vectors")
-            scalar, ids = np.ndim(vectors) == 1, None
-            queries = self._query_vectors(vectors)
+            ids = None
+            queries, scalar = query_vectors("vectors", vectors, self._model.settings.dim)
             known = np.ones(len(queries), np.bool_)
         else:
             ids = id_array("users", users)
@@ -353,6 +364,8 @@ class Engine:
             if unknown == "raise" and not known.all():
                 raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
             queries[~known] = self._model.mean
+        if len(queries) * k > _MOST_ANSWERS:
+            raise InputError(f"k: got {k} for {len(queries)} users, wanted at most {_MOST_ANSWERS} answers in one call")
         filters = [filter_lists("exclude", exclude, len(queries))]
         chosen = filter_lists("include", include, len(queries))
         if exclude_seen and ids is not None:
@@ -390,7 +403,12 @@ class Engine:
         if not known.all():
             raise UnknownIdError(f"users: {int(distinct[~known][0])} has no row")
         ordinals = self._known_items(np.ascontiguousarray(i).reshape(-1))
-        scores = self._catalogue.score(np.ascontiguousarray(vectors[which.reshape(-1)]), ordinals).reshape(u.shape)
+        which = which.reshape(-1)
+        scores: Floats = np.empty(len(which), np.float32)
+        for start in range(0, len(which), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            scores[part] = self._catalogue.score(vectors[which[part]], ordinals[part])
+        scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
 
     def vectors(self, users: Any = None, items: Any = None) -> Floats:
@@ -409,12 +427,6 @@ class Engine:
     def _user_vectors(self, ids: Ids) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Floats]:
         known, rows = self._users.peek(ids)
         return known, self._users.floats(rows)
-
-    def _query_vectors(self, vectors: Any) -> Floats:
-        dim = self._model.settings.dim
-        shape = np.shape(vectors)
-        wanted = (len(vectors), dim) if len(shape) == 2 else (dim,)
-        return float_array("vectors", vectors, wanted).reshape(-1, dim)
 
     def _known_items(self, ids: Ids) -> Ids:
         ordinals = self._catalogue.ordinals(ids)
@@ -437,6 +449,8 @@ class Engine:
     def position(self, source: str) -> bytes | None:
         """What the last `ingest` with a position of this source stored; None if there was none."""
         self._alive()
+        if not isinstance(source, str):
+            raise InputError(f"source: got {describe(source)}, wanted a str")
         return self._positions.get(source)
 
     def checkpoint(self) -> int:
@@ -500,6 +514,7 @@ class Engine:
         with self._writing:
             if self._closed:
                 return
+            self._require_outside()
             self._closed = True
             self._stop.set()
             try:
@@ -525,6 +540,10 @@ class Engine:
         if self._closed:
             raise EngineError("this Engine is closed")
 
+    def _require_outside(self) -> None:
+        if self._inside:
+            raise EngineError("a progress function may read the Engine, not write to it")
+
     @contextmanager
     def _writer(self) -> Iterator[None]:
         self._alive()
@@ -534,30 +553,47 @@ class Engine:
                 raise EngineError(f"an earlier call failed ({self._failure}); close and open the directory again")
             if self._epochs is not None:
                 self._epochs.require()
-            yield
+            self._require_outside()
+            self._inside = True
+            try:
+                yield
+            finally:
+                self._inside = False
 
 
 def open_engine(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine:
     """`engine.open`, whose arguments these are; `given` holds the settings, None where not given."""
-    if mode not in ("a", "x"):
-        raise ConfigError(f"mode: got {mode!r}, wanted 'a' or 'x'")
-    if path == MEMORY:
+    config.choice("mode", mode, ("a", "x"))
+    if isinstance(path, str) and path == MEMORY:
         if resources["warm_bytes"] is not None:
             raise ConfigError("warm_bytes: got a limit, but ':memory:' keeps all rows in RAM")
         if mode == "x":
             raise ConfigError("mode: got 'x', but ':memory:' is always new")
         settings = Settings.resolve(given, None)
         return Engine(None, settings, Resources.check(**resources), given)
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise ConfigError(f"path: got {path!r}, wanted a directory's path or ':memory:'")
     checked = Resources.check(**resources)
     Settings.resolve(given, None)  # bad values are refused before anything is made
-    directory = Directory.open(Path(path), mode, given)
+    directory = Directory.open(
+        _checked_path(path),
+        mode,
+        given,
+        lambda settings: require_room(settings, min(_capacities(settings, checked)[:2])),
+    )
     try:
         return Engine(directory, directory.state.settings, checked, given)
     except BaseException:
         directory.close()
         raise
+
+
+def _checked_path(path: Any) -> Path:
+    try:
+        found = os.fspath(path)
+    except Exception as e:  # the caller's own __fspath__ may raise anything
+        raise ConfigError(f"path: got {describe(path)}, wanted a directory's path or ':memory:'") from e
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise ConfigError(f"path: got {describe(found)}, wanted a directory's path or ':memory:'")
+    return Path(found)
 
 
 def _changeable(settings: Settings) -> dict[str, Any]:
@@ -574,6 +610,7 @@ def _checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
         raise InputError(
             f"position: got {events} events with it, wanted at most {MAX_EVENTS}: it must stand in one log record"
         )
+    check_position(position[0], bytes(position[1]))
     return position[0], bytes(position[1])
 
 

@@ -18,6 +18,7 @@ Floats = NDArray[np.float32]
 
 PADDING = -1
 _INT64 = np.dtype(np.int64)
+_MOST_YEARS = 290_000  # int64 microseconds reach a little further
 
 
 def describe(x: Any) -> str:
@@ -26,14 +27,21 @@ def describe(x: Any) -> str:
         return f"{x.dtype} array of shape {x.shape}"
     if isinstance(x, (list, tuple)):
         return f"{type(x).__name__} of {len(x)}"
-    text = repr(x)
+    try:
+        text = repr(x)
+    except Exception:  # the caller's own code, or an integer with too many digits to print
+        return type(x).__name__
     return f"{type(x).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
 
 
 def _array(name: str, x: Any, wanted: str) -> NDArray[Any]:
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+        raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted}")
     try:
         return np.asarray(x)
-    except (ValueError, TypeError, OverflowError) as e:
+    except MemoryError:
+        raise
+    except Exception as e:  # whatever the __array__ of an unknown type raises
         raise InputError(f"{name}: got {describe(x)}, wanted {wanted}") from e
 
 
@@ -63,6 +71,13 @@ def id_column(name: str, x: Any) -> Ids:
     return a.reshape(-1)
 
 
+def query_vectors(name: str, x: Any, dim: int) -> tuple[Floats, bool]:
+    """Finite float32 [n, dim], and whether it was one vector [dim]."""
+    a = _array(name, x, f"finite numbers of shape ({dim},) or (n, {dim})")
+    shape = (len(a), dim) if a.ndim == 2 else (dim,)
+    return float_array(name, a, shape).reshape(-1, dim), a.ndim == 1
+
+
 def float_array(name: str, x: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
     """Finite numbers of the given shape (a scalar counts as one of shape (1,)), C-contiguous, nobody else's."""
     wanted = f"finite numbers of shape {shape}"
@@ -87,11 +102,26 @@ def whole_number(name: str, x: Any, low: int, high: int) -> int:
     return int(x)
 
 
+def choice(name: str, x: Any, choices: tuple[str, ...]) -> str:
+    if not isinstance(x, str) or x not in choices:
+        raise InputError(f"{name}: got {describe(x)}, wanted one of {', '.join(map(repr, choices))}")
+    return x
+
+
+def flag(name: str, x: Any) -> bool:
+    if not isinstance(x, (bool, np.bool_)):
+        raise InputError(f"{name}: got {describe(x)}, wanted True or False")
+    return bool(x)
+
+
 def _timestamp_column(x: Any, n: int) -> NDArray[np.float64]:
     a = _array("timestamps", x, "Unix seconds or datetime64")
     if a.dtype.kind == "M":
         if np.isnat(a).any():
             raise InputError("timestamps: got NaT, wanted Unix seconds or datetime64")
+        years = a.astype("datetime64[Y]").astype(np.int64)
+        if (np.abs(years) > _MOST_YEARS).any():
+            raise InputError("timestamps: got a date too far off for microseconds, wanted Unix seconds or datetime64")
         a = a.astype("datetime64[us]").astype(np.int64) / 1e6
     return float_array("timestamps", a, (n,), np.float64)
 

@@ -47,17 +47,6 @@ class Model:
         self._capacity = min(users.capacity, items.capacity)
         self.settings = settings
 
-    def require_room(self, settings: Settings, batch_size: int | None = None) -> None:
-        """Raises ConfigError if the tables can't hold the rows of one micro-batch, for a micro-batch is never split."""
-        s = native_settings(settings, batch_size)
-        needed = max(s.users_needed, s.items_needed)
-        if needed > self._capacity:
-            raise ConfigError(
-                f"warm_bytes: room for {self._capacity} rows of a table, but a micro-batch of batch_size "
-                f"{batch_size or settings.batch_size} with negatives {settings.negatives} can need {needed}; wanted at "
-                f"least {-(-needed * native.row_bytes(settings.dim) * 16 // 7)} bytes"
-            )
-
     @property
     def settings(self) -> Settings:
         return self._settings
@@ -109,7 +98,7 @@ class Model:
         settings = self._native
         if batch_size != self._settings.batch_size:
             settings = native_settings(self._settings, batch_size)
-        self.require_room(self._settings, batch_size)
+        require_room(self._settings, self._capacity, batch_size)
         learner = self._learner
         while start < len(users):
             while (state := learner.plan(settings, users, items, weights, first_seq, start)) != _READY:
@@ -126,3 +115,15 @@ class Model:
 
 def native_settings(s: Settings, batch_size: int | None = None) -> Any:
     return native.LearnSettings(LOSSES.index(s.loss), s.lr, s.l2, s.negatives, batch_size or s.batch_size, s.seed)
+
+
+def require_room(settings: Settings, capacity: int, batch_size: int | None = None) -> None:
+    """Raises ConfigError if the tables can't hold the rows of one micro-batch, for a micro-batch is never split."""
+    s = native_settings(settings, batch_size)
+    needed = max(s.users_needed, s.items_needed)
+    if needed > capacity:
+        raise ConfigError(
+            f"warm_bytes: room for {capacity} rows of a table, but a micro-batch of batch_size "
+            f"{batch_size or settings.batch_size} with negatives {settings.negatives} can need {needed}; wanted at "
+            f"least {-(-needed * native.row_bytes(settings.dim) * 16 // 7)} bytes"
+        )

@@ -123,7 +123,7 @@ def encode_record(record: Record, *, offset: int, synced_bytes: int, synced_seq:
         size += 4 * count
     if record.position is not None:
         columns |= _POSITION
-        source, position = _checked_position(*record.position)
+        source, position = check_position(*record.position)
         source_length, position_length = len(source), len(position)
         parts += (source, position)
         size += source_length + position_length
@@ -224,7 +224,7 @@ def _view(body: bytes, dtype: np.dtype[Any], count: int, at: int) -> NDArray[Any
     return np.frombuffer(body, dtype, count, at) if count else np.empty(0, dtype)
 
 
-def _checked_position(source: str, position: bytes) -> tuple[bytes, bytes]:
+def check_position(source: str, position: bytes) -> tuple[bytes, bytes]:
     try:
         name = source.encode()
     except UnicodeEncodeError as error:

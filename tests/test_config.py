@@ -1,0 +1,74 @@
+"""Settings, paths and devices that `engine.open` refuses: the error names the argument, and nothing was made."""
+
+import math
+
+import numpy as np
+import pytest
+from junk import Hostile, but, refused
+
+import engine
+from engine import ConfigError
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dim",
+        "loss",
+        "optimizer",
+        "lr",
+        "l2",
+        "negatives",
+        "batch_size",
+        "seed",
+        "device",
+        "warm_bytes",
+        "threads",
+        "mode",
+    ],
+)
+def test_settings(home, name):
+    for junk in but("nothing", "true"):
+        number = name in ("lr", "l2") and isinstance(junk, float | np.floating) and math.isfinite(junk)
+        fits = name == "warm_bytes" and isinstance(junk, int) and 0 < junk < 2**62
+        if number or fits:
+            continue
+        refused(name, lambda junk=junk: engine.open(home, **{name: junk}), ConfigError)
+        assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"dim": 0}, {"dim": 4097}, {"dim": True}, {"dim": 8.0}, {"loss": "logistic"}, {"optimizer": "adam"},
+        {"lr": 0}, {"lr": -1},
+        {"lr": 1e-50}, {"lr": math.nan}, {"lr": 1e7}, {"l2": -1e-9}, {"negatives": 0}, {"batch_size": 0},
+        {"batch_size": 2**20}, {"seed": -1}, {"seed": 2**63}, {"device": "tpu"}, {"epoch_seconds": 0},
+        {"epoch_seconds": None}, {"epoch_seconds": math.inf}, {"threads": 0}, {"threads": 10**6},
+        {"warm_bytes": 0}, {"mode": "r+"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_out_of_range(home, bad):
+    (name,) = bad
+    refused(name, lambda: engine.open(home, **bad), ConfigError)
+    assert not home.exists()
+    if name not in ("warm_bytes", "mode"):
+        refused(name, lambda: engine.open(":memory:", **bad), ConfigError)
+
+
+def test_a_device_that_is_not_there(home):
+    refused("cuda", lambda: engine.open(home, device="cuda"), engine.DeviceError)
+    assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    "path", [None, 5, b"model", "", "a\0b", ["model"], np.array(["a", "b"]), Hostile()], ids=range(8)
+)
+def test_paths(path):
+    refused("path", lambda: engine.open(path), ConfigError)
+
+
+def test_memory_has_no_limit_and_no_modes():
+    refused("warm_bytes", lambda: engine.open(":memory:", warm_bytes=1 << 30), ConfigError)
+    refused("mode", lambda: engine.open(":memory:", mode="x"), ConfigError)

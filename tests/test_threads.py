@@ -1,0 +1,82 @@
+"""Many threads, and a fork: one writer at a time, readers beside it, and a child that is told to open its own."""
+
+import os
+import threading
+
+import numpy as np
+import pytest
+
+import engine
+from engine import EngineError
+
+
+def test_a_fork_leaves_the_engine_to_the_parent(eng, stream):
+    eng.ingest(*stream(50))
+    digest = eng.digest()
+    child = os.fork()
+    if child == 0:
+        wrong = 1
+        try:
+            calls = (lambda: eng.topk(1), lambda: eng.ingest(1, 2), eng.digest, eng.stats, eng.checkpoint)
+            for call in calls:
+                with pytest.raises(EngineError, match="child"):
+                    call()
+            eng.close()
+            wrong = 0
+        finally:
+            os._exit(wrong)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    eng.ingest(*stream(50, seed=1))
+    assert eng.seq == 100
+    assert eng.digest() != digest
+
+
+def test_two_writers_take_turns(place, loss):
+    with engine.open(place, dim=8, loss=loss, negatives=4, batch_size=4) as eng:
+        seqs: list[list[int]] = [[], []]
+
+        def write(which):
+            for n in range(25):
+                report = eng.ingest(np.arange(3) + 100 * which, np.arange(3) + n, durable=bool(n % 2))
+                seqs[which].append(report.seq)
+
+        threads = [threading.Thread(target=write, args=(which,)) for which in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(seqs[0] + seqs[1]) == list(range(3, 151, 3))
+        assert seqs == [sorted(part) for part in seqs]
+        digest = eng.digest()
+    if place != ":memory:":
+        with engine.open(place) as eng:
+            assert (eng.seq, eng.digest()) == (150, digest)
+            assert eng.stats()["opening"]["replayed_events"] == 150
+
+
+def test_readers_beside_a_writer_see_whole_and_recent_answers(eng, stream):
+    users, items = stream(4000)
+    eng.ingest(users[:100], items[:100])
+    done, acknowledged, wrong = threading.Event(), [100], []
+
+    def read():
+        while not done.is_set():
+            least = acknowledged[0]
+            found = eng.topk(users[:5], 6, exclude=items[:3], exclude_seen=True)
+            falling = (found.scores[:, :-1] >= found.scores[:, 1:]).all() and np.isfinite(eng.vectors(users[:9])).all()
+            if found.seq < least or not falling or np.isin(found.ids, items[:3]).any():
+                wrong.append(found)
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        for start in range(100, 4000, 100):
+            acknowledged[0] = eng.ingest(users[start : start + 100], items[start : start + 100], durable=False).seq
+            if start % 1000 == 0:
+                eng.checkpoint()
+    finally:
+        done.set()
+        for thread in threads:
+            thread.join()
+    assert not wrong
