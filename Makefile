@@ -34,7 +34,7 @@ lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h tests/crash/*.c tests/crash/*.h
 
 crash: $(VENV)/test
 	$(PY) -m pytest -m 'heavy or not heavy' tests/crash -s

@@ -111,8 +111,8 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
 bool Learner::delivered() {
     for (uint32_t slot : missing_users) {
         if (!(users_.flags(slot) & Warm::kFetching)) continue;
+        ++users_.total;  // before the row counts as here: a reader must not take the table for complete
         users_.mark(slot, Warm::kFresh);
-        ++users_.total;
         ++made_users_;
         --fetched_;
     }

@@ -36,8 +36,7 @@ uint32_t Warm::admit(int64_t id, uint8_t mark) {
     meta(slot).id = id;
     flags_[slot] = mark;
     index_.insert(id, slot, [this](uint32_t s) { return slab_.meta(s).id; });
-    ++rows_here_;
-    fetching_ += mark == kFetching;
+    if (!(mark & kFetching)) ++rows_here_;
     pin(slot);
     return slot;
 }
@@ -89,14 +88,14 @@ void Warm::fill(uint32_t slot, const std::byte* stored) {
     std::lock_guard lock(mutex_);
     std::memcpy(static_cast<void*>(row(slot)), stored, static_cast<size_t>(layout().stored_bytes));
     flags_[slot] = 0;
-    --fetching_;
+    ++rows_here_;
     if (ordinals_) set_ordinal(slot, meta(slot).ordinal);
 }
 
 void Warm::mark(uint32_t slot, uint8_t mark) {
     std::lock_guard lock(mutex_);
     flags_[slot] = mark;
-    --fetching_;
+    ++rows_here_;
 }
 
 void Warm::made(uint32_t slot) { flags_[slot].fetch_and(static_cast<uint8_t>(~kFresh), std::memory_order_relaxed); }

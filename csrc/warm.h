@@ -105,8 +105,8 @@ class Warm {
     void resident(std::vector<int64_t>* ids);  // of all rows here, in no order
 
     int64_t total = 0;  // rows of the table, wherever they live (table state)
-    // Is every row here? A row that is being fetched may turn out to be none, so it does not count.
-    bool complete() const { return size() - fetching_ == total; }  // writer only
+    // Is every row here? Slots that are still kFetching don't count: whether they have a row is not known yet.
+    bool complete() const { return size() == total; }
 
   private:
     bool evict_some();
@@ -122,7 +122,7 @@ class Warm {
     std::vector<uint8_t> pinned_;
     std::vector<uint32_t> pinned_list_, free_, dirty_list_, frozen_list_, slot_of_ordinal_;
     std::unordered_map<uint32_t, std::vector<std::byte>> kept_;
-    int64_t high_water_ = 0, hand_ = 0, fetching_ = 0;
+    int64_t high_water_ = 0, hand_ = 0;
     int parity_ = 0;
     std::atomic<int64_t> rows_here_{0}, dirty_count_{0}, evicted_{0};
 };

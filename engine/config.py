@@ -15,7 +15,7 @@ OPTIMIZERS = ("adagrad",)
 
 # By loss: learning rate and number of negatives of a new directory. engine/learn/README.md has the measurements.
 DEFAULT_LR = {"softmax": 0.25, "bpr": 0.1}
-DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 1}
+DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16}
 
 _LEAST_LR = 1e-30  # less would be 0 in float32
 

@@ -7,6 +7,7 @@
 A new directory is built aside, synced and renamed into place, so that one that can be seen is whole.
 """
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -116,6 +117,9 @@ class Directory:
         lock = _lock(path)
         cold = log = None
         try:
+            # Who made it may have been killed before its name was durable.
+            with contextlib.suppress(PermissionError):  # a parent that can't be read can't be synced either
+                _sync(path.absolute().parent)
             cold = Cold.open(path / "rows")
             state = State.from_meta(cold.meta, path)
             log = Log.open(path / "log", known_durable_seq=state.seq)

@@ -179,7 +179,8 @@ class Engine:
                 self._log_and_learn(events, position, durable, learned, progress)
             except BaseException as e:
                 if isinstance(e, EngineError):
-                    e.seq = self._seq if self._seq > before else None
+                    accepted = self._accepted(durable)
+                    e.seq = accepted if accepted > before else None
                 raise
             seq = self._seq
         return IngestReport(
@@ -222,14 +223,20 @@ class Engine:
                             self._learn(last, learned)
                     finally:
                         synced.result()
-                    waiting = record
+                        waiting = record
                 if progress:
                     progress(learned.events, len(events))
         finally:
-            if waiting is not None:
+            if waiting is not None and self._failure is None:
                 self._learn(waiting, learned)
         if progress:
             progress(learned.events, len(events))
+
+    def _accepted(self, durable: bool) -> int:
+        """The last event that a call has had accepted: the log decides, for what it holds is learned on reopening."""
+        if self._directory is None:
+            return self._seq
+        return self._directory.log.synced_seq if durable else self._directory.log.last_seq
 
     def _records(self, events: Events, position: tuple[str, bytes] | None) -> Iterator[Record]:
         first, batch_size = self._seq + 1, self._model.settings.batch_size

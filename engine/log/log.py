@@ -21,6 +21,7 @@ from .record import Record, decode_record, encode_record
 from .segment import Segment, open_segment, read_records, segment_name, survey
 
 SEGMENT_BYTES = 64 << 20
+_COPY_BYTES = 1 << 20
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 # Stands while file and numbers may disagree, so that a KeyboardInterrupt at the wrong place leaves a log that has
 # failed rather than one that writes records where they will not be found.
@@ -89,6 +90,7 @@ class Log:
                     os.ftruncate(tail, last.size)
                     last.torn_bytes = 0
                 # A process that was killed may have left records, and the segment's name, in the page cache alone.
+                _write_again(last)
                 os.fsync(tail)
                 _sync_directory(directory)
             except OSError:
@@ -293,6 +295,23 @@ def _replay_segment(segment: Segment, size: int, after_seq: int) -> Iterator[Rec
         raise _as_engine_error(f"cannot read {segment.path}", error) from error
     if done != size:
         raise CorruptionError("a log record can no longer be read", file=str(segment.path), offset=done)
+
+
+def _write_again(segment: Segment) -> None:
+    """Writes what may not be durable once more, in place.
+
+    If an fsync failed before, the kernel may hold these bytes as clean: the next fsync would succeed and write nothing.
+    """
+    descriptor = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        at = segment.synced_bytes
+        while at < segment.size:
+            written = os.pwrite(descriptor, os.pread(descriptor, min(_COPY_BYTES, segment.size - at), at), at)
+            if written == 0:
+                raise OSError(errno.EIO, "nothing was written")
+            at += written
+    finally:
+        os.close(descriptor)
 
 
 def _open_tail(path: Path, make: int = 0) -> int:

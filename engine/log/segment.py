@@ -29,12 +29,14 @@ class Segment:
     last_seq: int  # of its last event; first_seq - 1 without one
     reach: int = 0  # the highest `Header.reach` of its records: replay after this or later needs none of them
     size: int = 0  # bytes of whole records
+    synced_bytes: int = 0  # of these, known durable by the last of them
     records: int = 0
     torn_bytes: int = 0  # that follow them
 
     def add(self, header: Header) -> None:
         """Count one more whole record."""
         self.last_seq, self.reach = header.last_seq, header.reach
+        self.synced_bytes = header.synced_bytes
         self.size += header.length
         self.records += 1
 

@@ -8,7 +8,8 @@ what it had to.
 The model, harsher than any one file system but allowed by POSIX:
 - a write, truncation or growth is durable once a sync of its file that began after it has ended, or, through an O_DSYNC
   descriptor, once it has itself ended. Before: kept, dropped, or torn into 512-byte sectors, the size grown or not;
-- a sync that failed leaves what it covered undurable for ever: the kernel may have dropped those pages as clean;
+- a sync of a file that failed leaves what it covered undurable for ever: the kernel may have dropped those pages as
+  clean (names are different: a file system that cannot write its own structures takes no more of them);
 - a creation, rename or removal is durable once its directory (of a rename: the target's) was synced. Before: kept or
   dropped, each on its own or as a prefix of that directory's changes. A rename is atomic.
 LMDB's lock file is shared memory with a name, not data: it is never part of a state.
@@ -223,7 +224,7 @@ class Journal:
             elif e.op == "ended":
                 for change in syncs.pop(e.offset, ()):
                     if e.result != 0:
-                        change.doomed = True
+                        change.doomed = not change.edits
                     elif not change.doomed:
                         change.durable = min(change.durable, at)
 

@@ -10,7 +10,8 @@ A program under test is a Python file with `make(sabotage) -> program`, where th
     typed                   tuple of exception types that a failing disk may surface as
     references(root)        -> anything JSON can hold; made once, from an uninterrupted run in an empty directory
     run(root, mark)         do all the work, going on from whatever `root` holds; calls mark.submitted(n) before and
-                            mark.acked(n) after each promise, and mark.acked(n) for what it finds on opening
+                            mark.acked(n) after each promise (mark.accepted(n) where it holds for a kill alone), and
+                            mark.acked(n) for what it finds on opening
     check(root, acked, submitted, references)   reopen and raise if a promise is broken
 """
 
@@ -36,6 +37,7 @@ class Board(ctypes.Structure):
         ("calls", ctypes.c_int64),
         ("submitted", ctypes.c_int64),
         ("acked", ctypes.c_int64),
+        ("accepted", ctypes.c_int64),
         ("fired", ctypes.c_int64),
         ("unsupported", ctypes.c_int64),
         ("call", ctypes.c_char * 512),
@@ -55,6 +57,10 @@ class Mark:
     def acked(self, n):
         """Events up to `n` were acknowledged, or shown to a caller as applied."""
         self._shim.crash_mark(1, ctypes.c_int64(n))
+
+    def accepted(self, n):
+        """Events up to `n` were acknowledged with the promise that they outlive the process, but not the power."""
+        self._shim.crash_mark(2, ctypes.c_int64(n))
 
 
 def in_child(task, seconds):
@@ -109,7 +115,7 @@ def run(request, shim, board):
         PROGRAM.run(Path(root), Mark(shim))
 
     answer = in_child(task, request["seconds"])
-    for name in ("calls", "submitted", "acked", "fired", "unsupported"):
+    for name in ("calls", "submitted", "acked", "accepted", "fired", "unsupported"):
         answer[name] = getattr(board, name)
     answer["call"] = board.call.decode(errors="replace")
     return answer

@@ -32,7 +32,7 @@ enum action { PASS, RUN, REFUSE, HALF };
 
 // Shared with the harness's process, so that it outlives a kill. Field order: as in server.py.
 struct board {
-    int64_t calls, submitted, acked, fired, unsupported;
+    int64_t calls, submitted, acked, accepted, fired, unsupported;
     char call[512];
 };
 
@@ -181,7 +181,7 @@ static ssize_t put(const char* name, int fd, const struct iovec* iov, int n, int
     } else if (act != REFUSE) {
         r = raw_write(fd, iov, n, offset);
     }
-    if (r > 0) {
+    if (r > 0 && st.st_nlink > 0) {  // a file without a name is gone after a crash
         struct entry e = {
             .op = WRITE, .dsync = (flags & O_DSYNC) != 0, .ino = inode(fd), .offset = at, .data_len = (uint64_t)r};
         journal(e, inside(path), NULL, iov, n);
@@ -308,12 +308,13 @@ void crash_start(struct board* shared, const char* dir, int kind, int64_t at, in
     journal((struct entry){.op = START}, NULL, NULL, NULL, 0);
 }
 
-// `acked`: 1 when all up to event n was acknowledged, 0 when it was submitted. Neither ever falls.
-void crash_mark(int acked, int64_t n) {
+// Up to event n all was: 0 submitted, 1 acknowledged, 2 acknowledged as safe from a kill, not from power loss. None of
+// the three ever falls.
+void crash_mark(int kind, int64_t n) {
     if (!board) return;
     pthread_mutex_lock(&mutex);
-    int64_t* mark = acked ? &board->acked : &board->submitted;
+    int64_t* mark = kind == 0 ? &board->submitted : kind == 1 ? &board->acked : &board->accepted;
     if (n > *mark) *mark = n;
-    journal((struct entry){.op = MARK, .result = acked, .offset = n}, NULL, NULL, NULL, 0);
+    if (kind != 2) journal((struct entry){.op = MARK, .result = kind, .offset = n}, NULL, NULL, NULL, 0);
     pthread_mutex_unlock(&mutex);
 }

@@ -219,7 +219,7 @@ def try_point(server: Server, kind: str, at: int, start: Start, power: bool) -> 
             judged = server.check(lost, *promised)
             if judged["end"] != "ok":
                 failures.append(failure("after power loss", judged.get("error", judged["end"])))
-        judged = server.check(root, *promised)
+        judged = server.check(root, max(ran["acked"], ran["accepted"]), ran["submitted"])
         if judged["end"] != "ok":
             failures.append(failure("after the fault", judged.get("error", judged["end"])))
         return end, failures
@@ -228,7 +228,7 @@ def try_point(server: Server, kind: str, at: int, start: Start, power: bool) -> 
 def crashed(server: Server, place: Path, kind: str, at: int) -> Start:
     """Run in `place`/root, killed by `kind` at call `at`: a start for sweeping over the recovery."""
     ran = server.run(begin(place, Start()), kind, at)
-    return Start(place / "root", ran["acked"], ran["submitted"])
+    return Start(place / "root", max(ran["acked"], ran["accepted"]), ran["submitted"])
 
 
 def on_servers(servers: list[Server], tasks: list, work) -> list:
@@ -258,7 +258,8 @@ def serving(program: Path, sabotage: str = "", count: int | None = None, seconds
 
 
 def sweep(servers, *, kinds=KINDS, start=Start(), power=True, first=None, sample=None, seed=0) -> Report:
-    """Every call (the `first` so many) with every fault kind, or a seeded `sample` of those points.
+    """Every call (the `first` so many) with every fault kind, or a seeded `sample` of those points: so many, or below 1
+    so large a share.
 
     `start`: a directory to begin from, for crashes during recovery. `power`: also judge, after every fault, the disk
     that lost all that was not synced.
@@ -266,8 +267,9 @@ def sweep(servers, *, kinds=KINDS, start=Start(), power=True, first=None, sample
     lines = trace_calls(servers[0], start)
     report = Report(calls=len(lines))
     points = [(kind, n) for n, line in enumerate(lines[:first], 1) for kind in kinds if applies(kind, line)]
-    if sample is not None and sample < len(points):
-        points = sorted(random.Random(seed).sample(points, sample), key=lambda p: p[1])
+    count = len(points) if sample is None else round(sample * len(points)) if sample < 1 else sample
+    if count < len(points):
+        points = sorted(random.Random(seed).sample(points, count), key=lambda p: p[1])
     for (kind, _), (end, failures) in zip(
         points, on_servers(servers, points, lambda s, p: try_point(s, *p, start, power)), strict=True
     ):

@@ -1,0 +1,106 @@
+"""Promise 1 on the engine itself: whatever happens to process or disk, reopening gives the state at a record's end.
+
+Every fault at every call and 2,000 random power cuts are heavy (`make crash`); a seeded sixteenth of them runs always,
+and so do the engines that are broken on purpose, each of which must be caught. engine_program.py says what is run.
+"""
+
+from pathlib import Path
+
+import pytest
+
+from .explore import explore
+from .sweep import KILLS, KINDS, Report, Start, crashed, serving, sweep, trace_calls, workspace
+
+PROGRAM = Path(__file__).parent / "engine_program.py"
+ALL = (*KINDS, "kill-after", "eio-on")
+STATES, SHARE = 2000, 16
+RECOVERY_CALLS = 10  # from opening to the first calls after it
+
+
+@pytest.fixture(scope="module", params=["tight", "roomy"])
+def servers(request):
+    with serving(PROGRAM, request.param) as made:
+        yield made
+
+
+def good(report: Report, what: str) -> None:
+    print(f"\nengine, {what}: {report}")
+    assert not report.failures, str(report)
+
+
+def recoveries(servers, crashes: int, sample: float | None = None) -> Report:
+    """Faults in the opening that follows a crash, for so many crashes spread over the run."""
+    total, calls = Report(), len(trace_calls(servers[0], Start()))
+    for i in range(crashes):
+        with workspace() as place:
+            start = crashed(servers[0], place, KILLS[i % 3], 1 + (2 * i + 1) * calls // (2 * crashes))
+            report = sweep(servers, kinds=ALL, start=start, first=RECOVERY_CALLS, sample=sample, seed=i)
+        total.calls += report.calls
+        total.points += report.points
+        total.ends += report.ends
+        total.failures += report.failures
+    return total
+
+
+def test_a_sixteenth_of_all_faults(servers):
+    good(sweep(servers, kinds=ALL, sample=1 / SHARE), "a sixteenth of all faults")
+
+
+def test_a_sixteenth_of_the_power_cuts(servers):
+    good(explore(servers, states=STATES // SHARE), "a sixteenth of the power cuts")
+
+
+def test_some_faults_while_recovering(servers):
+    good(recoveries(servers, 3, 0.2), "some faults while recovering")
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3600)
+def test_every_fault_at_every_call(servers):
+    good(sweep(servers, kinds=ALL), "every fault at every call")
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3600)
+def test_every_fault_while_recovering(servers):
+    good(recoveries(servers, 24), "every fault while recovering")
+
+
+@pytest.mark.heavy
+@pytest.mark.timeout(3600)
+def test_all_power_cuts(servers):
+    good(explore(servers, states=STATES, seed=1), "power cuts")
+
+
+def kills(servers, seed: int) -> Report:
+    return sweep(servers, kinds=("kill",), power=False, sample=40, seed=seed)
+
+
+def power_cuts(servers, seed: int) -> Report:
+    return explore(servers, states=100, recordings=8, seed=seed)
+
+
+def errors_then_power_cuts(servers, seed: int) -> Report:
+    return sweep(servers, kinds=("eio", "enospc"), sample=60, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("sabotage", "catches"),
+    [
+        ("no_fsync", power_cuts),
+        ("no_crc", power_cuts),
+        ("no_sync_before_lmdb", power_cuts),
+        ("lmdb_before_log", kills),
+        ("learn_twice", kills),
+        ("skip_one", kills),
+        ("position_apart", kills),
+        ("ack_before_sync", power_cuts),
+        ("trust_tail", power_cuts),
+        ("no_directory_sync", power_cuts),
+        ("sync_again", errors_then_power_cuts),
+    ],
+)
+def test_each_sabotage_is_caught(sabotage, catches):
+    with serving(PROGRAM, f"roomy {sabotage}") as servers:
+        caught = any(catches(servers, seed).failures for seed in range(8))
+    assert caught
