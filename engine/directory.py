@@ -24,7 +24,7 @@ import numpy as np
 from .backend import fingerprint
 from .config import Settings
 from .errors import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
-from .events import Floats
+from .events import Floats, describe
 from .log.log import Log
 from .table.cold import Cold
 
@@ -136,6 +136,16 @@ class Directory:
         finally:
             self.cold.close()
             os.close(self._lock)
+
+
+def checked_path(path: Any) -> Path:
+    try:
+        found = os.fspath(path)
+    except Exception as e:  # the caller's own __fspath__ may raise anything
+        raise ConfigError(f"path: got {describe(path)}, wanted a directory's path or ':memory:'") from e
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise ConfigError(f"path: got {describe(found)}, wanted a directory's path or ':memory:'")
+    return Path(found)
 
 
 def exists(path: Path) -> bool:

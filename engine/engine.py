@@ -4,8 +4,6 @@ One writer at a time (`_writing`); readers take no lock of this file. Any thread
 middle of learning leaves RAM behind the log, so it closes the engine to writes: reopening replays the log.
 """
 
-import hashlib
-import json
 import math
 import os
 import threading
@@ -13,42 +11,24 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 
 from . import config, epoch
-from .backend import native
 from .config import Resources, Settings
-from .directory import Directory, State
-from .errors import ConfigError, EngineError, InputError, UnknownIdError
-from .events import (
-    PADDING,
-    Events,
-    Floats,
-    Ids,
-    IngestReport,
-    TopK,
-    choice,
-    describe,
-    flag,
-    id_array,
-    id_column,
-    query_vectors,
-    whole_number,
-)
+from .digest import digest
+from .directory import Directory, State, checked_path
+from .errors import ConfigError, EngineError, InputError
+from .events import Events, Floats, Ids, IngestReport, TopK, describe, flag, id_column
 from .learn.model import Learned, Model, require_room
 from .log.record import MAX_EVENTS, Record, check_position
-from .rank.catalogue import Catalogue, filter_lists
+from .rank.catalogue import Catalogue
 from .rank.history import HISTORY, History
-from .table.table import ITEMS, USERS, Table
+from .rank.topk import Ranker
+from .table.table import ITEMS, USERS, Table, capacities
 
 MEMORY = ":memory:"
-_MEMORY_ROWS = 2**31
-_MOST_K = 2**24
-_MOST_ANSWERS = 2**27  # users x k of one call: 1.5 GiB, for short answers are padded
-_PAIRS = 2**16  # scored at a time: each needs a copy of its user's vector
 _NO_IDS: Ids = np.empty(0, np.int64)
 
 
@@ -60,12 +40,13 @@ class Engine:
         self._directory = directory
         self._resources = resources
         cold = directory.cold if directory else None
-        capacity = _capacities(settings, resources if directory else None)
+        capacity = capacities(settings.dim, resources.warm_bytes if directory else None)
         self._users = Table(USERS, settings.dim, capacity[0], cold)
         self._items = Table(ITEMS, settings.dim, capacity[1], cold)
         self._catalogue = Catalogue(settings.dim)
         self._history = History(self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [])
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
+        self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
         self._writing = threading.RLock()
         self._inside = False  # a call by the thread that holds the lock
         self._pid = os.getpid()
@@ -341,51 +322,9 @@ class Engine:
 
         Returns TopK. Raises InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
         """
-        k = whole_number("k", k, 1, _MOST_K)
-        choice("unknown", unknown, ("fallback", "raise", "skip"))
-        exclude_seen = flag("exclude_seen", exclude_seen)
-        if (users is None) == (vectors is None):
-            raise InputError("users, vectors: wanted exactly one of the two")
         self._alive()
-        seq = self._seq
-        if vectors is not None:
-            if exclude_seen:
-                raise InputError("exclude_seen: needs users, got vectors")
-            ids = None
-            queries, scalar = query_vectors("vectors", vectors, self._model.settings.dim)
-            known = np.ones(len(queries), np.bool_)
-        else:
-            ids = id_array("users", users)
-            scalar = ids.ndim == 0
-            if ids.ndim > 1:
-                raise InputError(f"users: got {describe(ids)}, wanted a scalar or a 1-D column")
-            ids = ids.reshape(-1)
-            known, queries = self._user_vectors(ids)
-            if unknown == "raise" and not known.all():
-                raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
-            queries[~known] = self._model.mean
-        if len(queries) * k > _MOST_ANSWERS:
-            raise InputError(f"k: got {k} for {len(queries)} users, wanted at most {_MOST_ANSWERS} answers in one call")
-        filters = [filter_lists("exclude", exclude, len(queries))]
-        chosen = filter_lists("include", include, len(queries))
-        if exclude_seen and ids is not None:
-            filters.append([self._history.items_of(user) for user in ids.tolist()])
-        found, scores, counts = self._catalogue.topk(
-            queries,
-            min(k, max(1, len(self._catalogue))),
-            exclude=filters,
-            include=chosen,
-            threads=self._resources.threads,
-        )
-        if unknown == "skip":
-            found[~known], scores[~known], counts[~known] = PADDING, -np.inf, 0
-        if found.shape[1] < k:
-            more = ((0, 0), (0, k - found.shape[1]))
-            found = np.pad(found, more, constant_values=PADDING)
-            scores = np.pad(scores, more, constant_values=-np.inf)
-        if scalar:
-            return TopK(found[0], scores[0], int(counts[0]), seq)
-        return TopK(found, scores, counts, seq)
+        seq = self._seq  # before anything is read: what the answer is at least at
+        return self._ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
 
     def score(self, users: Any, items: Any) -> Any:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
@@ -393,23 +332,7 @@ class Engine:
         Raises UnknownIdError for an id without a row.
         """
         self._alive()
-        u, i = id_array("users", users), id_array("items", items)
-        try:
-            u, i = np.broadcast_arrays(u, i)
-        except ValueError as e:
-            raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
-        distinct, which = np.unique(u, return_inverse=True)
-        known, vectors = self._user_vectors(distinct)
-        if not known.all():
-            raise UnknownIdError(f"users: {int(distinct[~known][0])} has no row")
-        ordinals = self._known_items(np.ascontiguousarray(i).reshape(-1))
-        which = which.reshape(-1)
-        scores: Floats = np.empty(len(which), np.float32)
-        for start in range(0, len(which), _PAIRS):
-            part = slice(start, start + _PAIRS)
-            scores[part] = self._catalogue.score(vectors[which[part]], ordinals[part])
-        scores = scores.reshape(u.shape)
-        return scores if scores.ndim else scores[()]
+        return self._ranker.score(users, items)
 
     def vectors(self, users: Any = None, items: Any = None) -> Floats:
         """The vectors of users or of items, float32 [n, dim], in the order asked for. Raises UnknownIdError."""
@@ -417,22 +340,8 @@ class Engine:
         if (users is None) == (items is None):
             raise InputError("users, items: wanted exactly one of the two")
         if items is not None:
-            return self._catalogue.read(self._known_items(id_column("items", items)))[0]
-        ids = id_column("users", users)
-        known, vectors = self._user_vectors(ids)
-        if not known.all():
-            raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
-        return vectors
-
-    def _user_vectors(self, ids: Ids) -> tuple[np.ndarray[Any, np.dtype[np.bool_]], Floats]:
-        known, rows = self._users.peek(ids)
-        return known, self._users.floats(rows)
-
-    def _known_items(self, ids: Ids) -> Ids:
-        ordinals = self._catalogue.ordinals(ids)
-        if (ordinals < 0).any():
-            raise UnknownIdError(f"items: {int(ids[ordinals < 0][0])} has no row")
-        return ordinals
+            return self._ranker.item_vectors(id_column("items", items))
+        return self._ranker.user_vectors(id_column("users", users))
 
     # --- state
 
@@ -463,25 +372,8 @@ class Engine:
     def digest(self) -> str:
         """Hex digest over all state, in id order, wherever it lives: a function of the log alone."""
         with self._writer():
-            h = hashlib.blake2b(digest_size=16)
-            meta = self._snapshot().to_meta()
-            fields = json.loads(meta["state"])
-            del fields["bit_exact"]
-            h.update(json.dumps(fields, sort_keys=True).encode() + meta["mean"])
-            for table in (self._users, self._items):
-                for ids, rows in table.rows():
-                    # Each id beside its row: how rows were grouped on the way here must not show.
-                    h.update(np.hstack([ids.reshape(-1, 1).view(np.uint8), rows]).tobytes())
-            for user, number, payload in self._history.chunks(self._stored_chunks()):
-                h.update(b"%d %d " % (user, number) + payload)
-            return h.hexdigest()
-
-    def _stored_chunks(self) -> Iterator[tuple[int, int, bytes]]:
-        if self._directory is None:
-            return
-        for pairs in self._directory.cold.scan_raw(HISTORY):
-            for key, payload in pairs:
-                yield int.from_bytes(key[1:9], "big") - (1 << 63), key[9], payload
+            stored = self._directory.cold.scan_raw(HISTORY) if self._directory else iter(())
+            return digest(self._snapshot(), (self._users, self._items), self._history.chunks(stored))
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seqs by tier, and what opening and syncing took."""
@@ -574,26 +466,16 @@ def open_engine(path: Any, mode: str, given: dict[str, Any], resources: dict[str
     checked = Resources.check(**resources)
     Settings.resolve(given, None)  # bad values are refused before anything is made
     directory = Directory.open(
-        _checked_path(path),
+        checked_path(path),
         mode,
         given,
-        lambda settings: require_room(settings, min(_capacities(settings, checked)[:2])),
+        lambda settings: require_room(settings, capacities(settings.dim, checked.warm_bytes)[0]),
     )
     try:
         return Engine(directory, directory.state.settings, checked, given)
     except BaseException:
         directory.close()
         raise
-
-
-def _checked_path(path: Any) -> Path:
-    try:
-        found = os.fspath(path)
-    except Exception as e:  # the caller's own __fspath__ may raise anything
-        raise ConfigError(f"path: got {describe(path)}, wanted a directory's path or ':memory:'") from e
-    if not isinstance(found, str) or not found or "\0" in found:
-        raise ConfigError(f"path: got {describe(found)}, wanted a directory's path or ':memory:'")
-    return Path(found)
 
 
 def _changeable(settings: Settings) -> dict[str, Any]:
@@ -612,11 +494,3 @@ def _checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
         )
     check_position(position[0], bytes(position[1]))
     return position[0], bytes(position[1])
-
-
-def _capacities(settings: Settings, resources: Resources | None) -> tuple[int, int, int]:
-    """Rows of users, rows of items and bytes of history that fit in RAM: 7/16, 7/16 and 1/8 of warm_bytes."""
-    if resources is None:
-        return _MEMORY_ROWS, _MEMORY_ROWS, 2**62
-    rows = min(_MEMORY_ROWS, resources.warm_bytes * 7 // 16 // native.row_bytes(settings.dim))
-    return max(1, rows), max(1, rows), resources.warm_bytes // 8

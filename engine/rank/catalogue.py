@@ -46,7 +46,7 @@ def filter_lists(name: str, x: Any, queries: int) -> Lists:
 class Catalogue:
     def __init__(self, dim: int):
         self.native: Any = native.Catalogue(dim)
-        self._dim = dim
+        self.dim = dim
 
     def __len__(self) -> int:
         return len(self.native)
@@ -58,7 +58,7 @@ class Catalogue:
     def restore(self, stored: Iterable[tuple[Ids, NDArray[np.uint8]]], n: int) -> None:
         """Fills the catalogue at opening from the item rows of LMDB; they must be the ordinals 0..n-1, each once."""
         for ids, rows in stored:
-            self.native.restore(ids, rows, self._dim, n)
+            self.native.restore(ids, rows, self.dim, n)
         if not self.native.restored(n):
             raise CorruptionError(f"the item rows in LMDB are not the {n} items that it says it has")
 

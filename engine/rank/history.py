@@ -63,17 +63,18 @@ class History:
         """Before the users' rows are thawed."""
         self._native.thaw(self._users, committed)
 
-    def chunks(self, stored: Iterator[tuple[int, int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
-        """Every chunk as (user, number, bytes), by user and number. `stored` is LMDB's, in that order."""
+    def chunks(self, stored: Iterator[list[tuple[bytes, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
+        """Every chunk as (user, number, bytes), by user and number. `stored`: LMDB's (key, payload) pairs, in order."""
         resident = self._users.resident().tolist()
         here = set(resident)
         at = 0
-        for user, number, payload in stored:
+        for key, payload in (pair for pairs in stored for pair in pairs):
+            user = int.from_bytes(key[1:9], "big") - (1 << 63)
             while at < len(resident) and resident[at] < user:
                 yield from self._resident_chunks(resident[at])
                 at += 1
             if user not in here:
-                yield user, number, payload
+                yield user, key[9], payload
         for user in resident[at:]:
             yield from self._resident_chunks(user)
 

@@ -1,0 +1,28 @@
+"""The digest: one hash over all state, in id order, wherever it lives.
+
+A function of the log alone: neither tiers, epochs nor how rows are grouped on the way here may show in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+
+import numpy as np
+
+from .directory import State
+from .table.table import Table
+
+
+def digest(state: State, tables: tuple[Table, ...], chunks: Iterable[tuple[int, int, bytes]]) -> str:
+    """Hex of 16 bytes. `chunks`: of all histories, (user, number, bytes) in order. The writer's lock must be held."""
+    h = hashlib.blake2b(digest_size=16)
+    meta = state.to_meta()
+    fields = json.loads(meta["state"])
+    del fields["bit_exact"]  # of this machine, not of the log
+    h.update(json.dumps(fields, sort_keys=True).encode() + meta["mean"])
+    for table in tables:
+        for ids, rows in table.rows():
+            h.update(np.hstack([ids.reshape(-1, 1).view(np.uint8), rows]).tobytes())  # each id beside its row
+    for user, number, payload in chunks:
+        h.update(b"%d %d " % (user, number) + payload)
+    return h.hexdigest()
