@@ -1,5 +1,6 @@
 """Many threads, and a fork: one writer at a time, readers beside it, and a child that is told to open its own."""
 
+import contextlib
 import os
 import threading
 
@@ -80,3 +81,39 @@ def test_readers_beside_a_writer_see_whole_and_recent_answers(eng, stream):
         for thread in threads:
             thread.join()
     assert not wrong
+
+
+def test_no_row_is_seen_half_updated():
+    """Every row that a reader sees beside the writer is one that the same stream gave, learned event by event."""
+    settings = {"dim": 4096, "loss": "bpr", "negatives": 2, "seed": 3}
+    n, users, items = 600, np.arange(600) % 2, np.arange(600) % 3
+    versions = {("users", id): set() for id in range(2)} | {("items", id): set() for id in range(3)}
+    with engine.open(":memory:", **settings) as steps:
+        for user, item in zip(users, items, strict=True):
+            steps.ingest(user, item)
+            for (table, id), seen in versions.items():
+                with contextlib.suppress(engine.UnknownIdError):
+                    seen.add(steps.vectors(**{table: id}).tobytes())
+    wrong, looks, done = [], [0], threading.Event()
+    with engine.open(":memory:", **settings) as eng:
+        eng.ingest(users[:6], items[:6])
+
+        def read():
+            while not done.is_set():
+                for table, id in versions:
+                    looks[0] += 1
+                    if eng.vectors(**{table: id}).tobytes() not in versions[table, id]:
+                        wrong.append((table, id))
+
+        threads = [threading.Thread(target=read) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            for start in range(6, n, 99):
+                eng.ingest(users[start : start + 99], items[start : start + 99])
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert looks[0]
+    assert wrong == []
