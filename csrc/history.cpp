@@ -60,11 +60,13 @@ void History::copy_chunks(uint32_t slot, uint16_t mask, std::vector<Chunk>* out)
 
 void History::keep_frozen(uint32_t slot) {
     const Block* b = block(slot);
-    if (b) copy_chunks(slot, b->dirty[parity_ ^ 1], &kept_[slot]);
+    // Nothing is kept where nothing is frozen: between History::thaw and Warm::thaw it would stay for the next epoch.
+    if (b && b->dirty[parity_ ^ 1]) copy_chunks(slot, b->dirty[parity_ ^ 1], &kept_[slot]);
 }
 
 void History::collect(uint32_t slot, std::vector<Chunk>* out) {
     std::lock_guard lock(users_.mutex());
+    users_.attached_written(slot);
     const auto kept = kept_.find(slot);
     if (kept != kept_.end()) {
         std::move(kept->second.begin(), kept->second.end(), std::back_inserter(*out));
