@@ -273,7 +273,7 @@ class Engine:
                 self._epochs.begin()
 
     def _deliver(self, users: Ids, items: Ids) -> None:
-        self._history.deliver(self._users.deliver(users))
+        self._users.deliver(users, self._history.deliver)
         self._items.deliver(items)
 
     def _make_room(self, seq: int) -> None:

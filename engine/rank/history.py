@@ -44,7 +44,7 @@ class History:
         return np.ascontiguousarray(np.frombuffer(raw, ENTRY)["item"], dtype=np.int64)
 
     def deliver(self, users: Ids) -> None:
-        """Loads the histories of users whose rows were just brought in from LMDB. Writer only."""
+        """Loads the histories of users whose rows are being brought in from LMDB, and still hidden. Writer only."""
         for user in users.tolist():
             for _, payload in self._fetch(user):
                 self._native.load(self._users, user, payload)

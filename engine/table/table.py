@@ -5,7 +5,7 @@ froze. Not for what the rows mean or when an epoch is due. The warm tier itself 
 `peek` may be called by any thread; the rest belongs to the writer or, where it says so, to the epoch's thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -65,15 +65,19 @@ class Table:
         """The vectors of rows, float32 [n, dim]."""
         return np.ascontiguousarray(rows[:, : 4 * self.dim]).view(np.float32)
 
-    def deliver(self, missing: Ids) -> Ids:
-        """Fills the slots that wait for `missing` with what LMDB has; returns the ids that it has, rising."""
+    def deliver(self, missing: Ids, first: Callable[[Ids], None] | None = None) -> None:
+        """Fills the slots that wait for `missing` with what LMDB has.
+
+        `first` gets the ids that it has, rising, before readers find their rows in RAM.
+        """
         if self.cold is None or not len(missing):
-            return missing[:0]
+            return
         wanted = np.sort(missing)
         there, rows = self.cold.fetch(self.number, wanted, self.warm.stored_bytes)
         found = wanted[there]
+        if first:
+            first(found)
         self.warm.fill(found, rows)
-        return found
 
     def frozen(self) -> Iterator[list[tuple[bytes, bytes]]]:
         """The frozen rows as LMDB's pairs, by rising key. Epoch thread, once per freeze."""

@@ -1,0 +1,195 @@
+"""The rules of the house, read off the source: what imports what, how long files are, what every kernel has.
+
+Nothing is imported here; files are parsed.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ENGINE = ROOT / "engine"
+MODULES = sorted(path for path in ENGINE.rglob("*.py"))
+
+# From the bottom up; a module imports from lower layers, and from its own where no other rule forbids it.
+LAYERS = [
+    {"_native"},
+    {"backend", "errors", "events", "config", "metrics"},
+    {"kernels"},
+    {"rank", "learn", "table", "log"},
+    {"directory"},
+    {"epoch", "verify", "digest"},
+    {"engine"},
+    {"popularity", "evaluate"},
+    {"sources"},
+    {"demo"},
+    {"__main__"},
+]
+SIBLINGS = {"rank", "learn", "table", "log", "kernels"}  # rooms: none imports another of its layer
+HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
+ids = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ENGINE)))
+
+
+def tree(path):
+    return ast.parse(path.read_text(), str(path))
+
+
+def room(path):
+    return path.relative_to(ENGINE).with_suffix("").parts[0]
+
+
+def imported(path):
+    """(line, dotted name) of everything imported, also inside functions; the engine's own begin with a dot."""
+    package = ("", *path.relative_to(ENGINE).parts[:-1])
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            for name in node.names:
+                yield node.lineno, re.sub(r"^engine(?=\.|$)", "", name.name)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                base = ".".join(package[: len(package) - node.level + 1])
+                base = f"{base}.{node.module}" if node.module else base
+            else:
+                base = re.sub(r"^engine(?=\.|$)", "", node.module or "")
+            for name in node.names:
+                yield node.lineno, f"{base}.{name.name}"
+
+
+def test_every_module_has_a_layer():
+    rooms = {room(path) for path in MODULES} - {"__init__"}
+    assert rooms <= HEIGHT.keys(), "give it a layer here, and in the design"
+
+
+@ids
+def test_arrows_point_down(path):
+    own = room(path)
+    if own == "__init__":  # the public names: may import anything
+        return
+    for line, name in imported(path):
+        if not name.startswith("."):
+            continue
+        other = name.split(".")[1]
+        where = f"{path.relative_to(ROOT)}:{line} imports {name}"
+        if other not in HEIGHT:  # a name of engine/__init__.py
+            assert own in ("__main__", "demo"), where
+            continue
+        if other == own:
+            continue
+        assert HEIGHT[other] <= HEIGHT[own], where
+        assert HEIGHT[other] < HEIGHT[own] or not {own, other} & SIBLINGS, where
+
+
+def test_no_module_imports_itself_in_a_circle():
+    def dotted(path):
+        return ".".join(("", *path.relative_to(ENGINE).with_suffix("").parts)).removesuffix(".__init__")
+
+    names = {dotted(path): path for path in MODULES}
+    arrows = {name: set() for name in names}
+    for name, path in names.items():
+        for _, whole in imported(path):
+            arrows[name] |= {whole, whole.rpartition(".")[0]} & names.keys() - {name, ""}
+    done: list[str] = []
+
+    def visit(name, trail):
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in done:
+            for other in sorted(arrows[name]):
+                visit(other, [*trail, name])
+            done.append(name)
+
+    for name in arrows.keys() - {""}:
+        visit(name, [])
+
+
+@pytest.mark.parametrize("folder", ["engine", "csrc", "tests", "benchmarks"])
+def test_no_file_is_over_500_lines(folder):
+    kinds = {".py", ".pyi", ".cpp", ".h", ".c", ".cu", ".cuh", ".md"}
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in kinds and (lines := path.read_text().count("\n")) > 500
+    }
+    assert long == {}
+
+
+@ids
+def test_every_module_says_what_it_is_for(path):
+    if path.stat().st_size:
+        assert ast.get_docstring(tree(path)), path
+
+
+@ids
+def test_nothing_that_runs_bytes_as_code(path):
+    banned = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
+    for line, name in imported(path):
+        assert name.split(".")[0] not in banned, f"{path}:{line}"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Call):
+            called = node.func.id if isinstance(node.func, ast.Name) else None
+            assert called not in {"eval", "exec", "compile", "__import__"}, f"{path}:{node.lineno}"
+            pickles = [key for key in node.keywords if key.arg == "allow_pickle"]
+            assert all(isinstance(key.value, ast.Constant) and not key.value.value for key in pickles), path
+
+
+@ids
+def test_the_environment_is_read_in_one_place(path):
+    if path == ENGINE / "backend.py":
+        return
+    for node in ast.walk(tree(path)):
+        name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+        assert name not in {"environ", "environb", "getenv", "getenvb"}, f"{path}:{node.lineno}"
+    assert not [name for _, name in imported(path) if name.startswith("os.")], path
+
+
+@ids
+def test_only_the_backend_imports_what_is_native(path):
+    if path != ENGINE / "backend.py":
+        assert [name for _, name in imported(path) if re.search(r"\b_(native|cuda)\b", name)] == []
+
+
+@ids
+def test_no_torch_before_there_is_a_use_for_it(path):
+    top = [node for node in tree(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [name.name for node in top if isinstance(node, ast.Import) for name in node.names]
+    names += [node.module or "" for node in top if isinstance(node, ast.ImportFrom) and not node.level]
+    extras = {name.split(".")[0] for name in names} & {"torch", "triton", "pyarrow", "typer", "rich"}
+    assert not extras or room(path) in {"__main__", "sources", "demo"}, path
+
+
+def test_nothing_of_torch_in_the_core():
+    for path in (ROOT / "csrc").iterdir():
+        assert not re.search(r"\b(torch|ATen|c10)\b", path.read_text()), path
+
+
+def test_python_stays_in_the_bindings():
+    for path in (ROOT / "csrc").iterdir():
+        if not path.name.startswith(("bindings", "arrays", "module")):
+            assert "pybind11" not in path.read_text(), path
+
+
+KERNELS = sorted(path.name for path in (ENGINE / "kernels").iterdir() if path.is_dir() and path.name != "__pycache__")
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_every_kernel_has_a_reference_a_test_and_a_benchmark(kernel):
+    for path in (
+        ENGINE / "kernels" / kernel / "__init__.py",
+        ENGINE / "kernels" / kernel / "reference.py",
+        ROOT / "tests" / "kernels" / f"test_{kernel}.py",
+        ROOT / "benchmarks" / f"bench_{kernel}.py",
+    ):
+        assert path.is_file(), path
+    assert kernel in (ENGINE / "kernels" / "tolerances.py").read_text()
+
+
+def test_there_are_kernels():
+    assert {"pool_rows", "loss_grads", "update_rows", "score_topk"} <= set(KERNELS)
+
+
+@ids
+def test_names_say_what_things_are(path):
+    assert not re.search(r"util|helper|common|manager|misc", path.stem), path
+    text = path.read_text()
+    assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", text), path

@@ -1,0 +1,167 @@
+"""The same log gives the same bits: one stream of 200,000 events, whatever else differs.
+
+One thread or two; all rows in RAM or a twentieth of them; an epoch every thousand events or none; killed and replayed
+or straight; in one piece or many; vector or portable kernels. The other loss has a shorter stream.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import engine
+from engine.backend import native
+
+DIM, STEP = 16, 64
+USERS, ITEMS, EVENTS = 60_000, 60_000, 200_000
+LAWS = {
+    "bpr": {"n": EVENTS, "negatives": 1, "batch_size": STEP},
+    "softmax": {"n": 20_000, "negatives": 64, "batch_size": 16},
+}
+
+WRITER = """
+import sys, numpy as np, engine
+path, loss, events, negatives, batch_size, calls = sys.argv[1:]
+data = np.load(events)
+settings = {"loss": loss, "negatives": int(negatives), "batch_size": int(batch_size)}
+with engine.open(path, dim=16, epoch_seconds=0.05, **settings) as eng:
+    for start in range(eng.seq, len(data), int(calls)):
+        part = data[start : start + int(calls)]
+        eng.ingest(part[:, 0], part[:, 1], durable=False)
+        print(eng.seq, flush=True)
+    print("digest", eng.digest(), flush=True)
+"""
+
+
+def events(loss):
+    """Skewed ids; a stream that touches most rows now and then."""
+    n = LAWS[loss]["n"]
+    rng = np.random.default_rng(11)
+    draw = lambda size: (size * rng.random(n) ** 2).astype(np.int64)  # noqa: E731
+    return np.stack([draw(USERS) * 3 - 30_000, draw(ITEMS) * 5 + 2**40], axis=1)
+
+
+def options(loss, **more):
+    law = LAWS[loss]
+    return {"dim": DIM, "loss": loss, "negatives": law["negatives"], "batch_size": law["batch_size"], **more}
+
+
+def learn(path, loss, data, calls=65_536, each=None, **more):
+    with engine.open(path, **options(loss, **more)) as eng:
+        for start in range(0, len(data), calls):
+            eng.ingest(data[start : start + calls, 0], data[start : start + calls, 1], durable=False)
+            if each:
+                each(eng)
+        return eng.digest(), eng.stats()
+
+
+@pytest.fixture(scope="module", params=LAWS)
+def law(request):
+    """A loss, its stream, and the digest of the plainest engine there is."""
+    data = events(request.param)
+    return request.param, data, learn(":memory:", request.param, data)[0]
+
+
+def test_a_directory_is_as_good_as_memory(law, home):
+    loss, data, digest = law
+    assert learn(home, loss, data)[0] == digest
+    with engine.open(home) as eng:
+        assert eng.digest() == digest
+
+
+def test_two_threads(law):
+    loss, data, digest = law
+    found, _ = learn(":memory:", loss, data, threads=2, each=lambda eng: eng.topk(data[:300, 0], 20))
+    assert found == digest
+
+
+def test_a_twentieth_of_the_rows_in_memory(law, home):
+    loss, data, digest = law
+    room = min(len(np.unique(column)) for column in data.T) // 20
+    warm_bytes = -(-room * native.row_bytes(DIM) * 16 // 7)  # 7/16 of it is for each table
+    found, stats = learn(home, loss, data, warm_bytes=warm_bytes)
+    assert found == digest
+    for table in ("users", "items"):
+        assert stats[table]["warm_rows"] <= stats[table]["warm_capacity"] <= stats[table]["rows"] / 20
+        assert stats[table]["evicted"] > stats[table]["rows"]
+    with engine.open(home, warm_bytes=warm_bytes) as eng:
+        assert eng.digest() == digest
+    with engine.open(home) as eng:
+        assert eng.digest() == digest
+
+
+def test_an_epoch_every_thousand_events(law, home):
+    loss, data, digest = law
+    calls = 1000 // LAWS[loss]["batch_size"] * LAWS[loss]["batch_size"]
+    found, stats = learn(home, loss, data, calls, each=lambda eng: eng.checkpoint())
+    assert found == digest
+    assert stats["epochs"] == -(-len(data) // calls)
+    assert stats["lmdb_seq"] == len(data)
+
+
+def test_where_the_calls_are_cut(law):
+    loss, data, digest = law
+    step = LAWS[loss]["batch_size"]
+    rng = np.random.default_rng(5)
+    with engine.open(":memory:", **options(loss)) as eng:
+        start = 0
+        while start < len(data):
+            stop = start + step * int(rng.integers(1, 400))
+            eng.ingest(data[start:stop, 0], data[start:stop, 1])
+            start = stop
+        assert eng.digest() == digest
+
+
+@pytest.mark.parametrize("crashes", [2])
+def test_killed_and_replayed(law, home, tmp_path, crashes):
+    loss, data, digest = law
+    law, file = LAWS[loss], tmp_path / "events.npy"
+    np.save(file, data)
+    calls = 10 * law["batch_size"]
+    command = [sys.executable, "-c", WRITER, home, loss, file, *map(str, (law["negatives"], law["batch_size"], calls))]
+    acknowledged = 0
+    for crash in range(crashes):
+        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        for line in writer.stdout:
+            acknowledged = int(line)
+            if acknowledged >= len(data) * (crash + 1) // (crashes + 1):
+                break
+        writer.send_signal(signal.SIGKILL)
+        rest = writer.stdout.read().split()
+        writer.stdout.close()
+        assert writer.wait() == -signal.SIGKILL
+        acknowledged = int(rest[-1]) if rest and rest[-1].isdigit() else acknowledged
+        with engine.open(home) as eng:
+            assert acknowledged <= eng.seq < len(data)
+            assert eng.seq % calls == 0
+            with engine.open(":memory:", **options(loss)) as straight:
+                straight.ingest(data[: eng.seq, 0], data[: eng.seq, 1])
+                assert eng.digest() == straight.digest()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[-1] == digest
+
+
+def test_vector_and_portable_kernels(law, tmp_path):
+    if not native.isa_available("avx2"):
+        pytest.skip("this processor has only the portable path")
+    loss, data, digest = law
+    law, file = LAWS[loss], tmp_path / "events.npy"
+    np.save(file, data)
+    digests = []
+    for isa in ("avx2", "portable"):
+        command = [sys.executable, "-c", WRITER, ":memory:", loss, file]
+        command += map(str, (law["negatives"], law["batch_size"], len(data)))
+        run = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | {"ROWTIDE_ISA": isa})
+        digests.append(run.stdout.split()[-1])
+    assert digests == [digest] * 2
+
+
+def test_the_seed_and_the_order_do_matter():
+    data = events("softmax")[:500]
+    plain = learn(":memory:", "bpr", data)[0]
+    assert learn(":memory:", "bpr", data, seed=1)[0] != plain
+    assert learn(":memory:", "bpr", data[::-1])[0] != plain
+    assert learn(":memory:", "bpr", data, calls=63)[0] != plain
