@@ -77,13 +77,16 @@ void History::collect(uint32_t slot, std::vector<Chunk>* out) {
 }
 
 void History::thaw(const std::vector<uint32_t>& frozen, bool committed) {
-    std::lock_guard lock(users_.mutex());
-    for (uint32_t s : frozen) {
-        Block* b = block(s);
-        if (!b) continue;
-        if (!committed) b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | b->dirty[parity_ ^ 1]);
-        b->dirty[parity_ ^ 1] = 0;
+    for (size_t start = 0; start < frozen.size(); start += kLockRows * 16) {
+        std::lock_guard lock(users_.mutex());
+        for (size_t i = start; i < std::min(frozen.size(), start + kLockRows * 16); ++i) {
+            Block* b = block(frozen[i]);
+            if (!b) continue;
+            if (!committed) b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | b->dirty[parity_ ^ 1]);
+            b->dirty[parity_ ^ 1] = 0;
+        }
     }
+    std::lock_guard lock(users_.mutex());
     kept_.clear();
 }
 
