@@ -60,11 +60,13 @@ void History::copy_chunks(uint32_t slot, uint16_t mask, std::vector<Chunk>* out)
 
 void History::keep_frozen(uint32_t slot) {
     const Block* b = block(slot);
-    if (b) copy_chunks(slot, b->dirty[parity_ ^ 1], &kept_[slot]);
+    // Nothing is kept where nothing is frozen: between History::thaw and Warm::thaw it would stay for the next epoch.
+    if (b && b->dirty[parity_ ^ 1]) copy_chunks(slot, b->dirty[parity_ ^ 1], &kept_[slot]);
 }
 
 void History::collect(uint32_t slot, std::vector<Chunk>* out) {
     std::lock_guard lock(users_.mutex());
+    users_.attached_written(slot);
     const auto kept = kept_.find(slot);
     if (kept != kept_.end()) {
         std::move(kept->second.begin(), kept->second.end(), std::back_inserter(*out));
@@ -75,13 +77,16 @@ void History::collect(uint32_t slot, std::vector<Chunk>* out) {
 }
 
 void History::thaw(const std::vector<uint32_t>& frozen, bool committed) {
-    std::lock_guard lock(users_.mutex());
-    for (uint32_t s : frozen) {
-        Block* b = block(s);
-        if (!b) continue;
-        if (!committed) b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | b->dirty[parity_ ^ 1]);
-        b->dirty[parity_ ^ 1] = 0;
+    for (size_t start = 0; start < frozen.size(); start += kLockRows * 16) {
+        std::lock_guard lock(users_.mutex());
+        for (size_t i = start; i < std::min(frozen.size(), start + kLockRows * 16); ++i) {
+            Block* b = block(frozen[i]);
+            if (!b) continue;
+            if (!committed) b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | b->dirty[parity_ ^ 1]);
+            b->dirty[parity_ ^ 1] = 0;
+        }
     }
+    std::lock_guard lock(users_.mutex());
     kept_.clear();
 }
 

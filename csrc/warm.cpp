@@ -106,8 +106,11 @@ void Warm::touch(uint32_t slot) {
         if (!(f & kWritten)) {
             const auto* bytes = reinterpret_cast<const std::byte*>(row(slot));
             kept_.try_emplace(slot, bytes, bytes + layout().stored_bytes);
-            if (attachment_) attachment_->keep_frozen(slot);
             f |= kWritten;
+        }
+        if (attachment_ && !(f & kAttachedWritten)) {
+            attachment_->keep_frozen(slot);
+            f |= kAttachedWritten;
         }
     }
     if (!(f & dirty_bit())) {
@@ -158,7 +161,7 @@ void Warm::thaw(bool committed) {
         for (size_t i = start; i < end; ++i) {
             const uint32_t s = frozen_list_[i];
             const uint8_t before = flags(s);
-            flags_[s] = static_cast<uint8_t>(before & ~(frozen_bit() | kWritten));
+            flags_[s] = static_cast<uint8_t>(before & ~(frozen_bit() | kWritten | kAttachedWritten));
             if (committed || (before & dirty_bit())) continue;
             flags_[s].fetch_or(dirty_bit(), std::memory_order_relaxed);
             dirty_list_.push_back(s);

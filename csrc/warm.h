@@ -34,6 +34,7 @@ class Warm {
     static constexpr uint8_t kWritten = 4;              // frozen, and already handed to the epoch: no copy needed
     static constexpr uint8_t kFresh = 8;                // a new row, not made yet
     static constexpr uint8_t kFetching = 16;            // its content is still in LMDB
+    static constexpr uint8_t kAttachedWritten = 32;     // as kWritten, for what is attached: it is handed over later
 
     Warm(int64_t dim, int64_t capacity, bool ordinals);
 
@@ -78,6 +79,8 @@ class Warm {
     RowMeta& meta(uint32_t slot) const { return slab_.meta(slot); }
     const RowLayout& layout() const { return slab_.layout(); }
     void attach(Attachment* a) { attachment_ = a; }
+    // It was handed to the epoch; caller holds the lock.
+    void attached_written(uint32_t slot) { flags_[slot].fetch_or(kAttachedWritten, std::memory_order_relaxed); }
 
     // --- epochs
     void freeze();       // writer, between records

@@ -23,7 +23,7 @@ _CHUNK = 2048  # rows copied, sealed or digested at a time: about half a megabyt
 
 
 def capacities(dim: int, warm_bytes: int | None) -> tuple[int, int, int]:
-    """What `warm_bytes` has room for: rows of users, rows of items (7/16 each), bytes of history (1/8); None: no end."""
+    """What `warm_bytes` has room for: rows of users, rows of items (7/16 each), bytes of history (1/8). None: all."""
     if warm_bytes is None:
         return _MOST_ROWS, _MOST_ROWS, 2**62
     rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // native.row_bytes(dim)))

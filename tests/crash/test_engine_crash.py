@@ -14,12 +14,18 @@ from .sweep import KILLS, KINDS, Report, Start, crashed, serving, sweep, trace_c
 PROGRAM = Path(__file__).parent / "engine_program.py"
 ALL = (*KINDS, "kill-after", "eio-on")
 STATES, SHARE = 2000, 16
+MAKE_AND_DROP = ("open", "unlink")
 RECOVERY_CALLS = 10  # from opening to the first calls after it
 
 
 @pytest.fixture(scope="module", params=["tight", "roomy"])
-def servers(request):
-    with serving(PROGRAM, request.param) as made:
+def size(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def servers(size):
+    with serving(PROGRAM, size) as made:
         yield made
 
 
@@ -40,6 +46,16 @@ def recoveries(servers, crashes: int, sample: float | None = None) -> Report:
         total.ends += report.ends
         total.failures += report.failures
     return total
+
+
+def test_the_run_has_epochs_and_rotation(servers, size):
+    lines = [line.split()[1:3] for line in trace_calls(servers[0], Start())]
+    commits = lines.count(["fdatasync", "m/rows/data.mdb"])
+    made, dropped = (sum(name == what and path.startswith("m/log/") for name, path in lines) for what in MAKE_AND_DROP)
+    # The run asks for two checkpoints; "roomy" has epochs by log growth besides, "tight" whenever RAM is full.
+    assert commits > (40 if size == "tight" else 3)
+    assert made >= 3
+    assert dropped >= 2
 
 
 def test_a_sixteenth_of_all_faults(servers):
