@@ -1,4 +1,16 @@
-"""What the tests of the whole engine share: seeded streams, engines in memory and in a directory, what is on disk."""
+"""What the tests of the whole engine share: seeded streams, engines in memory and in a directory, what is on disk.
+
+Which tests fail when a promise of the design is broken (each was, on purpose, once):
+
+1. nothing lost, nothing twice: test_digest.py (killed_and_replayed, every_thousand, twentieth), test_directory.py
+   (reopening, changed_settings, full_disk), test_engine.py (stats: durable when acknowledged); crash/ at every call.
+2. the same log, the same bits: test_digest.py; changed_settings.
+3. read your writes: test_engine.py (reads_show_the_write), test_threads.py (readers_beside_a_writer).
+4. exact top-k, no filtered item, no half row: test_topk_law.py, test_engine.py (seen, filters), test_tiers.py (while a
+   user comes in), test_threads.py (half_updated).
+5. reads change nothing: test_engine.py (reads_change_nothing), test_tiers.py (keeps_nothing).
+6. nothing fails silently: test_bad_input.py, test_config.py, test_directory.py, test_damage.py.
+"""
 
 import hashlib
 import os
