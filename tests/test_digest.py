@@ -27,7 +27,7 @@ import sys, numpy as np, engine
 path, loss, events, negatives, batch_size, calls = sys.argv[1:]
 data = np.load(events)
 settings = {"loss": loss, "negatives": int(negatives), "batch_size": int(batch_size)}
-with engine.open(path, dim=16, epoch_seconds=0.05, **settings) as eng:
+with engine.open(path, dim=16, epoch_seconds=0.2, **settings) as eng:
     for start in range(eng.seq, len(data), int(calls)):
         part = data[start : start + int(calls)]
         eng.ingest(part[:, 0], part[:, 1], durable=False)

@@ -101,8 +101,13 @@ def test_many_items_and_ties(items):
             for user in range(50):
                 best = np.lexsort([every, -bits[user]])[:k]
                 assert found.ids[user, : len(best)].tolist() == every[best].tolist()
-        # All scores are the same: ids decide alone.
-        flat = eng.topk(vectors=np.zeros(5), k=items)
-        first = flat.scores[0]
-        tied = flat.ids[flat.scores == first]
-        assert (np.diff(tied) > 0).all()
+
+
+@pytest.mark.parametrize("k", [1, 3, 70, 1000])
+def test_of_equal_scores_the_least_ids_come_first(k):
+    with engine.open(":memory:", dim=5, loss="bpr", threads=2) as eng:
+        ids = np.random.default_rng(k).permutation(np.arange(1000) * 3 - 999)
+        eng.ingest(np.zeros(1000, np.int64), ids, weights=np.zeros(1000))  # biases stay 0
+        found = eng.topk(vectors=np.zeros(5), k=k)
+        assert found.ids.tolist() == np.sort(ids)[:k].tolist()
+        assert not found.scores.any()
