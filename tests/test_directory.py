@@ -13,7 +13,7 @@ import pytest
 import engine
 from engine import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
 
-SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "seed": 3}
+SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 1, "seed": 3}
 
 
 @contextmanager
@@ -156,7 +156,7 @@ def test_what_is_no_model(tmp_path, contents):
 def test_too_little_room_is_said_before_anything_is_made(home, contents):
     refuse("warm_bytes", lambda: engine.open(home, dim=64, warm_bytes=20_000))
     assert os.listdir(home.parent) == []
-    with engine.open(home, **SMALL, negatives=1, warm_bytes=20_000) as eng:
+    with engine.open(home, **SMALL, warm_bytes=20_000) as eng:
         eng.ingest(1, 2)
         eng.checkpoint()
     before = contents(home)
