@@ -14,7 +14,7 @@ import pytest
 import engine
 from engine import CorruptionError
 
-SMALL = {"dim": 4, "loss": "bpr", "negatives": 1, "batch_size": 2, "seed": 3}
+SMALL = {"dim": 4, "loss": "bpr", "batch_size": 2, "negatives": 1, "seed": 3}
 CALL, CALLS, SAVED = 10, 12, 6  # events a call, calls, of which so many are in LMDB
 CASES = 60
 

@@ -13,7 +13,7 @@ import pytest
 import engine
 from engine import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
 
-SMALL = {"dim": 8, "loss": "bpr", "negatives": 1, "batch_size": 4, "seed": 3}
+SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 1, "seed": 3}
 
 
 @contextmanager

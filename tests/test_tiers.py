@@ -8,7 +8,7 @@ import pytest
 
 import engine
 
-SMALL = {"dim": 8, "loss": "bpr", "negatives": 1, "batch_size": 4, "seed": 3}
+SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 1, "seed": 3}
 
 
 @pytest.fixture
