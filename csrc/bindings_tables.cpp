@@ -99,14 +99,18 @@ Array<float> score_pairs(const Catalogue& c, const Array<float>& queries, const 
     const int64_t n = ordinals.size(), shown = c.size();
     require(queries.ndim() == 2 && queries.shape(0) == n && queries.shape(1) == c.dim(), "queries must be [n, dim]");
     Array<float> scores(n);
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t o = ordinals.data()[i];
-        require(o >= 0 && o < shown, "ordinal out of range");
-        int64_t first;
-        const int64_t* ids;
-        const ScoreBlock block = c.block(o, shown, &first, &ids);
-        kernels().score_items(queries.data() + i * c.dim(), c.dim(), block, o - first, o - first + 1,
-                              scores.mutable_data() + i);
+    const float* query = queries.data();
+    const int64_t* o = ordinals.data();
+    float* score = scores.mutable_data();
+    {
+        py::gil_scoped_release nogil;
+        for (int64_t i = 0; i < n; ++i) {
+            require(o[i] >= 0 && o[i] < shown, "ordinal out of range");
+            int64_t first;
+            const int64_t* ids;
+            const ScoreBlock block = c.block(o[i], shown, &first, &ids);
+            kernels().score_items(query + i * c.dim(), c.dim(), block, o[i] - first, o[i] - first + 1, score + i);
+        }
     }
     return scores;
 }
@@ -127,10 +131,14 @@ Array<int64_t> ordinals(const Catalogue& c, const Array<int64_t>& ids) {
 py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
     const int64_t n = ordinals.size(), shown = c.size();
     Array<float> vectors({n, c.dim()}), biases(n);
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t o = ordinals.data()[i];
-        require(o >= 0 && o < shown, "ordinal out of range");
-        c.read(o, vectors.mutable_data() + i * c.dim(), biases.mutable_data() + i);
+    const int64_t* o = ordinals.data();
+    float *vector = vectors.mutable_data(), *bias = biases.mutable_data();
+    {
+        py::gil_scoped_release nogil;
+        for (int64_t i = 0; i < n; ++i) {
+            require(o[i] >= 0 && o[i] < shown, "ordinal out of range");
+            c.read(o[i], vector + i * c.dim(), bias + i);
+        }
     }
     return py::make_tuple(vectors, biases);
 }

@@ -145,7 +145,7 @@ def checked_path(path: Any) -> Path:
         raise ConfigError(f"path: got {describe(path)}, wanted a directory's path or ':memory:'") from e
     if not isinstance(found, str) or not found or "\0" in found:
         raise ConfigError(f"path: got {describe(found)}, wanted a directory's path or ':memory:'")
-    return Path(found)
+    return Path(os.path.abspath(found))  # a later chdir must not move it, and "." cannot be renamed onto
 
 
 def exists(path: Path) -> bool:

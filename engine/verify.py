@@ -3,12 +3,10 @@
 Knows which parts there are and how their seqs must relate; how each part is checked is the part's own business.
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from .directory import State, exists
+from .directory import State, checked_path, exists
 from .errors import ConfigError
 from .log import log
 from .table import cold
@@ -29,7 +27,7 @@ class VerifyReport:
 
 def verify(path: Any) -> VerifyReport:
     """Checks log and LMDB, structure and CRCs. Raises CorruptionError (file, offset, seq), ConfigError."""
-    path = Path(os.fspath(path))
+    path = checked_path(path)
     if not exists(path):
         raise ConfigError(f"path: {path} holds no model")
     found = cold.verify(path / "rows")

@@ -172,11 +172,14 @@ class Cold:
         prefix = chunk_key(table, user, 0)[:-1]
         with self._using(), self._env.begin() as txn:
             cursor = txn.cursor()
-            # One entry more than an id can have: whatever ends the list has its CRC checked, too.
-            pairs = list(islice(cursor.iternext(), 257)) if cursor.set_range(prefix) else []
-            last = next((i for i, (key, _) in enumerate(pairs) if key[:9] != prefix), len(pairs))
-            chunks = self._unseal(table, pairs[: last + 1])[1][:last]
-        return [(key[9], payload) for key, payload in chunks]
+            pairs: list[Pair] = []
+            if cursor.set_range(prefix):
+                for pair in cursor.iternext():
+                    pairs.append(pair)
+                    if pair[0][:9] != prefix:  # kept: whatever ends the list has its CRC checked, too
+                        break
+            chunks = self._unseal(table, pairs)[1]
+        return [(key[9], payload) for key, payload in chunks if key[:9] == prefix]
 
     def meta(self, key: str) -> bytes | None:
         """One metadata item, or None."""
