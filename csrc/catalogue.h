@@ -24,6 +24,10 @@ class Catalogue {
         return index_.find(id, [this](uint32_t o) { return this->id(o); });
     }
     void prefetch(int64_t id) const { index_.prefetch(id); }
+    void prefetch_id(int64_t id) const {  // later: what the index entry is compared with
+        const uint32_t o = index_.peek_home(id);
+        if (o != kNone) __builtin_prefetch(&chunk(o).ids[o & (kItems - 1)]);
+    }
     uint32_t reserve(int64_t id);                      // the next ordinal, for an id that has none
     void publish(uint32_t ordinal, const float* row);  // row: vector, then bias
     void prefetch_item(uint64_t ordinal) const {       // ahead of its publish

@@ -1,0 +1,103 @@
+"""Whole micro-batches against plain numpy: draws, new rows, kernels' references, running mean, seqs and counts."""
+
+import numpy as np
+import pytest
+
+import engine
+from engine.kernels.loss_grads.reference import loss_grads
+from engine.kernels.tolerances import TOLERANCES
+from engine.kernels.update_rows.reference import update_rows
+
+DIM = 8
+MASK = 2**64 - 1
+
+
+def mix64(x):
+    x = (x + 0x9E3779B97F4A7C15) & MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & MASK
+    return x ^ (x >> 31)
+
+
+def noise(seed, table, id):
+    words = [mix64((mix64(mix64(seed ^ (table << 56)) ^ (id & MASK)) + d) & MASK) >> 32 for d in range(DIM)]
+    return np.array(words, np.uint32).view(np.int32) * np.float32(2.0**-31)
+
+
+class Plain:
+    """The model of csrc/learner.h, as its comments and learn/README.md tell it."""
+
+    def __init__(self, loss, lr, l2, negatives, batch_size, seed):
+        self.loss, self.lr, self.l2, self.k, self.batch_size, self.seed = loss, lr, l2, negatives, batch_size, seed
+        self.rows = np.zeros((500, DIM + 3), np.float32)
+        self.users, self.items = {}, {}  # id -> slot; items get slots in order of first sight, so slot order is ordinal
+        self.ordinals = []
+        self.used = 0
+        self.mean, self.seen, self.seq = np.zeros(DIM, np.float32), 0, 0
+
+    def slot(self, table, id, start):
+        if id not in table:
+            table[id] = self.used
+            self.rows[self.used, :DIM] = start
+            self.used += 1
+            if table is self.items:
+                self.ordinals.append(table[id])
+        return table[id]
+
+    def draw(self, seq, before):
+        if before <= self.k:
+            return [self.ordinals[n] if n < before else -1 for n in range(self.k)]
+        words = [mix64((mix64(mix64(self.seed) ^ seq) + n) & MASK) for n in range(self.k)]
+        return [self.ordinals[(word * before) >> 64] for word in words]
+
+    def ingest(self, users, items):
+        losses = []
+        for start in range(0, len(users), self.batch_size):
+            u, i = users[start : start + self.batch_size], items[start : start + self.batch_size]
+            before = len(self.ordinals)
+            user_slots = np.array([self.slot(self.users, x, self.mean + 0.01 * noise(self.seed, 1, x)) for x in u])
+            item_slots = np.array([self.slot(self.items, x, 0.05 * noise(self.seed, 2, x)) for x in i])
+            seqs = [self.seq + 1] if self.loss == "softmax" else range(self.seq + 1, self.seq + 1 + len(u))
+            drawn = np.array([self.draw(seq, before) for seq in seqs])
+            negatives = drawn[0] if self.loss == "softmax" else drawn
+            queries = self.rows[user_slots, :DIM].copy()
+            grads = loss_grads(self.loss, queries, self.rows, item_slots, negatives, dim=DIM)
+            each = np.broadcast_to(drawn, (len(u), self.k))
+            terms = np.column_stack([item_slots, np.where(each == item_slots[:, None], -1, each)])
+            coefs = np.column_stack([grads.positive_coefs, grads.negative_coefs]).astype(np.float32)
+            event = np.repeat(np.arange(len(u)), self.k + 1)
+            step = {"dim": DIM, "lr": self.lr, "l2": self.l2}
+            update_rows(self.rows, terms.reshape(-1), queries, event, coefs.reshape(-1), **step, bias=True)
+            ones, order = np.ones(len(u), np.float32), np.arange(len(u))
+            update_rows(self.rows, user_slots, grads.query_grads.astype(np.float32), order, ones, **step, bias=False)
+            for query in queries:
+                self.seen += 1
+                self.mean += np.float32(1 / min(self.seen, 4096)) * (query - self.mean)
+            self.seq += len(u)
+            losses.extend(grads.losses)
+        return float(np.mean(losses))
+
+
+@pytest.mark.parametrize(("negatives", "batch_size"), [(1, 1), (4, 1), (3, 4), (1, 50), (20, 7), (5, 64)])
+@pytest.mark.parametrize("loss", ["softmax", "bpr"])
+@pytest.mark.parametrize("l2", [0.0, 0.01])
+def test_a_stream_is_learned_as_numpy_learns_it(loss, negatives, batch_size, l2):
+    rng = np.random.default_rng(negatives * 100 + batch_size)
+    settings = {"lr": 0.1, "l2": l2, "negatives": negatives, "batch_size": batch_size, "seed": 5}
+    plain = Plain(loss, **settings)
+    with engine.open(":memory:", dim=DIM, loss=loss, **settings) as eng:
+        for n in (30, 1, 130):
+            # Few ids: rows that several events of a micro-batch share, and ones that only one names.
+            users, items = rng.integers(-3, 40, n) * 7 + 3, (rng.zipf(1.3, n) % 60) * 1_000_003
+            report = eng.ingest(users, items)
+            assert report.loss == pytest.approx(plain.ingest(users.tolist(), items.tolist()), rel=1e-3)
+        # Rounding grows from step to step, in both.
+        tolerance = {"rtol": 1e3 * TOLERANCES["update_rows"].relative, "atol": 1e3 * TOLERANCES["update_rows"].absolute}
+        ids = list(plain.users)
+        np.testing.assert_allclose(eng.vectors(users=ids), plain.rows[list(plain.users.values()), :DIM], **tolerance)
+        ids = list(plain.items)
+        np.testing.assert_allclose(eng.vectors(items=ids), plain.rows[list(plain.items.values()), :DIM], **tolerance)
+        biases = plain.rows[list(plain.items.values()), DIM]
+        stranger = eng.topk(10**15, k=len(ids))
+        scores = plain.rows[list(plain.items.values()), :DIM] @ plain.mean + biases
+        np.testing.assert_allclose(stranger.scores, np.sort(scores)[::-1], **tolerance)
