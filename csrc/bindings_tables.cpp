@@ -1,4 +1,4 @@
-// Warm tiers, history, catalogue and learner for Python. Every call that does work releases the GIL.
+// Warm tiers, history, catalogue and learner for Python. Calls whose work grows with the data release the GIL.
 #include <algorithm>
 
 #include "arrays.h"
@@ -210,8 +210,11 @@ void bind_tables(py::module_& m) {
         .def("resident",
              [](Warm& w) {
                  std::vector<int64_t> ids;
-                 w.resident(&ids);
-                 std::sort(ids.begin(), ids.end());
+                 {
+                     py::gil_scoped_release nogil;
+                     w.resident(&ids);
+                     std::sort(ids.begin(), ids.end());
+                 }
                  return to_array(ids);
              })
         .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
@@ -221,6 +224,7 @@ void bind_tables(py::module_& m) {
         .def_property_readonly("dirty", &Warm::dirty)
         .def_property_readonly("capacity", &Warm::capacity)
         .def_property_readonly("evicted", &Warm::evicted)
+        .def_property_readonly("crowded", &Warm::crowded)
         .def("__len__", &Warm::size)
         .def_readonly("total", &Warm::total);
 
@@ -247,7 +251,7 @@ void bind_tables(py::module_& m) {
             py::arg("users"), py::arg("start"), py::arg("n"))
         .def(
             "thaw", [](History& h, Warm& users, bool committed) { h.thaw(users.frozen(), committed); },
-            py::arg("users"), py::arg("committed"))
+            py::arg("users"), py::arg("committed"), py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("bytes", &History::bytes);
 
     py::class_<Catalogue>(m, "Catalogue")

@@ -12,7 +12,8 @@ void Warm::prefetch_row(int64_t id) const {
 
 uint32_t Warm::admit(int64_t id, uint8_t mark) {
     std::lock_guard lock(mutex_);
-    if (attachment_ && attachment_->over_budget()) evict_some();
+    // A sweep that found nothing is not repeated for every row: only an epoch can change that.
+    if (attachment_ && !crowded_ && attachment_->over_budget()) crowded_ = !evict_some();
     if (free_.empty() && high_water_ == capacity_ && !evict_some()) return kNone;
     uint32_t slot;
     if (!free_.empty()) {
@@ -171,6 +172,7 @@ void Warm::thaw(bool committed) {
     std::lock_guard lock(mutex_);
     frozen_list_.clear();
     kept_.clear();
+    crowded_ = false;
 }
 
 int64_t Warm::kept_bytes() const {

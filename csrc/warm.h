@@ -50,7 +50,6 @@ class Warm {
     void prefetch_pin(uint32_t slot) const {
         if (slot != kNone) __builtin_prefetch(&pinned_[slot]);
     }
-    void prefetch_meta(uint32_t slot) const { __builtin_prefetch(&slab_.meta(slot)); }
     void prefetch_flags(uint32_t slot) const { __builtin_prefetch(&flags_[slot]); }
     // All of a row, ahead of its step.
     void prefetch_slot(uint32_t slot) const {
@@ -104,6 +103,7 @@ class Warm {
     int64_t dirty() const { return dirty_count_.load(std::memory_order_relaxed); }
     int64_t capacity() const { return capacity_; }
     int64_t bytes() const;
+    bool crowded() const { return crowded_.load(std::memory_order_relaxed); }  // nothing can leave before an epoch
     int64_t evicted() const { return evicted_.load(std::memory_order_relaxed); }
     void resident(std::vector<int64_t>* ids);  // of all rows here, in no order
 
@@ -128,4 +128,5 @@ class Warm {
     int64_t high_water_ = 0, hand_ = 0;
     int parity_ = 0;
     std::atomic<int64_t> rows_here_{0}, dirty_count_{0}, evicted_{0};
+    std::atomic<bool> crowded_{false};
 };

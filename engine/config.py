@@ -13,6 +13,8 @@ from .events import describe
 LOSSES = ("softmax", "bpr")
 OPTIMIZERS = ("adagrad",)
 
+MOST_TERMS = 2**26  # of a micro-batch: about 1.5 GiB of working memory
+
 # By loss: learning rate and number of negatives of a new directory. engine/learn/README.md has the measurements.
 DEFAULT_LR = {"softmax": 0.25, "bpr": 0.1}
 DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16}
@@ -98,7 +100,13 @@ class Settings:
                         f"{name}: got {checked[name]!r}, but the directory was created with {getattr(stored, name)!r}, "
                         "and it is fixed"
                     )
-        return replace(base, **checked)
+        settings = replace(base, **checked)
+        if settings.batch_size * (1 + settings.negatives) > MOST_TERMS:
+            raise ConfigError(
+                f"batch_size, negatives: got {settings.batch_size} and {settings.negatives}, wanted at most "
+                f"{MOST_TERMS} gradient terms a micro-batch: batch_size x (1 + negatives)"
+            )
+        return settings
 
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

@@ -103,7 +103,7 @@ class Directory:
             if not exists(path):
                 settings = Settings.resolve(given, None)
                 fits(settings)
-                _create(path, settings)
+                _create(path, settings, mode)
             elif mode == "x":
                 raise ConfigError(f"path: {path} is there already, and mode 'x' wants to create it")
             return cls._open_existing(path)
@@ -163,7 +163,7 @@ def exists(path: Path) -> bool:
     return True
 
 
-def _create(path: Path, settings: Settings) -> None:
+def _create(path: Path, settings: Settings, mode: str) -> None:
     parent = path.absolute().parent
     if not parent.is_dir():
         raise ConfigError(f"path: the parent directory {parent} is not there")
@@ -179,10 +179,11 @@ def _create(path: Path, settings: Settings) -> None:
         try:
             os.rename(aside, path)
         except OSError as e:
-            # Somebody else created it in the meantime: open theirs.
             if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            shutil.rmtree(aside)
+            if mode == "x":
+                raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e
+            shutil.rmtree(aside)  # theirs is opened
         _sync(parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)

@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, Self
 
-import numpy as np
-
 from . import config, epoch
 from .config import Resources, Settings
 from .digest import digest
@@ -22,14 +20,13 @@ from .directory import Directory, State, checked_path
 from .errors import ConfigError, EngineError, InputError
 from .events import Events, Floats, Ids, IngestReport, TopK, describe, flag, id_column
 from .learn.model import Learned, Model, require_room
-from .log.record import MAX_EVENTS, Record, check_position
+from .log.record import NO_IDS, Record, checked_position, records
 from .rank.catalogue import Catalogue
 from .rank.history import HISTORY, History
 from .rank.topk import Ranker
 from .table.table import ITEMS, USERS, Table, capacities
 
 MEMORY = ":memory:"
-_NO_IDS: Ids = np.empty(0, np.int64)
 
 
 class Engine:
@@ -63,6 +60,7 @@ class Engine:
         self._stop = threading.Event()
         if directory:
             self._recover(directory)
+        self._opened_seq = self._seq
         wanted = Settings.resolve(given, self._model.settings)
         require_room(wanted, min(capacity[:2]))
         if wanted != self._model.settings:
@@ -97,10 +95,12 @@ class Engine:
 
     def _change_settings(self, given: Settings) -> None:
         if self._directory:
-            record = Record(self._seq + 1, given.batch_size, _NO_IDS, _NO_IDS, settings=_changeable(given))
-            self._directory.log.append(record)
-            self._directory.log.sync()
+            self._log_settings(self._directory, given)
         self._model.settings = given
+
+    def _log_settings(self, directory: Directory, settings: Settings) -> None:
+        directory.log.append(Record(self._seq + 1, settings.batch_size, NO_IDS, NO_IDS, settings=_changeable(settings)))
+        directory.log.sync()
 
     def _tick(self) -> None:
         """Begins the epoch that is due by time while nobody ingests."""
@@ -110,8 +110,8 @@ class Engine:
                 try:
                     if not self._closed and self._failure is None and self._epochs.due():
                         self._epochs.begin()
-                except EngineError as e:
-                    self._failure = self._failure or str(e)
+                except Exception as e:
+                    self._failure = self._failure or f"{type(e).__name__}: {e}"
                 finally:
                     self._writing.release()
 
@@ -149,7 +149,7 @@ class Engine:
         events = Events.check(
             users, items, values=values, weights=weights, timestamps=timestamps, loss=self._model.settings.loss
         )
-        position = _checked_position(position, len(events))
+        position = checked_position(position, len(events))
         durable = flag("durable", durable)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
@@ -159,10 +159,15 @@ class Engine:
             try:
                 self._log_and_learn(events, position, durable, learned, progress)
             except BaseException as e:
+                if self._directory and self._directory.log.last_seq != self._seq:
+                    # Whatever it was, an interrupt perhaps: RAM is behind the log, and only a replay brings it there.
+                    self._failure = self._failure or f"{type(e).__name__}: {e}"
+                if isinstance(e, MemoryError):
+                    e = EngineError(f"out of memory; close and open the directory again: {e}")
                 if isinstance(e, EngineError):
                     accepted = self._accepted(durable)
                     e.seq = accepted if accepted > before else None
-                raise
+                raise e
             seq = self._seq
         return IngestReport(
             events=learned.events,
@@ -185,7 +190,7 @@ class Engine:
         """Each record is durable before it is learned; its fsync overlaps the learning of the one before."""
         waiting: Record | None = None
         try:
-            for record in self._records(events, position):
+            for record in records(events, self._seq + 1, self._model.settings.batch_size, position):
                 if self._directory is None:
                     self._learn(record, learned)
                     continue
@@ -219,22 +224,6 @@ class Engine:
             return self._seq
         return self._directory.log.synced_seq if durable else self._directory.log.last_seq
 
-    def _records(self, events: Events, position: tuple[str, bytes] | None) -> Iterator[Record]:
-        first, batch_size = self._seq + 1, self._model.settings.batch_size
-        for start in range(0, len(events), MAX_EVENTS):
-            part = events.cut(start, start + MAX_EVENTS)
-            yield Record(
-                first + start,
-                batch_size,
-                part.users,
-                part.items,
-                weights=part.weights,
-                timestamps=part.timestamps,
-                position=position,
-            )
-        if not len(events) and position is not None:
-            yield Record(first, batch_size, _NO_IDS, _NO_IDS, position=position)
-
     def _sync(self) -> None:
         assert self._directory
         began = time.perf_counter()
@@ -247,6 +236,8 @@ class Engine:
             if record.settings is not None:
                 self._model.settings = Settings(**(self._model.settings.as_dict() | record.settings))
             if record.count > start:
+                if record.first_seq + start != self._seq + 1:
+                    raise EngineError(f"event {record.first_seq + start} is due after {self._seq}")
                 skipped = learned.skipped
                 self._model.learn(
                     record.users,
@@ -412,6 +403,7 @@ class Engine:
             try:
                 if self._epochs:
                     self._epochs.finish()
+                self._witness()
             finally:
                 if self._epochs:
                     self._epochs.close()
@@ -419,6 +411,17 @@ class Engine:
                     self._syncer.shutdown()
                 if self._directory:
                     self._directory.close()
+
+    def _witness(self) -> None:
+        """One more record, so that damage to the last one with events is not taken for a torn tail."""
+        if self._directory is None or self._failure is not None or self._seq == self._opened_seq:
+            return
+        settings = self._model.settings
+        try:
+            self._directory.log.sync()
+            self._log_settings(self._directory, settings)
+        except EngineError:
+            pass  # a full disk: everything acknowledged is there all the same
 
     def __enter__(self) -> Self:
         return self
@@ -480,17 +483,3 @@ def open_engine(path: Any, mode: str, given: dict[str, Any], resources: dict[str
 
 def _changeable(settings: Settings) -> dict[str, Any]:
     return {name: x for name, x in settings.as_dict().items() if name not in Settings.FIXED}
-
-
-def _checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
-    if position is None:
-        return None
-    pair = isinstance(position, tuple) and len(position) == 2
-    if not pair or not isinstance(position[0], str) or not isinstance(position[1], (bytes, bytearray)):
-        raise InputError(f"position: got {describe(position)}, wanted (source, bytes)")
-    if events > MAX_EVENTS:
-        raise InputError(
-            f"position: got {events} events with it, wanted at most {MAX_EVENTS}: it must stand in one log record"
-        )
-    check_position(position[0], bytes(position[1]))
-    return position[0], bytes(position[1])

@@ -6,7 +6,7 @@ log is kept one epoch back; one thread, this file's, writes LMDB. The writer's l
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from .directory import Directory, State
@@ -40,7 +40,8 @@ class Epochs:
         self._running: Future[None] | None = None
         self._saved_seq = directory.state.seq  # in LMDB
         self._drop_seq = 0
-        self._error: Exception | None = None
+        self._error: BaseException | None = None
+        self._interrupted = False
         self._log_mark = 0
         self._began = time.monotonic()
         self._count = 0
@@ -53,6 +54,8 @@ class Epochs:
 
     def due(self) -> bool:
         """Is it time for one, with something to write? Looked at between records."""
+        if self._users.warm.crowded or self._items.warm.crowded:
+            return True
         if time.monotonic() - self._began < self._seconds:
             return self._directory.log.appended_bytes - self._log_mark >= LOG_BYTES
         return bool(self._users.warm.dirty + self._items.warm.dirty > 0)
@@ -65,29 +68,30 @@ class Epochs:
     def begin(self) -> None:
         """Freezes what is dirty now and starts to write it; waits for the epoch before."""
         self.finish()
+        if self._interrupted:
+            raise EngineError("an epoch was interrupted while it began; close and open the directory again")
         log = self._directory.log
         state = self._snapshot()
         if log.synced_seq < state.seq:
             log.sync()
         self._log_mark = log.appended_bytes
         self._began = time.monotonic()
+        self._interrupted = True  # until it is handed over: a KeyboardInterrupt may come anywhere
         self._users.warm.freeze()
         self._items.warm.freeze()
         self._history.freeze()
         self._running = self._thread.submit(self._write, state)
+        self._interrupted = False
 
     def finish(self) -> None:
         """Waits for the running epoch, if there is one. What made it fail is kept for `require`."""
         if self._running is None:
             return
         began = time.monotonic()
-        running, self._running = self._running, None
-        try:
-            running.result()
-            self._error = None
-        except Exception as e:
-            self._error = e
+        wait([self._running])  # an interrupt leaves it tracked
         self._wait_seconds += time.monotonic() - began
+        self._error = self._running.exception()
+        self._running = None
         if self._error is None:
             self._directory.log.drop_through(self._drop_seq)
 

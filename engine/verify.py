@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from .directory import State, checked_path, exists
-from .errors import ConfigError
+from .errors import ConfigError, CorruptionError
 from .log import log
 from .table import cold
+from .table.table import ITEMS, USERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,15 @@ def verify(path: Any) -> VerifyReport:
     if not exists(path):
         raise ConfigError(f"path: {path} holds no model")
     found = cold.verify(path / "rows")
-    saved = State.from_meta(found["metadata"].get, path).seq
+    state = State.from_meta(found["metadata"].get, path)
+    for name, number, rows in (("users", USERS, state.users), ("items", ITEMS, state.items)):
+        if found["tables"].get(number, 0) != rows:
+            raise CorruptionError(
+                f"LMDB holds {found['tables'].get(number, 0)} rows of {name}, its state says {rows}",
+                file=str(path / "rows"),
+                seq=state.seq,
+            )
+    saved = state.seq
     summary = log.verify(path / "log", known_durable_seq=saved)
     return VerifyReport(
         seq=summary.last_seq,

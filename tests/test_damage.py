@@ -161,8 +161,9 @@ def test_a_torn_tail_is_cut_and_the_stream_goes_on(whole, tmp_path):
     path = tmp_path / "model"
     shutil.copytree(home, path)
     segment = log_of(path)
+    witness = len(segment.read_bytes()) - segment.read_bytes().rindex(b"\x89RTL")  # the record that closing adds
     with segment.open("r+b") as f:
-        f.truncate(segment.stat().st_size - 5)
+        f.truncate(segment.stat().st_size - witness - 5)
     assert engine.verify(path).torn_bytes > 0
     with engine.open(path) as eng:
         assert (eng.seq, eng.digest()) == (CALL * (CALLS - 1), digests[-2])

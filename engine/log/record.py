@@ -6,6 +6,7 @@ judged in segment.py. Decoded columns are read-only views of the bytes that they
 
 import json
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -14,7 +15,9 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..errors import CorruptionError, EngineError, InputError
+from ..events import Events, describe
 
+NO_IDS: NDArray[np.int64] = np.empty(0, np.int64)
 MAX_EVENTS = 65_536  # per record
 MAX_POSITION_BYTES = 1 << 20
 MAX_NAME_BYTES = 0xFFFF  # of a source name, and of the settings as JSON
@@ -254,3 +257,35 @@ def _settings_from_json(text: bytes) -> dict[str, float | int]:
     if not isinstance(settings, dict) or not all(type(value) in (int, float) for value in settings.values()):
         raise ValueError("settings are not names with numbers")
     return settings
+
+
+def checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
+    """What `ingest` was given as position beside so many events, checked. InputError."""
+    if position is None:
+        return None
+    pair = isinstance(position, tuple) and len(position) == 2
+    if not pair or not isinstance(position[0], str) or not isinstance(position[1], (bytes, bytearray)):
+        raise InputError(f"position: got {describe(position)}, wanted (source, bytes)")
+    if events > MAX_EVENTS:
+        raise InputError(
+            f"position: got {events} events with it, wanted at most {MAX_EVENTS}: it must stand in one log record"
+        )
+    check_position(position[0], bytes(position[1]))
+    return position[0], bytes(position[1])
+
+
+def records(events: Events, first_seq: int, batch_size: int, position: tuple[str, bytes] | None) -> Iterator[Record]:
+    """One call's events as records of at most MAX_EVENTS; a position alone, without events, is a record too."""
+    for start in range(0, len(events), MAX_EVENTS):
+        part = events.cut(start, start + MAX_EVENTS)
+        yield Record(
+            first_seq + start,
+            batch_size,
+            part.users,
+            part.items,
+            weights=part.weights,
+            timestamps=part.timestamps,
+            position=position,
+        )
+    if not len(events) and position is not None:
+        yield Record(first_seq, batch_size, NO_IDS, NO_IDS, position=position)

@@ -23,6 +23,7 @@ import engine.engine as whole
 from engine import directory, epoch
 from engine.backend import native
 from engine.log import log, segment
+from engine.log import record as log_record
 from engine.log.log import Log
 
 EVENTS, DIM, BATCH, NEGATIVES = 400, 8, 2, 4
@@ -254,7 +255,7 @@ def lmdb_before_log():
     """A record is learned, and in LMDB, before it is written to the log."""
 
     def learn_first(self, events, position, durable, learned, progress):
-        for record in self._records(events, position):
+        for record in whole.records(events, self._seq + 1, self._model.settings.batch_size, position):
             self._learn(record, learned)
             self._epochs.complete()
             self._directory.log.append(record)
@@ -317,15 +318,14 @@ def no_directory_sync():
 
 def position_apart():
     """A position goes into a record of its own, after the events."""
-    cut = whole.Engine._records
+    cut = whole.records
 
-    def records(self, events, position):
-        after = self._seq + len(events) + 1
-        yield from cut(self, events, None)
+    def records(events, first_seq, batch_size, position):
+        yield from cut(events, first_seq, batch_size, None)
         if position is not None:
-            yield whole.Record(after, 1, whole._NO_IDS, whole._NO_IDS, position=position)
+            yield whole.Record(first_seq + len(events), 1, whole.NO_IDS, whole.NO_IDS, position=position)
 
-    whole.Engine._records = records
+    whole.records = records
 
 
 SABOTAGES = (
@@ -337,7 +337,7 @@ SABOTAGES = (
 def make(words):
     """The program in one size, whole or broken."""
     size, *sabotages = words.split()
-    whole.MAX_EVENTS = RECORD_EVENTS
+    log_record.MAX_EVENTS = RECORD_EVENTS
     epoch.LOG_BYTES = EPOCH_LOG_BYTES
     directory.Log = SmallLog
     for name in sabotages:
