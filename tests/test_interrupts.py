@@ -96,7 +96,7 @@ def test_damage_to_the_last_record_shows_after_a_clean_close(home, stream):
 
 
 def test_histories_over_their_budget_bring_an_epoch(home):
-    """Where no row can leave, an epoch makes room; new users must not sweep the whole table in vain, each for itself."""
+    """Where no row can leave, an epoch makes room; new users must not sweep the table in vain, each for itself."""
     with engine.open(home, **SMALL, warm_bytes=1_200_000, epoch_seconds=1e6) as eng:
         for item in range(40):
             eng.ingest(np.arange(item * 10, item * 10 + 2000), np.full(2000, item))
