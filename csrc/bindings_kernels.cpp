@@ -67,9 +67,7 @@ void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_
                         .query_grads = query_grads.mutable_data(),
                         .grad_stride = dim,
                         .positive_coefs = positive_coefs.mutable_data(),
-                        .negative_coefs = negative_coefs.mutable_data(),
-                        .positive_stride = 1,
-                        .negative_stride = K};
+                        .negative_coefs = negative_coefs.mutable_data()};
     py::gil_scoped_release nogil;
     (loss == 0 ? kernels().softmax_grads : kernels().bpr_grads)(step);
 }
@@ -94,14 +92,10 @@ int64_t update_rows(Array<float> rows, int64_t dim, const Array<int64_t>& slots,
     Groups groups;
     groups.build(term_slots.data(), terms);
     std::vector<float*> group_rows;
-    std::vector<uint32_t> all;
-    for (uint32_t s : groups.slot) {
-        all.push_back(static_cast<uint32_t>(all.size()));
-        group_rows.push_back(r.at(s));
-    }
+    for (uint32_t s : groups.slot) group_rows.push_back(r.at(s));
     std::vector<float> scratch(static_cast<size_t>(2 * (dim + 15)));
-    return kernels().update_groups({dim, pointers.data(), coefs.data(), lr, l2, bias}, groups, all.data(),
-                                   groups.size(), group_rows.data(), scratch.data());
+    return kernels().update_groups({dim, pointers.data(), coefs.data(), lr, l2, bias}, groups, 0, groups.size(),
+                                   group_rows.data(), scratch.data());
 }
 
 void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors, const Array<float>& biases,

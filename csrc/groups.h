@@ -37,7 +37,6 @@ class Groups {
             }
         }
     }
-    bool single(size_t g) const { return next[head[g]] == kEnd; }
     int64_t size() const { return static_cast<int64_t>(slot.size()); }
 
     std::vector<uint32_t> slot, head;  // per group: its slot, its first term

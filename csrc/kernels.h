@@ -22,7 +22,6 @@ struct LossStep {
     int64_t grad_stride;
     float* positive_coefs;  // [B]    dL/d score of the positive
     float* negative_coefs;  // [B, K] dL/d score of each negative, 0 where masked (null, or the event's positive)
-    int64_t positive_stride, negative_stride;  // floats from event to event
 };
 
 // What one optimizer step needs: term t adds coefs[t] * sources[t] to the gradient of its row.
@@ -53,11 +52,10 @@ struct Kernels {
     void (*pool_bag)(const float* const* rows, const float* weights, int64_t n, int64_t dim, float* out);
     void (*softmax_grads)(const LossStep& step);
     void (*bpr_grads)(const LossStep& step);
-    // One step of row-wise Adagrad on the rows of the n groups in `list`; rows[i] is the row of group list[i]. Returns
-    // how many were left unchanged because something was not finite. `scratch` has 2 * dim, each rounded up to 16
-    // floats.
-    int64_t (*update_groups)(const UpdateStep& step, const Groups& groups, const uint32_t* list, int64_t n,
-                             float* const* rows, float* scratch);
+    // One step of row-wise Adagrad on the rows of groups [from, to); rows[g] is the row of group g. Returns how many
+    // were left unchanged because something was not finite. `scratch` has 2 * dim rounded up to 16 floats.
+    int64_t (*update_groups)(const UpdateStep& step, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                             float* scratch);
     // mean += rate * (x - mean)
     void (*move_mean)(float* mean, const float* x, float rate, int64_t dim);
     // scores[i] = query . item i + bias i, for i in [from, to) with to - from <= 64 and one version

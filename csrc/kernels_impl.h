@@ -129,7 +129,7 @@ void softmax_grads_dim(const LossStep& s) {
     for (int64_t b = 0; b < s.events; ++b) {
         const float* q = s.queries[b];
         const float* positive = s.positives[b];
-        float* p = s.negative_coefs + b * s.negative_stride;
+        float* p = s.negative_coefs + b * K;
         const float score = dot<kDim>(q, positive, D) + positive[D];
         constexpr float kMasked = -INFINITY;
         V16 lanes[8];
@@ -176,7 +176,7 @@ void softmax_grads_dim(const LossStep& s) {
         s.losses[b] = weight * (log1(total) - (score - top));
         // 1 - p(positive) is the share of the negatives: no cancellation when the positive is all but certain.
         const float coef = -(sum(total16) * scale);
-        s.positive_coefs[b * s.positive_stride] = coef;
+        s.positive_coefs[b] = coef;
         float* grad = s.query_grads + b * s.grad_stride;
         combine(s.negative_rows, p, K, D, grad);
         add_scaled<kDim>(grad, coef, positive, D);
@@ -188,11 +188,18 @@ void softmax_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, softmax_grads_dim
 template <int64_t kDim>
 void bpr_grads_dim(const LossStep& s) {
     const int64_t K = s.negatives, D = kDim ? kDim : s.dim;
+    constexpr int64_t kAhead = 6;
     for (int64_t b = 0; b < s.events; ++b) {
+        if (b + kAhead < s.events) {
+            prefetch_row(s.queries[b + kAhead], D);
+            prefetch_row(s.positives[b + kAhead], D + 3);
+            for (int64_t k = 0; k < K; ++k)
+                if (s.negative_rows[(b + kAhead) * K + k]) prefetch_row(s.negative_rows[(b + kAhead) * K + k], D + 3);
+        }
         const float* q = s.queries[b];
         const float* positive = s.positives[b];
         const float* const* rows = s.negative_rows + b * K;
-        float* coefs = s.negative_coefs + b * s.negative_stride;
+        float* coefs = s.negative_coefs + b * K;
         const float score = dot<kDim>(q, positive, D) + positive[D];
         int64_t live = 0;
         for (int64_t k = 0; k < K; ++k) {
@@ -220,7 +227,7 @@ void bpr_grads_dim(const LossStep& s) {
         }
         const float coef = -sum(total16);
         s.losses[b] = sum(loss16);
-        s.positive_coefs[b * s.positive_stride] = coef;
+        s.positive_coefs[b] = coef;
         float* grad = s.query_grads + b * s.grad_stride;
         combine(rows, coefs, K, D, grad);
         add_scaled<kDim>(grad, coef, positive, D);
@@ -262,20 +269,20 @@ inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, flo
 inline bool finite(float x) { return x - x == 0.0f; }
 
 template <int64_t kDim>
-int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, const uint32_t* list, int64_t n_groups,
-                          float* const* rows, float* scratch) {
+int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                          float* scratch) {
     const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
     const float inverse_dim = 1.0f / static_cast<float>(D);
     float* grad = scratch;
     float* part = scratch + padded;
     int64_t skipped = 0;
-    for (int64_t i = 0; i < n_groups; ++i) {
-        if (i + 6 < n_groups) {
-            prefetch_row(rows[i + 6], D + 3);
-            prefetch_row(s.sources[groups.head[list[i + 6]]], D);
+    for (int64_t g = from; g < to; ++g) {
+        if (g + 6 < groups.size()) {
+            prefetch_row(rows[g + 6], D + 3);
+            prefetch_row(s.sources[groups.head[static_cast<size_t>(g + 6)]], D);
         }
-        float* row = rows[i];
-        float bias_grad = sum_terms<kDim>(s, groups, list[i], grad, part);
+        float* row = rows[g];
+        float bias_grad = sum_terms<kDim>(s, groups, g, grad, part);
         V16 squares = set1(0.0f);
         const V16 l2 = set1(s.l2);
         for (int64_t d = 0; d < D; d += 16) {
@@ -314,9 +321,9 @@ int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, const uint3
     return skipped;
 }
 
-int64_t update_groups(const UpdateStep& s, const Groups& groups, const uint32_t* list, int64_t n, float* const* rows,
+int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                       float* scratch) {
-    ROWTIDE_FOR_DIM(s.dim, update_groups_dim, s, groups, list, n, rows, scratch)
+    ROWTIDE_FOR_DIM(s.dim, update_groups_dim, s, groups, from, to, rows, scratch)
 }
 
 void move_mean(float* mean, const float* x, float rate, int64_t dim) {

@@ -7,7 +7,6 @@ constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in
 constexpr float kItemNoise = 0.05f, kUserNoise = 0.01f;
 constexpr uint64_t kMeanHorizon = 4096;  // events over which the running mean forgets
 constexpr uint64_t kUserTable = 1, kItemTable = 2, kNoOrdinal = UINT64_MAX;
-constexpr int64_t kBlock = 16;          // events whose rows stay in the innermost cache
 constexpr int64_t kPrefetchRefs = 512;  // a micro-batch of more rows prefetches inside its kernels only
 }  // namespace
 
@@ -150,51 +149,34 @@ void Learner::make_fresh(const LearnSettings& s, const uint32_t* users, int64_t 
     }
 }
 
-// One optimizer step of the rows of the groups in `list_`.
 int64_t Learner::update(Warm& table, const UpdateStep& step, const Groups& groups) {
-    const auto n = static_cast<int64_t>(list_.size());
-    const auto slot = [&](int64_t i) { return groups.slot[list_[static_cast<size_t>(i)]]; };
-    rows_.resize(list_.size());
-    for (int64_t i = 0; i < n; ++i) rows_[static_cast<size_t>(i)] = table.row(slot(i));
+    rows_.resize(static_cast<size_t>(groups.size()));
+    for (int64_t g = 0; g < groups.size(); ++g)
+        rows_[static_cast<size_t>(g)] = table.row(groups.slot[static_cast<size_t>(g)]);
     int64_t skipped = 0;
-    for (int64_t from = 0; from < n; from += kLockRows) {
-        const int64_t end = std::min(n, from + kLockRows);
-        for (int64_t i = end; i < std::min(n, end + kLockRows); ++i) table.prefetch_flags(slot(i));
+    const auto slot = [&](int64_t g) { return groups.slot[static_cast<size_t>(g)]; };
+    for (int64_t g = 0; g < groups.size(); g += kLockRows) {
+        const int64_t end = std::min(groups.size(), g + kLockRows);
+        for (int64_t i = end; i < std::min(groups.size(), end + kLockRows); ++i) table.prefetch_flags(slot(i));
         {
             std::lock_guard lock(table.mutex());
-            for (int64_t i = from; i < end; ++i) table.touch(slot(i));
-            skipped += kernels().update_groups(step, groups, list_.data() + from, end - from, rows_.data() + from,
-                                               scratch_.data());
+            for (int64_t i = g; i < end; ++i) table.touch(slot(i));
+            skipped += kernels().update_groups(step, groups, g, end, rows_.data(), scratch_.data());
         }
         if (&table != &items_) continue;
         // While the rows are in the cache. Only rows of durable records come here, so readers may see them.
-        for (int64_t i = from; i < end; ++i) catalogue_.prefetch_item(items_.meta(slot(i)).ordinal);
-        for (int64_t i = from; i < end; ++i)
+        for (int64_t i = g; i < end; ++i) catalogue_.prefetch_item(items_.meta(slot(i)).ordinal);
+        for (int64_t i = g; i < end; ++i)
             catalogue_.publish(static_cast<uint32_t>(items_.meta(slot(i)).ordinal), rows_[static_cast<size_t>(i)]);
     }
     return skipped;
 }
 
-void Learner::prefetch_events(int64_t from, int64_t to, int64_t negatives) {
-    for (int64_t b = from; b < to; ++b) {
-        users_.prefetch_slot(user_slots_[static_cast<size_t>(b)]);
-        items_.prefetch_slot(item_slots_[static_cast<size_t>(b)]);
-        history_.prefetch(user_slots_[static_cast<size_t>(b)]);
-        for (int64_t k = 0; k < negatives; ++k)
-            items_.prefetch_slot(negative_slots_[static_cast<size_t>(b * negatives + k)]);
-    }
-}
-
 // One micro-batch, events [b0, b1) of the record: gradients at the rows as they are, then one step of each row.
-//
-// Rows are touched as seldom as the cache allows: events go through in blocks, and a row that no other event of the
-// micro-batch names takes its step with its block. The others wait for the last gradient. With shared negatives every
-// event names them, and the block is the micro-batch.
 int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss) {
     const int64_t B = b1 - b0, K = s.negatives, D = users_.layout().dim, stride = (D + 15) / 16 * 16;
     const bool shared = s.loss == Loss::softmax;
-    const int64_t n_negatives = shared ? K : B * K, terms = 1 + K;  // of an event
-    const int64_t block = shared ? B : kBlock;
+    const int64_t n_negatives = shared ? K : B * K;
     const uint32_t* users = user_slots_.data() + (b0 - begin_);
     const uint32_t* items = item_slots_.data() + (b0 - begin_);
     const uint32_t* negatives =
@@ -207,127 +189,88 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     losses_.resize(at(B));
     query_grads_.resize(at(B * stride));
     scratch_.resize(at(2 * stride));
-    coefs_.resize(at(B * terms));
-    term_slots_.resize(at(B * terms));
-    sources_.resize(at(B * terms));
-    grad_sources_.resize(at(B));
-    ones_.resize(at(B), 1.0f);
-    for (int64_t k = 0; k < n_negatives; ++k)
+    coefs_.resize(at(B + B * K));
+    for (int64_t b = 0; b < B; ++b) queries_[at(b)] = users_.row(users[b]);
+    for (int64_t b = 0; b < B; ++b) positives_[at(b)] = items_.row(items[b]);
+    for (int64_t k = 0; k < n_negatives; ++k) {
         negatives_[at(k)] = negatives[k] == kNone ? nullptr : items_.row(negatives[k]);
-    for (int64_t b = 0; b < B; ++b) {
-        queries_[at(b)] = users_.row(users[b]);
-        positives_[at(b)] = items_.row(items[b]);
-        grad_sources_[at(b)] = query_grads_.data() + b * stride;
-        term_slots_[at(b * terms)] = items[b];
-        sources_[at(b * terms)] = queries_[at(b)];
-        for (int64_t k = 0; k < K; ++k) {
-            const uint32_t slot = negatives[shared ? k : b * K + k];
-            term_slots_[at(b * terms + 1 + k)] = slot == items[b] ? kNone : slot;
-            sources_[at(b * terms + 1 + k)] = queries_[at(b)];
-        }
     }
-    item_groups_.build(term_slots_.data(), B * terms);
-    user_groups_.build(users, B);
-    // A user whose row steps with its block is read again by the rows that wait: those get a copy of it as it was.
-    kept_queries_.resize(at(B * stride));
-    is_kept_.assign(at(B), 0);
-    for (size_t g = 0; g < item_groups_.slot.size(); ++g) {
-        if (item_groups_.single(g)) continue;
-        for (uint32_t t = item_groups_.head[g]; t != Groups::kEnd; t = item_groups_.next[t]) {
-            const int64_t b = t / terms;
-            float* kept = kept_queries_.data() + b * stride;
-            if (!is_kept_[at(b)]) std::copy_n(queries_[at(b)], D, kept);
-            is_kept_[at(b)] = 1;
-            sources_[t] = kept;
-        }
-    }
-    const UpdateStep item_step{D, sources_.data(), coefs_.data(), s.lr, s.l2, true};
-    const UpdateStep user_step{D, grad_sources_.data(), ones_.data(), s.lr, s.l2, false};
-
-    int64_t skipped = 0;
-    size_t item_group = 0, user_group = 0;  // the next ones to begin
-    for (int64_t from = 0; from < B; from += block) {
-        const int64_t to = std::min(B, from + block);
-        if (!shared) prefetch_events(b0 - begin_ + to, b0 - begin_ + std::min(B, to + block), K);
-        const LossStep grads{.events = to - from,
-                             .negatives = K,
-                             .dim = D,
-                             .queries = queries_.data() + from,
-                             .positives = positives_.data() + from,
-                             .negative_rows = negatives_.data() + (shared ? 0 : from * K),
-                             .weights = r.weights ? r.weights + b0 + from : nullptr,
-                             .losses = losses_.data() + from,
-                             .query_grads = query_grads_.data() + from * stride,
-                             .grad_stride = stride,
-                             .positive_coefs = coefs_.data() + from * terms,
-                             .negative_coefs = coefs_.data() + from * terms + 1,
-                             .positive_stride = terms,
-                             .negative_stride = terms};
-        (shared ? kernels().softmax_grads : kernels().bpr_grads)(grads);
-        note(r, b0, from, to, users, items);
-        // Items first: their gradients are multiples of the users' vectors as they were.
-        list_.clear();
-        for (; item_group < item_groups_.slot.size() && item_groups_.head[item_group] < to * terms; ++item_group)
-            if (item_groups_.single(item_group)) list_.push_back(static_cast<uint32_t>(item_group));
-        skipped += update(items_, item_step, item_groups_);
-        list_.clear();
-        for (; user_group < user_groups_.slot.size() && user_groups_.head[user_group] < to; ++user_group)
-            if (user_groups_.single(user_group)) list_.push_back(static_cast<uint32_t>(user_group));
-        skipped += update(users_, user_step, user_groups_);
-    }
-    list_.clear();
-    for (size_t g = 0; g < item_groups_.slot.size(); ++g)
-        if (!item_groups_.single(g)) list_.push_back(static_cast<uint32_t>(g));
-    skipped += update(items_, item_step, item_groups_);
-    list_.clear();
-    for (size_t g = 0; g < user_groups_.slot.size(); ++g)
-        if (!user_groups_.single(g)) list_.push_back(static_cast<uint32_t>(g));
-    skipped += update(users_, user_step, user_groups_);
+    const LossStep grads{.events = B,
+                         .negatives = K,
+                         .dim = D,
+                         .queries = queries_.data(),
+                         .positives = positives_.data(),
+                         .negative_rows = negatives_.data(),
+                         .weights = r.weights ? r.weights + b0 : nullptr,
+                         .losses = losses_.data(),
+                         .query_grads = query_grads_.data(),
+                         .grad_stride = stride,
+                         .positive_coefs = coefs_.data(),
+                         .negative_coefs = coefs_.data() + B};
+    (shared ? kernels().softmax_grads : kernels().bpr_grads)(grads);
     for (int64_t b = 0; b < B; ++b) *loss += losses_[at(b)];
-    return skipped;
-}
 
-// What events [from, to) of the micro-batch leave behind besides gradients: last seq and count of the rows they name,
-// histories, and the running mean, which takes each user's vector as the event met it.
-void Learner::note(const RecordView& r, int64_t b0, int64_t from, int64_t to, const uint32_t* users,
-                   const uint32_t* items) {
-    const int64_t D = users_.layout().dim;
-    for (int64_t start = from; start < to; start += kLockRows) {
-        const int64_t end = std::min(to, start + kLockRows);
-        for (int64_t b = start; b < end; ++b) history_.prefetch_entries(users[b]);
+    // Items first: their gradients are multiples of the users' vectors as they were.
+    const int64_t terms = B + B * K;
+    term_slots_.resize(at(terms));
+    sources_.resize(at(terms));
+    for (int64_t b = 0; b < B; ++b) {
+        term_slots_[at(b)] = items[b];
+        sources_[at(b)] = queries_[at(b)];
+        for (int64_t k = 0; k < K; ++k) {
+            const int64_t t = B + b * K + k;
+            const uint32_t slot = negatives[shared ? k : b * K + k];
+            term_slots_[at(t)] = slot == items[b] ? kNone : slot;
+            sources_[at(t)] = queries_[at(b)];
+        }
+    }
+    groups_.build(term_slots_.data(), terms);
+    int64_t skipped = update(items_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, groups_);
+
+    for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
+    coefs_.assign(at(B), 1.0f);
+    groups_.build(users, B);
+    skipped += update(users_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, false}, groups_);
+
+    for (int64_t from = 0; from < B; from += kLockRows) {
+        const int64_t to = std::min(B, from + kLockRows);
         {
             std::lock_guard lock(users_.mutex());
-            for (int64_t b = start; b < end; ++b) {
-                users_.touch(users[b]);
+            for (int64_t b = from; b < to; ++b) {
+                if (b + 16 < B) history_.prefetch(users[b + 16]), items_.prefetch_meta(items[b + 16]);
+                if (b + 8 < B) history_.prefetch_entries(users[b + 8]), users_.prefetch_slot(users[b + 8]);
                 RowMeta& m = users_.meta(users[b]);
                 m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
                 m.count += m.count != UINT32_MAX;
                 history_.add(users[b], r.items[b0 + b], m.seq);
                 ++mean_count;
                 const float rate = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
-                kernels().move_mean(mean.data(), queries_[static_cast<size_t>(b)], rate, D);
+                kernels().move_mean(mean.data(), users_.row(users[b]), rate, D);
             }
         }
         std::lock_guard lock(items_.mutex());
-        for (int64_t b = start; b < end; ++b) {
-            items_.touch(items[b]);
+        for (int64_t b = from; b < to; ++b) {
             RowMeta& m = items_.meta(items[b]);
             m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
             m.count += m.count != UINT32_MAX;
         }
     }
+    return skipped;
 }
 
 Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
     Learned out;
-    const bool shared = s.loss == Loss::softmax;
-    const bool ahead = s.batch_size * (shared ? 1 : 1 + s.negatives) + (shared ? s.negatives : 0) <= kPrefetchRefs;
+    const int64_t refs = s.loss == Loss::softmax ? s.negatives : s.batch_size * s.negatives;
+    const bool ahead = refs + s.batch_size <= kPrefetchRefs;
     for (int64_t b0 = begin_; b0 < end_; b0 += s.batch_size) {
-        if (const int64_t next = b0 + s.batch_size - begin_; ahead && next < end_ - begin_) {
-            prefetch_events(next, std::min(end_ - begin_, next + s.batch_size), shared ? 0 : s.negatives);
-            if (shared)
-                for (int64_t k = 0; k < s.negatives; ++k)
-                    items_.prefetch_slot(negative_slots_[static_cast<size_t>(next / s.batch_size * s.negatives + k)]);
+        if (const int64_t next = b0 + s.batch_size; ahead && next < end_) {
+            for (int64_t b = next; b < std::min(end_, next + s.batch_size); ++b) {
+                users_.prefetch_slot(user_slots_[static_cast<size_t>(b - begin_)]);
+                items_.prefetch_slot(item_slots_[static_cast<size_t>(b - begin_)]);
+            }
+            const auto first = static_cast<size_t>((next - begin_) / s.batch_size * refs);
+            for (size_t k = first; k < std::min(first + static_cast<size_t>(refs), negative_slots_.size()); ++k)
+                items_.prefetch_slot(negative_slots_[k]);
         }
         out.skipped += step(s, r, b0, std::min(end_, b0 + s.batch_size), &out.loss);
     }

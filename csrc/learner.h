@@ -81,17 +81,14 @@ class Learner {
                     int64_t n_items);
     int64_t step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
     int64_t update(Warm& table, const UpdateStep& step, const Groups& groups);
-    void note(const RecordView& r, int64_t b0, int64_t from, int64_t to, const uint32_t* users, const uint32_t* items);
-    void prefetch_events(int64_t from, int64_t to, int64_t negatives);  // of the window, each with so many negatives
 
     int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
     std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
     std::vector<uint64_t> ordinals_;
     // scratch of one micro-batch
-    std::vector<const float*> queries_, positives_, negatives_, sources_, grad_sources_;
-    std::vector<float> losses_, query_grads_, coefs_, scratch_, ones_, kept_queries_;
-    std::vector<uint8_t> is_kept_;
-    std::vector<uint32_t> term_slots_, list_;
+    std::vector<const float*> queries_, positives_, negatives_, sources_;
+    std::vector<float> losses_, query_grads_, coefs_, scratch_, weights_;
+    std::vector<uint32_t> term_slots_;
     std::vector<float*> rows_;
-    Groups item_groups_, user_groups_;
+    Groups groups_;
 };

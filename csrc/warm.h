@@ -50,6 +50,7 @@ class Warm {
     void prefetch_pin(uint32_t slot) const {
         if (slot != kNone) __builtin_prefetch(&pinned_[slot]);
     }
+    void prefetch_meta(uint32_t slot) const { __builtin_prefetch(&slab_.meta(slot)); }
     void prefetch_flags(uint32_t slot) const { __builtin_prefetch(&flags_[slot]); }
     // All of a row, ahead of its step.
     void prefetch_slot(uint32_t slot) const {

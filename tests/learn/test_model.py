@@ -70,9 +70,9 @@ class Plain:
             update_rows(self.rows, terms.reshape(-1), queries, event, coefs.reshape(-1), **step, bias=True)
             ones, order = np.ones(len(u), np.float32), np.arange(len(u))
             update_rows(self.rows, user_slots, grads.query_grads.astype(np.float32), order, ones, **step, bias=False)
-            for query in queries:
+            for slot in user_slots:  # as the step left them
                 self.seen += 1
-                self.mean += np.float32(1 / min(self.seen, 4096)) * (query - self.mean)
+                self.mean += np.float32(1 / min(self.seen, 4096)) * (self.rows[slot, :DIM] - self.mean)
             self.seq += len(u)
             losses.extend(grads.losses)
         return float(np.mean(losses))
