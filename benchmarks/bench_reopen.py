@@ -17,7 +17,7 @@ def test_reopen(benchmark, tmp_path, behind):
     """`behind`: events that only the log has."""
     path = tmp_path / "shop"
     rng = np.random.default_rng(0)
-    with engine.open(path, loss="bpr", batch_size=256) as eng:
+    with engine.open(path, loss="bpr", batch_size=256, negatives=1) as eng:
         ids = np.arange(ROWS)
         eng.ingest(ids, ids)
         eng.checkpoint()

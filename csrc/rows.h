@@ -65,7 +65,6 @@ class Slab {
         if (chunk) return;
         const int64_t rows = std::min(kRows, capacity_ - (slot >> kShift << kShift));
         chunk = std::make_unique<Pages>(static_cast<size_t>(rows * layout_.stride));
-        bytes_ += static_cast<int64_t>(chunk->bytes());
     }
     float* row(int64_t slot) const {
         return reinterpret_cast<float*>(chunks_[static_cast<size_t>(slot >> kShift)]->data() +
@@ -75,11 +74,10 @@ class Slab {
         return *reinterpret_cast<RowMeta*>(reinterpret_cast<std::byte*>(row(slot)) + layout_.meta_offset);
     }
     const RowLayout& layout() const { return layout_; }
-    int64_t bytes() const { return bytes_; }
 
   private:
     static constexpr int64_t kShift = 16, kRows = int64_t{1} << kShift;
     RowLayout layout_;
-    int64_t capacity_, bytes_ = 0;
+    int64_t capacity_;
     std::vector<std::unique_ptr<Pages>> chunks_;
 };

@@ -191,7 +191,9 @@ bool Warm::peek(int64_t id, std::byte* stored, uint32_t* slot) {
 }
 
 int64_t Warm::bytes() const {
-    return slab_.bytes() + index_.bytes() + static_cast<int64_t>(flags_.size() * 2 + slot_of_ordinal_.capacity() * 4);
+    // Rows up to the highest slot ever used: what lies beyond in the slab's last chunk was never touched.
+    return high_water_ * layout().stride + index_.bytes() + std::ssize(flags_) * 2 +
+           static_cast<int64_t>(slot_of_ordinal_.capacity() + dirty_list_.capacity() + frozen_list_.capacity()) * 4;
 }
 
 void Warm::resident(std::vector<int64_t>* ids) {
