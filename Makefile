@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test lint crash bench clean
+.PHONY: demo test lint crash heavy bench clean
 
 $(VENV)/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rowtide needs Python 3.11 or newer; set PYTHON=")'
@@ -38,6 +38,9 @@ lint: $(VENV)/test
 
 crash: $(VENV)/test
 	$(PY) -m pytest -m 'heavy or not heavy' tests/crash -s
+
+heavy: $(VENV)/test
+	$(PY) -m pytest -m heavy tests --ignore tests/crash
 
 bench: $(VENV)/bench
 	$(PY) benchmarks/run.py
