@@ -23,8 +23,9 @@ import numpy as np
 
 from .backend import fingerprint
 from .config import Settings
-from .errors import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
+from .errors import BusyError, ConfigError, CorruptionError, EngineError
 from .events import Floats, describe
+from .files import as_engine_error, sync_directory
 from .log.log import Log
 from .table.cold import Cold
 
@@ -110,7 +111,7 @@ class Directory:
         except OSError as e:
             if isinstance(e, EngineError):
                 raise
-            raise _as_engine_error(path, e) from e
+            raise as_engine_error(path, e) from e
 
     @classmethod
     def _open_existing(cls, path: Path) -> "Directory":
@@ -119,7 +120,7 @@ class Directory:
         try:
             # Who made it may have been killed before its name was durable.
             with contextlib.suppress(PermissionError):  # a parent that can't be read can't be synced either
-                _sync(path.absolute().parent)
+                sync_directory(path.absolute().parent)
             cold = Cold.open(path / "rows")
             state = State.from_meta(cold.meta, path)
             log = Log.open(path / "log", known_durable_seq=state.seq)
@@ -175,7 +176,7 @@ def _create(path: Path, settings: Settings, mode: str) -> None:
         meta = {"created": json.dumps(made).encode(), **State.initial(settings).to_meta()}
         Cold.create(aside / "rows", meta).close()
         Log.create(aside / "log").close()
-        _sync(aside)
+        sync_directory(aside)
         try:
             os.rename(aside, path)
         except OSError as e:
@@ -184,7 +185,7 @@ def _create(path: Path, settings: Settings, mode: str) -> None:
             if mode == "x":
                 raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e
             shutil.rmtree(aside)  # theirs is opened
-        _sync(parent)
+        sync_directory(parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
@@ -198,19 +199,3 @@ def _lock(path: Path) -> int:
         os.close(fd)
         raise BusyError(f"{path}: another process, or another Engine of this one, has it open for writing") from e
     return fd
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _as_engine_error(path: Path, e: OSError) -> EngineError:
-    if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return StorageFullError(e.errno, f"{path}: {e.strerror}")
-    if e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return ReadOnlyError(e.errno, f"{path}: {e.strerror}")
-    return EngineError(f"{path}: {e}")

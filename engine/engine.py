@@ -18,18 +18,19 @@ from .config import Resources, Settings
 from .digest import digest
 from .directory import Directory, State, checked_path
 from .errors import ConfigError, EngineError, InputError
-from .events import Events, Floats, Ids, IngestReport, TopK, describe, flag, id_column
+from .events import Events, Ids, IngestReport, describe, flag
 from .learn.model import Learned, Model, require_room
 from .log.record import NO_IDS, Record, checked_position, records
 from .rank.catalogue import Catalogue
 from .rank.history import HISTORY, History
 from .rank.topk import Ranker
+from .reading import Reading
 from .table.table import ITEMS, USERS, Table, capacities
 
 MEMORY = ":memory:"
 
 
-class Engine:
+class Engine(Reading):
     """A model that learns from events and ranks items. Made by `engine.open`."""
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
@@ -287,59 +288,7 @@ class Engine:
             bit_exact=self._bit_exact,
         )
 
-    # --- ranking
-
-    def topk(
-        self,
-        users: Any = None,
-        k: int = 10,
-        *,
-        vectors: Any = None,
-        exclude_seen: bool = False,
-        exclude: Any = None,
-        include: Any = None,
-        unknown: str = "fallback",
-    ) -> TopK:
-        """The k items with the highest scores for each user, exactly; changes nothing.
-
-        Args:
-            users: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
-            vectors: instead of users, query vectors float [dim] or [n, dim].
-            exclude_seen: leave out what the user has had: the most recent 1,024 distinct items.
-            exclude, include: item ids, 1-D for all users or one list for each (2-D may be padded with -1);
-                unknown ids are passed over; `exclude` wins over `include`.
-            unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
-                "skip" gives an empty row.
-
-        Returns TopK. Raises InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
-        """
-        self._alive()
-        seq = self._seq  # before anything is read: what the answer is at least at
-        return self._ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
-
-    def score(self, users: Any, items: Any) -> Any:
-        """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
-
-        Raises UnknownIdError for an id without a row.
-        """
-        self._alive()
-        return self._ranker.score(users, items)
-
-    def vectors(self, users: Any = None, items: Any = None) -> Floats:
-        """The vectors of users or of items, float32 [n, dim], in the order asked for. Raises UnknownIdError."""
-        self._alive()
-        if (users is None) == (items is None):
-            raise InputError("users, items: wanted exactly one of the two")
-        if items is not None:
-            return self._ranker.item_vectors(id_column("items", items))
-        return self._ranker.user_vectors(id_column("users", users))
-
     # --- state
-
-    @property
-    def seq(self) -> int:
-        """Events applied so far."""
-        return self._seq
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -428,12 +377,6 @@ class Engine:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _alive(self) -> None:
-        if self._pid != os.getpid():
-            raise EngineError("this Engine belongs to the parent process; open the directory in the child")
-        if self._closed:
-            raise EngineError("this Engine is closed")
 
     def _require_outside(self) -> None:
         if self._inside:

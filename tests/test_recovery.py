@@ -65,8 +65,8 @@ def test_a_call_that_finds_no_room_in_lmdb_says_what_the_log_has(tmp_path, monke
 def test_opening_makes_the_name_of_a_found_directory_durable(tmp_path, monkeypatch):
     engine.open(tmp_path / "m", **SETTINGS).close()
     synced = []
-    sync = engine.directory._sync
-    monkeypatch.setattr(engine.directory, "_sync", lambda path: (synced.append(path), sync(path)))
+    sync = engine.directory.sync_directory
+    monkeypatch.setattr(engine.directory, "sync_directory", lambda path: (synced.append(path), sync(path)))
     engine.open(tmp_path / "m").close()
     assert synced == [tmp_path]
 

@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import CorruptionError, EngineError, StorageFullError
+from ..errors import CorruptionError, EngineError
+from ..files import NO_ROOM, as_engine_error, sync_directory
 from .record import Record, decode_record, encode_record
 from .segment import Segment, open_segment, read_records, segment_name, survey
 
 SEGMENT_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
-_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 # Stands while file and numbers may disagree, so that a KeyboardInterrupt at the wrong place leaves a log that has
 # failed rather than one that writes records where they will not be found.
 _INTERRUPTED = "an append was interrupted"
@@ -65,13 +65,13 @@ class Log:
             tail = _open_tail(segment.path, os.O_CREAT | os.O_EXCL)
             try:
                 os.fsync(tail)
-                _sync_directory(directory)
-                _sync_directory(directory.absolute().parent)
+                sync_directory(directory)
+                sync_directory(directory.absolute().parent)
             except OSError:
                 os.close(tail)
                 raise
         except OSError as error:
-            raise _as_engine_error(f"cannot create the log {directory}", error) from error
+            raise as_engine_error(f"cannot create the log {directory}", error) from error
         return cls(directory, [segment], tail, segment_bytes)
 
     @classmethod
@@ -92,12 +92,12 @@ class Log:
                 # A process that was killed may have left records, and the segment's name, in the page cache alone.
                 _write_again(last)
                 os.fsync(tail)
-                _sync_directory(directory)
+                sync_directory(directory)
             except OSError:
                 os.close(tail)
                 raise
         except OSError as error:
-            raise _as_engine_error(f"cannot open the log {directory}", error) from error
+            raise as_engine_error(f"cannot open the log {directory}", error) from error
         return cls(directory, segments, tail, segment_bytes)
 
     @property
@@ -161,7 +161,7 @@ class Log:
             if size != self._synced_bytes:
                 os.fdatasync(self._tail)
             if not self._directory_synced:
-                _sync_directory(self._directory)
+                sync_directory(self._directory)
                 self._directory_synced = True
         except OSError as error:
             raise self._fail(f"cannot sync {segment.path}", error) from error
@@ -196,11 +196,11 @@ class Log:
             try:
                 os.unlink(path)
             except OSError as error:
-                raise _as_engine_error(f"cannot delete {path}", error) from error
+                raise as_engine_error(f"cannot delete {path}", error) from error
             self._segments.pop(0)
             try:
                 # After each one, so that no order of the disk's own can leave a gap between those that stay.
-                _sync_directory(self._directory)
+                sync_directory(self._directory)
             except OSError as error:
                 raise self._fail(f"cannot sync {self._directory}", error) from error
 
@@ -236,11 +236,11 @@ class Log:
                 os.ftruncate(self._tail, segment.size)
             except OSError as failed_cut:
                 raise self._fail(f"cannot cut {segment.path} back to byte {segment.size}", failed_cut) from error
-            if isinstance(error, OSError) and error.errno not in _NO_ROOM:
+            if isinstance(error, OSError) and error.errno not in NO_ROOM:
                 raise self._fail(f"cannot append to {segment.path}", error) from error
             self._failure = None
             if isinstance(error, OSError):
-                raise _as_engine_error(f"cannot append to {segment.path}", error) from error
+                raise as_engine_error(f"cannot append to {segment.path}", error) from error
             raise
 
     def _begin_segment(self) -> Segment:
@@ -251,8 +251,8 @@ class Log:
         try:
             tail = _open_tail(segment.path, os.O_CREAT | os.O_EXCL)
         except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise _as_engine_error(f"cannot make {segment.path}", error) from error
+            if error.errno in NO_ROOM:
+                raise as_engine_error(f"cannot make {segment.path}", error) from error
             raise self._fail(f"cannot make {segment.path}", error) from error
         self._failure = _INTERRUPTED
         old, self._tail = self._tail, tail
@@ -273,7 +273,7 @@ def verify(directory: Path, *, known_durable_seq: int | None = None) -> LogSumma
     try:
         segments = survey(directory, known_durable_seq)
     except OSError as error:
-        raise _as_engine_error(f"cannot read the log {directory}", error) from error
+        raise as_engine_error(f"cannot read the log {directory}", error) from error
     return LogSummary(
         segments[0].first_seq,
         segments[-1].last_seq,
@@ -292,7 +292,7 @@ def _replay_segment(segment: Segment, size: int, after_seq: int) -> Iterator[Rec
                     yield decode_record(header, body)
                 done += header.length
     except OSError as error:
-        raise _as_engine_error(f"cannot read {segment.path}", error) from error
+        raise as_engine_error(f"cannot read {segment.path}", error) from error
     if done != size:
         raise CorruptionError("a log record can no longer be read", file=str(segment.path), offset=done)
 
@@ -316,17 +316,3 @@ def _write_again(segment: Segment) -> None:
 
 def _open_tail(path: Path, make: int = 0) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | make, 0o600)
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _as_engine_error(what: str, error: OSError) -> EngineError:
-    if error.errno in _NO_ROOM:
-        return StorageFullError(error.errno, f"{what}: {error.strerror}")
-    return EngineError(f"{what}: {error}")

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..errors import CorruptionError, EngineError, InputError, ReadOnlyError, StorageFullError
-from .cold_file import DATA, check_file, map_file, sync_directory, translated, verify
+from ..files import sync_directory
+from .cold_file import DATA, check_file, map_file, translated, verify
 
 __all__ = ["DATA", "Cold", "chunk_key", "verify"]
 

@@ -13,8 +13,9 @@ import lmdb
 
 from ..backend import native
 from ..errors import CorruptionError, EngineError, ReadOnlyError, StorageFullError
+from ..files import NO_ROOM, NOT_OURS
 
-__all__ = ["DATA", "check_file", "map_file", "sync_directory", "translated", "verify"]
+__all__ = ["DATA", "check_file", "map_file", "translated", "verify"]
 
 DATA = "data.mdb"
 MAP_BYTES = 1 << 40
@@ -106,11 +107,11 @@ def translated(error: Any, path: Path) -> EngineError:
     """An lmdb.Error or OSError as one of ours, with its text."""
     code = error.errno if isinstance(error, OSError) else error.code
     text = f"{path}: {error}"
-    if isinstance(error, lmdb.MapFullError) or code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if isinstance(error, lmdb.MapFullError) or code in NO_ROOM:
         return StorageFullError(text)
     if code == errno.EIO and _no_room(path):  # what LMDB makes of a write that was cut short
         return StorageFullError(f"{text} (no room to write)")
-    if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+    if code in NOT_OURS:
         return ReadOnlyError(text)
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)):
         return CorruptionError(str(error), file=str(path))
@@ -124,18 +125,10 @@ def _no_room(path: Path) -> bool:
         end = path.stat().st_size
         fd = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as e:
-        return e.errno in (errno.ENOSPC, errno.EDQUOT)
+        return e.errno in NO_ROOM
     try:
         return os.pwrite(fd, bytes(PROBE_BYTES), end) < PROBE_BYTES
     except OSError as e:
-        return e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-    finally:
-        os.close(fd)
-
-
-def sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
+        return e.errno in NO_ROOM
     finally:
         os.close(fd)
