@@ -17,6 +17,17 @@ using MaybeArray = std::optional<Array<T>>;
 inline void require(bool ok, const char* what) {
     if (!ok) throw std::invalid_argument(std::string("_native: ") + what);
 }
+// Lists in CSR form, or none: offsets [n + 1] never fall and stay within the values; each value below `limit`.
+inline void require_lists(const MaybeArray<int64_t>& values, const MaybeArray<int64_t>& offsets, int64_t n,
+                          int64_t limit = INT64_MAX) {
+    require(values.has_value() == offsets.has_value(), "values and offsets, or neither");
+    if (!offsets) return;
+    require(offsets->size() == n + 1 && offsets->data()[0] >= 0 && offsets->data()[n] <= values->size(),
+            "offsets must be [n + 1], within the values");
+    for (int64_t i = 0; i < n; ++i) require(offsets->data()[i] <= offsets->data()[i + 1], "offsets must not fall");
+    for (int64_t i = 0; i < values->size(); ++i)
+        require(values->data()[i] >= 0 && values->data()[i] < limit, "a position out of range");
+}
 template <class T>
 const T* data_or_null(const MaybeArray<T>& a) {
     return a ? a->data() : nullptr;

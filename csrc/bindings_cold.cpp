@@ -25,10 +25,11 @@ struct Bytes {
 
 Bytes bytes_of(PyObject* object) {
     if (PyMemoryView_Check(object)) {
-        const Py_buffer* view = PyMemoryView_GET_BUFFER(object);
-        if (view->ndim > 1 || (view->strides && view->strides[0] != view->itemsize))
-            throw py::value_error("a key or value is not contiguous");
-        return {static_cast<const uint8_t*>(view->buf), static_cast<size_t>(view->len)};
+        Py_buffer view;  // asked for, since one that was released, or is not contiguous, has no bytes to give
+        if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) != 0) throw py::error_already_set();
+        const Bytes bytes{static_cast<const uint8_t*>(view.buf), static_cast<size_t>(view.len)};
+        PyBuffer_Release(&view);
+        return bytes;
     }
     if (PyBytes_Check(object))
         return {reinterpret_cast<const uint8_t*>(PyBytes_AS_STRING(object)),
@@ -195,7 +196,11 @@ py::dict checked(int fd, bool values) {
     out["entries"] = c.entries;
     out["tables"] = tables;
     py::dict metadata;
-    for (const auto& [name, payload] : c.metadata) metadata[py::str(name)] = py::bytes(payload);
+    for (const auto& [name, payload] : c.metadata) {
+        PyObject* text = PyUnicode_DecodeUTF8(name.data(), std::ssize(name), "backslashreplace");  // names from a file
+        if (!text) throw py::error_already_set();
+        metadata[py::reinterpret_steal<py::str>(text)] = py::bytes(payload);
+    }
     out["metadata"] = metadata;
     return out;
 }

@@ -20,7 +20,7 @@ struct Rows {
 };
 
 Rows rows_of(Array<float>& rows, int64_t dim, int64_t extra) {
-    require(rows.ndim() == 2 && rows.shape(1) >= dim + extra, "rows must be [R, >= dim + 3]");
+    require(rows.ndim() == 2 && dim > 0 && dim <= rows.shape(1) - extra, "rows must be [R, >= dim + 3]");
     return {rows.mutable_data(), rows.shape(0), rows.shape(1)};
 }
 
@@ -28,6 +28,8 @@ void pool_rows(Array<float> rows, int64_t dim, const Array<int64_t>& slots, cons
                const MaybeArray<float>& weights, Array<float> out) {
     const Rows r = rows_of(rows, dim, 0);
     const int64_t bags = offsets ? offsets->size() - 1 : slots.size();
+    if (offsets) require_lists(slots, offsets, bags);
+    require(!weights || weights->size() == slots.size(), "weights must be one for each slot");
     require(out.ndim() == 2 && out.shape(0) == bags && out.shape(1) == dim, "out must be [B, dim]");
     std::vector<const float*> pointers(static_cast<size_t>(slots.size()));
     for (int64_t i = 0; i < slots.size(); ++i) pointers[static_cast<size_t>(i)] = r.at(slots.data()[i]);
@@ -48,6 +50,9 @@ void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_
     const int64_t events = positives.size();
     const int64_t K = negatives.ndim() == 2 ? negatives.shape(1) : negatives.size();
     require((loss == 0) == (negatives.ndim() == 1), "negatives must be [K] for softmax, [B, K] for bpr");
+    require(negatives.ndim() == 1 || (negatives.ndim() == 2 && negatives.shape(0) == events),
+            "negatives: a row for each event");
+    require(!weights || weights->size() == events, "weights must be [B]");
     require(queries.ndim() == 2 && queries.shape(0) == events && queries.shape(1) == dim, "queries must be [B, dim]");
     require(losses.size() == events && positive_coefs.size() == events && query_grads.size() == events * dim &&
                 negative_coefs.size() == events * K,
@@ -103,10 +108,13 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
           const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include_positions,
           const MaybeArray<int64_t>& include_offsets, Array<int64_t> out_ids, Array<float> out_scores,
           Array<int64_t> out_counts, int threads) {
+    require(queries.ndim() == 2 && queries.shape(1) == dim && dim > 0, "queries must be [Q, dim]");
     const int64_t Q = queries.shape(0), n = ids.size();
-    require(queries.ndim() == 2 && queries.shape(1) == dim, "queries must be [Q, dim]");
     require(vectors.ndim() == 2 && vectors.shape(0) == n && vectors.shape(1) >= dim && biases.size() == n,
             "vectors must be [N, >= dim], biases [N]");
+    require(k > 0 && (Q == 0 || k <= out_ids.size() / Q), "k does not fit the outputs");
+    require_lists(exclude_positions, exclude_offsets, Q);
+    require_lists(include_positions, include_offsets, Q, n);
     require(out_ids.size() == Q * k && out_scores.size() == Q * k && out_counts.size() == Q, "outputs must be [Q, k]");
     const ScoreBlock all{vectors.data(), biases.data(), nullptr, n, vectors.shape(1)};
     const int64_t* item_ids = ids.data();

@@ -28,6 +28,17 @@ Array<int64_t> ids_of(const Warm& table, const std::vector<uint32_t>& slots) {
     return out;
 }
 
+// 2^16 floats is far beyond what a row may have; larger numbers would overflow the sizes that are made of it.
+int64_t checked_dim(int64_t dim) {
+    require(dim > 0 && dim <= 65'536, "dim out of range");
+    return dim;
+}
+
+void require_frozen(const Warm& w, int64_t from, int64_t n) {
+    require(from >= 0 && n >= 0 && n <= std::ssize(w.frozen()) && from <= std::ssize(w.frozen()) - n,
+            "not that many frozen rows");
+}
+
 py::tuple peek(Warm& w, const Array<int64_t>& ids) {
     const int64_t n = ids.size();
     Array<bool> found(n);
@@ -43,6 +54,7 @@ py::tuple peek(Warm& w, const Array<int64_t>& ids) {
 }
 
 py::tuple collect(Warm& w, int64_t from, int64_t n) {
+    require_frozen(w, from, n);
     Array<int64_t> ids(n);
     Array<uint8_t> rows = row_array(n, w);
     int64_t* id = ids.mutable_data();
@@ -70,6 +82,8 @@ py::bytes chunk_bytes(const HistoryEntry* e, int64_t n) {
 }
 
 py::list collect_history(Warm& users, History& h, int64_t from, int64_t n) {
+    require(&users == &h.users(), "not the history of these users");
+    require_frozen(users, from, n);
     std::vector<History::Chunk> chunks;
     {
         py::gil_scoped_release nogil;
@@ -83,6 +97,7 @@ py::list collect_history(Warm& users, History& h, int64_t from, int64_t n) {
 
 // The items of one resident user (bytes of HistoryEntry), or None where the user is not in RAM.
 py::object entries(Warm& users, History& h, int64_t user) {
+    require(&users == &h.users(), "not the history of these users");
     std::vector<HistoryEntry> copy;
     {
         std::lock_guard lock(users.mutex());
@@ -147,6 +162,9 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const
                const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
                const MaybeArray<int64_t>& include_offsets, int threads) {
     require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
+    require(k > 0 && k <= INT32_MAX, "k out of range");
+    require_lists(exclude, exclude_offsets, queries.shape(0));
+    require_lists(include, include_offsets, queries.shape(0), c.size());
     const int64_t Q = queries.shape(0), shown = c.size();
     Array<int64_t> ids({Q, k}), counts(Q);
     Array<float> scores({Q, k});
@@ -171,6 +189,7 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const
 }
 
 void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim, int64_t limit) {
+    require(dim == c.dim() && limit >= 0 && limit < Catalogue::kNone, "another dim, or too many items");
     const RowLayout layout(dim);
     require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
             "rows must be [n, stored_bytes]");
@@ -188,6 +207,8 @@ void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows
 
 RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& weights,
                 uint64_t first_seq) {
+    require(users.size() == items.size() && (!weights || weights->size() == users.size()),
+            "users, items and weights must be [N]");
     return {users.data(), items.data(), data_or_null(weights), users.size(), first_seq};
 }
 
@@ -197,10 +218,14 @@ void bind_tables(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
 
     m.def(
-        "row_bytes", [](int64_t dim) { return RowLayout(dim).stride + Warm::kOverheadBytes; }, py::arg("dim"),
-        "RAM of one warm row, with its share of the index and the bookkeeping.");
+        "row_bytes", [](int64_t dim) { return RowLayout(checked_dim(dim)).stride + Warm::kOverheadBytes; },
+        py::arg("dim"), "RAM of one warm row, with its share of the index and the bookkeeping.");
     py::class_<Warm>(m, "Warm")
-        .def(py::init<int64_t, int64_t, bool>(), py::arg("dim"), py::arg("capacity"), py::arg("ordinals"))
+        .def(py::init([](int64_t dim, int64_t capacity, bool ordinals) {
+                 require(capacity > 0 && capacity < Warm::kNone, "capacity out of range");
+                 return std::make_unique<Warm>(checked_dim(dim), capacity, ordinals);
+             }),
+             py::arg("dim"), py::arg("capacity"), py::arg("ordinals"))
         .def("peek", &peek, fixed("ids"))
         .def("fill", &fill, fixed("ids"), fixed("rows"))
         .def("freeze", &Warm::freeze)
@@ -226,7 +251,7 @@ void bind_tables(py::module_& m) {
         .def_property_readonly("evicted", &Warm::evicted)
         .def_property_readonly("crowded", &Warm::crowded)
         .def("__len__", &Warm::size)
-        .def_readonly("total", &Warm::total);
+        .def_property_readonly("total", [](const Warm& w) { return w.total.load(); });
 
     py::class_<History>(m, "History")
         .def(py::init<Warm&, int64_t>(), py::arg("users"), py::arg("budget_bytes"), py::keep_alive<1, 2>())
@@ -234,11 +259,15 @@ void bind_tables(py::module_& m) {
             "load",
             [](History& h, Warm& users, int64_t user, const py::bytes& payload) {
                 const std::string_view raw(payload);
-                require(raw.size() % sizeof(HistoryEntry) == 0 && raw.size() <= History::kMost * sizeof(HistoryEntry),
+                const uint32_t slot = users.find(user);
+                require(&users == &h.users() && slot != Warm::kNone, "not a user whose history this is");
+                const size_t n = raw.size() / sizeof(HistoryEntry);
+                require(n > 0 && raw.size() % sizeof(HistoryEntry) == 0 &&
+                            n <= static_cast<size_t>(History::kMost - h.entries(slot).second),
                         "not a history chunk");
-                std::vector<HistoryEntry> copy(raw.size() / sizeof(HistoryEntry));
+                std::vector<HistoryEntry> copy(n);
                 std::memcpy(copy.data(), raw.data(), raw.size());
-                h.load(users.find(user), copy.data(), std::ssize(copy));
+                h.load(slot, copy.data(), std::ssize(copy));
             },
             py::arg("users"), py::arg("user"), py::arg("payload"))
         .def(
@@ -250,17 +279,27 @@ void bind_tables(py::module_& m) {
             [](History& h, Warm& users, int64_t from, int64_t n) { return collect_history(users, h, from, n); },
             py::arg("users"), py::arg("start"), py::arg("n"))
         .def(
-            "thaw", [](History& h, Warm& users, bool committed) { h.thaw(users.frozen(), committed); },
+            "thaw",
+            [](History& h, Warm& users, bool committed) {
+                require(&users == &h.users(), "not the history of these users");
+                h.thaw(users.frozen(), committed);
+            },
             py::arg("users"), py::arg("committed"), py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("bytes", &History::bytes);
 
     py::class_<Catalogue>(m, "Catalogue")
-        .def(py::init<int64_t>(), py::arg("dim"))
+        .def(py::init([](int64_t dim) { return std::make_unique<Catalogue>(checked_dim(dim)); }), py::arg("dim"))
         .def("ordinals", &ordinals, fixed("ids"))
         .def("read", &read_items, fixed("ordinals"))
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
-        .def("restored", &Catalogue::restored, py::arg("n"))
+        .def(
+            "restored",
+            [](Catalogue& c, int64_t n) {
+                require(n >= 0 && n < Catalogue::kNone, "n out of range");
+                return c.restored(n);
+            },
+            py::arg("n"))
         .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),
              fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
              py::arg("threads"))
@@ -271,6 +310,8 @@ void bind_tables(py::module_& m) {
         .def(py::init([](int loss, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
                  require(loss == 0 || loss == 1, "loss must be 0 or 1");
                  require(batch_size > 0 && negatives > 0, "batch_size and negatives must be positive");
+                 require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
+                 require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
                  return LearnSettings{static_cast<Loss>(loss), lr, l2, negatives, batch_size, seed};
              }),
              py::arg("loss"), py::arg("lr"), py::arg("l2"), py::arg("negatives"), py::arg("batch_size"),
@@ -279,15 +320,19 @@ void bind_tables(py::module_& m) {
         .def_property_readonly("items_needed", &Learner::items_needed);
 
     py::class_<Learner>(m, "Learner")
-        .def(py::init<Warm&, Warm&, Catalogue&, History&>(), py::arg("users"), py::arg("items"), py::arg("catalogue"),
-             py::arg("history"), py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 4>(),
-             py::keep_alive<1, 5>())
+        .def(py::init([](Warm& users, Warm& items, Catalogue& catalogue, History& history) {
+                 require(items.ordinals() && &users != &items && &users == &history.users() &&
+                             users.layout().dim == catalogue.dim() && items.layout().dim == catalogue.dim(),
+                         "tables that do not belong together");
+                 return std::make_unique<Learner>(users, items, catalogue, history);
+             }),
+             py::arg("users"), py::arg("items"), py::arg("catalogue"), py::arg("history"), py::keep_alive<1, 2>(),
+             py::keep_alive<1, 3>(), py::keep_alive<1, 4>(), py::keep_alive<1, 5>())
         .def(
             "plan",
             [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
                const MaybeArray<float>& weights, uint64_t first_seq, int64_t from) {
-                require(users.size() == items.size() && from >= 0 && from < users.size(),
-                        "users and items must be [N]");
+                require(from >= 0 && from < users.size(), "start out of range");
                 const RecordView r = view(users, items, weights, first_seq);
                 py::gil_scoped_release nogil;
                 return static_cast<int>(l.plan(s, r, from));
@@ -302,6 +347,7 @@ void bind_tables(py::module_& m) {
             [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
                const MaybeArray<float>& weights, uint64_t first_seq) {
                 const RecordView r = view(users, items, weights, first_seq);
+                require(l.planned(s, r), "not what was planned");
                 Learned out;
                 {
                     py::gil_scoped_release nogil;

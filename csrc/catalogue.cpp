@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "seqlock.h"
+
 void Catalogue::reach(int64_t ordinal) {
     auto& c = chunks_[static_cast<size_t>(ordinal >> kShift)];
     if (c) return;
@@ -68,8 +70,11 @@ void Catalogue::read(int64_t ordinal, float* vector, float* bias) const {
     for (;;) {
         const uint32_t before = version.load(std::memory_order_acquire);
         if (before & 1) continue;
-        std::memcpy(vector, c.vectors + at * stride_, static_cast<size_t>(dim_) * 4);
-        *bias = c.biases[at];
+        {
+            const SeqlockRead read;
+            std::memcpy(vector, c.vectors + at * stride_, static_cast<size_t>(dim_) * 4);
+            *bias = c.biases[at];
+        }
         std::atomic_thread_fence(std::memory_order_acquire);
         if (version.load(std::memory_order_relaxed) == before) return;
     }

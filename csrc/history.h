@@ -27,6 +27,7 @@ class BlockPool {
         if (!free.empty()) {
             void* block = free.back();
             free.pop_back();
+            unpoison(block, static_cast<size_t>(bytes_of(size)));
             return block;
         }
         if (left_ < bytes_of(size)) {
@@ -39,7 +40,10 @@ class BlockPool {
         left_ -= bytes_of(size);
         return block;
     }
-    void give(void* block, int size) { free_[size].push_back(block); }
+    void give(void* block, int size) {
+        free_[size].push_back(block);
+        poison(block, static_cast<size_t>(bytes_of(size)));
+    }
 
   private:
     static constexpr int64_t kChunkBytes = int64_t{2} << 20;
@@ -54,6 +58,9 @@ class History final : public Attachment {
     static constexpr int64_t kMost = 1024, kChunk = 64;
 
     History(Warm& users, int64_t budget_bytes) : users_(users), budget_(budget_bytes) { users.attach(this); }
+    ~History() override { users_.attach(nullptr); }
+    History(const History&) = delete;
+    History& operator=(const History&) = delete;
 
     void add(uint32_t slot, int64_t item, uint64_t seq);               // caller holds the lock
     void load(uint32_t slot, const HistoryEntry* entries, int64_t n);  // chunk after chunk
@@ -66,6 +73,7 @@ class History final : public Attachment {
     // The entries of one user as they are, in no order of time. Caller holds the lock.
     std::pair<const HistoryEntry*, int64_t> entries(uint32_t slot) const;
 
+    Warm& users() const { return users_; }
     void freeze() { parity_ ^= 1; }  // with Warm::freeze
     struct Chunk {
         int64_t user;

@@ -1,4 +1,5 @@
 // Which table of kernels is in force: the best that this CPU has, unless the caller chose.
+#include <atomic>
 #include <cstring>
 
 #include "kernels.h"
@@ -32,18 +33,22 @@ const Kernels* find(const char* isa) {
     return nullptr;
 }
 
-const Kernels* in_force = nullptr;
+std::atomic<const Kernels*> in_force{nullptr};  // every thread reads it
 
 }  // namespace
 
 const Kernels& kernels() {
-    if (!in_force) in_force = find("avx2") ? find("avx2") : &kPortable;
-    return *in_force;
+    const Kernels* k = in_force.load(std::memory_order_relaxed);
+    if (!k) {
+        const Kernels* best = find("avx2") ? find("avx2") : &kPortable;
+        if (in_force.compare_exchange_strong(k, best, std::memory_order_relaxed)) k = best;
+    }
+    return *k;
 }
 
 bool select_kernels(const char* isa) {
     const Kernels* k = find(isa);
-    if (k) in_force = k;
+    if (k) in_force.store(k, std::memory_order_relaxed);
     return k != nullptr;
 }
 

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels.h"
+#include "seqlock.h"
 
 namespace ISA {
 namespace {
@@ -357,7 +358,10 @@ void score_items(const float* query, int64_t dim, const ScoreBlock& b, int64_t f
     for (;;) {
         const uint32_t before = version.load(std::memory_order_acquire);
         if (before & 1) continue;
-        score_range(query, dim, b, from, to, scores);
+        {
+            const SeqlockRead read;
+            score_range(query, dim, b, from, to, scores);
+        }
         std::atomic_thread_fence(std::memory_order_acquire);
         if (version.load(std::memory_order_relaxed) == before) return;
     }

@@ -63,6 +63,9 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
     const int64_t per_step = items_needed(s);
     const int64_t steps =
         std::max<int64_t>(1, std::min({users_.capacity() / B, items_.capacity() / per_step, kWindowRefs / per_step}));
+    ready_ = false;
+    planned_ = s;
+    planned_n_ = r.n;
     begin_ = from;
     end_ = std::min(r.n, from + steps * B);
     user_slots_.resize(static_cast<size_t>(end_ - begin_));
@@ -106,7 +109,8 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
         }
     }
     fetched_ += static_cast<int64_t>(missing_users.size() + missing_items.size());
-    return missing_users.empty() && missing_items.empty() ? Plan::ready : Plan::fetch;
+    ready_ = missing_users.empty() && missing_items.empty();
+    return ready_ ? Plan::ready : Plan::fetch;
 }
 
 bool Learner::delivered() {
@@ -286,5 +290,6 @@ Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
     users_.unpin_all();
     items_.unpin_all();
     made_users_ = made_items_ = fetched_ = 0;
+    ready_ = false;
     return out;
 }

@@ -60,6 +60,11 @@ class Learner {
     // Learns the planned window and unpins it.
     Learned learn(const LearnSettings& s, const RecordView& r);
     int64_t window_events() const { return end_ - begin_; }
+    // Does a window stand ready that was planned for this record with these settings?
+    bool planned(const LearnSettings& s, const RecordView& r) const {
+        return ready_ && r.n == planned_n_ && s.loss == planned_.loss && s.negatives == planned_.negatives &&
+               s.batch_size == planned_.batch_size;
+    }
 
   private:
     Warm &users_, &items_;
@@ -83,6 +88,9 @@ class Learner {
     int64_t update(Warm& table, const UpdateStep& step, const Groups& groups);
 
     int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
+    bool ready_ = false;
+    LearnSettings planned_{};
+    int64_t planned_n_ = 0;
     std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
     std::vector<uint64_t> ordinals_;
     // scratch of one micro-batch

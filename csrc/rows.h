@@ -11,6 +11,8 @@
 #include <new>
 #include <vector>
 
+#include "poison.h"
+
 struct RowMeta {
     uint64_t seq;       // of the last event that named the row
     uint32_t count;     // of such events, saturating
@@ -39,8 +41,12 @@ class Pages {
         const auto at = (reinterpret_cast<uintptr_t>(base_) + kHuge - 1) / kHuge * kHuge;
         data_ = reinterpret_cast<std::byte*>(at);
         ::madvise(data_, bytes_, MADV_HUGEPAGE);
+        poison(data_ + bytes, bytes_ - bytes);
     }
-    ~Pages() { ::munmap(base_, reserved_); }
+    ~Pages() {
+        unpoison(data_, bytes_);
+        ::munmap(base_, reserved_);
+    }
     Pages(const Pages&) = delete;
     Pages& operator=(const Pages&) = delete;
     std::byte* data() const { return data_; }

@@ -33,6 +33,7 @@ uint32_t Warm::admit(int64_t id, uint8_t mark) {
         }
     }
     float* r = row(slot);
+    unpoison(r, static_cast<size_t>(layout().meta_offset));
     std::memset(static_cast<void*>(r), 0, static_cast<size_t>(layout().stride));
     meta(slot).id = id;
     flags_[slot] = mark;
@@ -74,14 +75,17 @@ void Warm::evict(uint32_t slot) {
     if (attachment_) attachment_->freed(slot);
     m.id = -1;  // no row's id: marks a free slot
     free_.push_back(slot);
+    poison(row(slot), static_cast<size_t>(layout().meta_offset));
     --rows_here_;
     ++evicted_;
 }
 
 void Warm::set_ordinal(uint32_t slot, uint64_t ordinal) {
     meta(slot).ordinal = ordinal;
-    if (slot_of_ordinal_.size() <= ordinal)
+    if (slot_of_ordinal_.size() <= ordinal) {
         slot_of_ordinal_.resize(std::max<size_t>(ordinal + 1, slot_of_ordinal_.size() * 3 / 2), kNone);
+        ordinal_bytes_ = static_cast<int64_t>(slot_of_ordinal_.capacity() * sizeof(uint32_t));
+    }
     slot_of_ordinal_[ordinal] = slot;
 }
 
@@ -176,8 +180,7 @@ void Warm::thaw(bool committed) {
 }
 
 int64_t Warm::kept_bytes() const {
-    auto& self = const_cast<Warm&>(*this);
-    std::lock_guard lock(self.mutex_);
+    std::lock_guard lock(mutex_);
     return static_cast<int64_t>(kept_.size()) * layout().stored_bytes;
 }
 
@@ -191,9 +194,10 @@ bool Warm::peek(int64_t id, std::byte* stored, uint32_t* slot) {
 }
 
 int64_t Warm::bytes() const {
+    std::lock_guard lock(mutex_);
     // Rows up to the highest slot ever used: what lies beyond in the slab's last chunk was never touched.
     return high_water_ * layout().stride + index_.bytes() + std::ssize(flags_) * 2 +
-           static_cast<int64_t>(slot_of_ordinal_.capacity() + dirty_list_.capacity() + frozen_list_.capacity()) * 4;
+           static_cast<int64_t>(dirty_list_.capacity() + frozen_list_.capacity()) * 4 + ordinal_bytes_;
 }
 
 void Warm::resident(std::vector<int64_t>* ids) {

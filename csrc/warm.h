@@ -103,12 +103,13 @@ class Warm {
     int64_t size() const { return rows_here_.load(std::memory_order_relaxed); }
     int64_t dirty() const { return dirty_count_.load(std::memory_order_relaxed); }
     int64_t capacity() const { return capacity_; }
+    bool ordinals() const { return ordinals_; }
     int64_t bytes() const;
     bool crowded() const { return crowded_.load(std::memory_order_relaxed); }  // nothing can leave before an epoch
     int64_t evicted() const { return evicted_.load(std::memory_order_relaxed); }
     void resident(std::vector<int64_t>* ids);  // of all rows here, in no order
 
-    int64_t total = 0;  // rows of the table, wherever they live (table state)
+    std::atomic<int64_t> total{0};  // rows of the table, wherever they live (table state); the writer changes it
     // Is every row here? Slots that are still kFetching don't count: whether they have a row is not known yet.
     bool complete() const { return size() == total; }
 
@@ -121,13 +122,13 @@ class Warm {
     int64_t capacity_;
     bool ordinals_;
     Attachment* attachment_ = nullptr;
-    std::mutex mutex_;
+    mutable std::mutex mutex_;
     std::vector<std::atomic<uint8_t>> flags_;
     std::vector<uint8_t> pinned_;
     std::vector<uint32_t> pinned_list_, free_, dirty_list_, frozen_list_, slot_of_ordinal_;
     std::unordered_map<uint32_t, std::vector<std::byte>> kept_;
     int64_t high_water_ = 0, hand_ = 0;
     int parity_ = 0;
-    std::atomic<int64_t> rows_here_{0}, dirty_count_{0}, evicted_{0};
+    std::atomic<int64_t> rows_here_{0}, dirty_count_{0}, evicted_{0}, ordinal_bytes_{0};
     std::atomic<bool> crowded_{false};
 };

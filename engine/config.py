@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ConfigError, DeviceError
+from .errors import ConfigError, CorruptionError, DeviceError
 from .events import describe
 
 LOSSES = ("softmax", "bpr")
@@ -107,6 +107,24 @@ class Settings:
                 f"{MOST_TERMS} gradient terms a micro-batch: batch_size x (1 + negatives)"
             )
         return settings
+
+    @classmethod
+    def stored(cls, found: Any) -> "Settings":
+        """The settings that a file holds: all of them, and as `resolve` would have them. CorruptionError."""
+        names = {f.name for f in fields(cls)}
+        if not isinstance(found, dict) or found.keys() != names:
+            raise CorruptionError("stored settings are not the settings of an engine")
+        try:
+            return cls.resolve(found, None)
+        except ConfigError as e:
+            raise CorruptionError(f"stored settings that no engine has: {e}") from e
+
+    def changed(self, by: dict[str, Any]) -> "Settings":
+        """These settings with some changed, as a log record says. CorruptionError if no engine can have written it."""
+        fixed = by.keys() & set(self.FIXED)
+        if fixed:
+            raise CorruptionError(f"a log record changes {', '.join(sorted(fixed))}, which is fixed")
+        return self.stored(self.as_dict() | by)
 
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

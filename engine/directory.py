@@ -28,6 +28,7 @@ from .events import Floats, describe
 from .files import as_engine_error, sync_directory
 from .log.log import Log
 from .table.cold import Cold
+from .table.table import ITEMS, USERS
 
 FORMAT = 1
 
@@ -63,24 +64,54 @@ class State:
         created, state, mean = meta("created"), meta("state"), meta("mean")
         if created is None or state is None or mean is None:
             raise CorruptionError("the cold tier holds no state of an engine", file=str(directory))
-        made = json.loads(created)
-        if made["format"] != FORMAT:
-            raise ConfigError(f"{directory}: made in format {made['format']}, this version reads format {FORMAT}")
-        fields = json.loads(state)
-        return cls(
-            seq=fields["seq"],
-            users=fields["users"],
-            items=fields["items"],
-            mean=np.frombuffer(mean, "<f4").astype(np.float32),
-            mean_count=fields["mean_count"],
-            settings=Settings(**fields["settings"]),
-            positions={source: bytes.fromhex(position) for source, position in fields["positions"].items()},
-            bit_exact=fields["bit_exact"] and made["fingerprint"] == fingerprint(),
-        )
+        try:
+            made, fields = json.loads(created), json.loads(state)
+            if made["format"] == FORMAT:
+                settings = Settings.stored(fields["settings"])
+                return cls(
+                    seq=_count(fields["seq"]),
+                    users=_count(fields["users"]),
+                    items=_count(fields["items"]),
+                    mean=_mean(mean, settings.dim),
+                    mean_count=_count(fields["mean_count"]),
+                    settings=settings,
+                    positions={source: bytes.fromhex(position) for source, position in fields["positions"].items()},
+                    bit_exact=fields["bit_exact"] is True and made["fingerprint"] == fingerprint(),
+                )
+            written = describe(made["format"])
+        except CorruptionError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
+            raise CorruptionError(f"the cold tier's state is not one of an engine: {e!r}", file=str(directory)) from e
+        raise ConfigError(f"{directory}: made in format {written}, this version reads format {FORMAT}")
+
+    def require_rows(self, entries: dict[int, int], directory: Path) -> None:
+        """Raises CorruptionError unless the cold tier has as many rows as the state says; `entries` is by table."""
+        for name, table, rows in (("users", USERS, self.users), ("items", ITEMS, self.items)):
+            if entries.get(table, 0) != rows:
+                raise CorruptionError(
+                    f"LMDB holds {entries.get(table, 0)} rows of {name}, its state says {rows}",
+                    file=str(directory / "rows"),
+                    seq=self.seq,
+                )
 
     @classmethod
     def initial(cls, settings: Settings) -> "State":
         return cls(0, 0, 0, np.zeros(settings.dim, np.float32), 0, settings, {})
+
+
+def _count(x: Any) -> int:
+    """A number of events or rows; none that is real comes near the end of int64."""
+    if type(x) is not int or not 0 <= x < 2**62:
+        raise ValueError(f"{describe(x)} is no count")
+    return x
+
+
+def _mean(raw: bytes, dim: int) -> Floats:
+    mean = np.frombuffer(raw, "<f4").astype(np.float32)
+    if len(mean) != dim or not np.isfinite(mean).all():
+        raise ValueError("the running mean has another dim than the settings, or is not finite")
+    return mean
 
 
 class Directory:
@@ -123,6 +154,7 @@ class Directory:
                 sync_directory(path.absolute().parent)
             cold = Cold.open(path / "rows")
             state = State.from_meta(cold.meta, path)
+            state.require_rows(cold.entries, path)
             log = Log.open(path / "log", known_durable_seq=state.seq)
             return cls(path, lock, cold, log, state)
         except BaseException:

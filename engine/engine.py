@@ -235,7 +235,7 @@ class Engine(Reading):
         """Applies one record that is in the log. Also the replay's path."""
         try:
             if record.settings is not None:
-                self._model.settings = Settings(**(self._model.settings.as_dict() | record.settings))
+                self._model.settings = self._model.settings.changed(record.settings)
             if record.count > start:
                 if record.first_seq + start != self._seq + 1:
                     raise EngineError(f"event {record.first_seq + start} is due after {self._seq}")

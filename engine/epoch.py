@@ -10,7 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from .directory import Directory, State
-from .errors import CorruptionError, EngineError
+from .errors import EngineError
+from .log.record import require_sound
 from .rank.catalogue import Catalogue
 from .rank.history import History
 from .table.table import ITEMS, Table
@@ -146,8 +147,6 @@ class Epochs:
 def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, model: Any) -> None:
     """Takes over the state of the last epoch: table states, settings, and the catalogue by a scan of the item rows."""
     state = directory.state
-    if len(state.mean) != state.settings.dim:
-        raise CorruptionError("the running mean in LMDB has another dim than the settings")
     model.restore(state.mean, state.mean_count, state.users, state.items)
     items = tables[1]
     catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items)
@@ -158,6 +157,7 @@ def replay(directory: Directory, learn: Callable[[Any, int], None]) -> int:
     saved = directory.state.seq
     events = 0
     for record in directory.log.replay(saved):
+        require_sound(record)
         start = max(0, saved + 1 - record.first_seq)
         learn(record, start)
         events += record.count - start

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .directory import State, checked_path, exists
-from .errors import ConfigError, CorruptionError
+from .errors import ConfigError
 from .log import log
 from .table import cold
-from .table.table import ITEMS, USERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +32,7 @@ def verify(path: Any) -> VerifyReport:
         raise ConfigError(f"path: {path} holds no model")
     found = cold.verify(path / "rows")
     state = State.from_meta(found["metadata"].get, path)
-    for name, number, rows in (("users", USERS, state.users), ("items", ITEMS, state.items)):
-        if found["tables"].get(number, 0) != rows:
-            raise CorruptionError(
-                f"LMDB holds {found['tables'].get(number, 0)} rows of {name}, its state says {rows}",
-                file=str(path / "rows"),
-                seq=state.seq,
-            )
+    state.require_rows(found["tables"], path)
     saved = state.seq
     summary = log.verify(path / "log", known_durable_seq=saved)
     return VerifyReport(

@@ -97,7 +97,7 @@ class Model:
         """
         settings = self._native
         if batch_size != self._settings.batch_size:
-            settings = native_settings(self._settings, batch_size)
+            settings = native_settings(self._settings.changed({"batch_size": batch_size}))
         require_room(self._settings, self._capacity, batch_size)
         learner = self._learner
         while start < len(users):

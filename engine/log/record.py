@@ -205,6 +205,15 @@ def decode_record(header: Header, body: bytes) -> Record:
     return Record(header.first_seq, header.batch_size, users, items, values, weights, timestamps, position, settings)
 
 
+def require_sound(record: Record) -> None:
+    """Raises CorruptionError for events that no engine can have logged, whatever the crc says."""
+    floats = [column for column in (record.values, record.weights, record.timestamps) if column is not None]
+    if (record.users == -1).any() or (record.items == -1).any() or not all(np.isfinite(c).all() for c in floats):
+        raise CorruptionError("a log record holds events that nobody can have given", seq=record.first_seq)
+    if record.weights is not None and (record.weights < 0).any():
+        raise CorruptionError("a log record holds negative weights", seq=record.first_seq)
+
+
 def _length(header: Header) -> int:
     """What the parts of a version 1 record add up to; 0 if no such record can be."""
     columns = header.columns

@@ -7,6 +7,7 @@ drops segments meanwhile.
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,8 +48,13 @@ def segment_name(first_seq: int) -> str:
 
 
 def open_segment(path: Path) -> BinaryIO:
-    """The file for reading; a symbolic link is refused with OSError."""
-    return open(path, "rb", buffering=_READ_AHEAD, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW))
+    """The file for reading; a symbolic link is refused with OSError, what is no file with CorruptionError."""
+    how = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait for its writer for ever
+    file = open(path, "rb", buffering=_READ_AHEAD, opener=lambda name, flags: os.open(name, flags | how))
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise CorruptionError("a log segment is not a regular file", file=str(path))
+    return file
 
 
 def read_records(file: BinaryIO, path: Path, next_seq: int, end: int) -> Iterator[tuple[Header, bytes]]:

@@ -58,6 +58,8 @@ class Catalogue:
     def restore(self, stored: Iterable[tuple[Ids, NDArray[np.uint8]]], n: int) -> None:
         """Fills the catalogue at opening from the item rows of LMDB; they must be the ordinals 0..n-1, each once."""
         for ids, rows in stored:
+            if (ids == -1).any():
+                raise CorruptionError("an item row in LMDB has the id -1, which no item has")
             self.native.restore(ids, rows, self.dim, n)
         if not self.native.restored(n):
             raise CorruptionError(f"the item rows in LMDB are not the {n} items that it says it has")

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from ..backend import native
+from ..errors import CorruptionError
 from ..events import Ids
 
 HISTORY = 3
 ENTRY = np.dtype([("item", "<i8"), ("seq", "<u8")])
 _CHUNK_BYTES = 64 * ENTRY.itemsize
+_MOST_CHUNKS = 16
 _CHUNK = 2048  # users at a time
 
 Chunks = list[tuple[int, bytes]]
@@ -40,14 +42,15 @@ class History:
         """Item ids that a user has had, in no order; empty for a stranger."""
         raw = self._native.entries(self._users, user)
         if raw is None:
-            raw = b"".join(payload for _, payload in self._fetch(user))
+            raw = _joined(user, self._fetch(user))
         return np.ascontiguousarray(np.frombuffer(raw, ENTRY)["item"], dtype=np.int64)
 
     def deliver(self, users: Ids) -> None:
         """Loads the histories of users whose rows are being brought in from LMDB, and still hidden. Writer only."""
         for user in users.tolist():
-            for _, payload in self._fetch(user):
-                self._native.load(self._users, user, payload)
+            raw = _joined(user, self._fetch(user))
+            if raw:
+                self._native.load(self._users, user, raw)
 
     def freeze(self) -> None:
         self._native.freeze()
@@ -82,6 +85,17 @@ class History:
         raw = self._native.entries(self._users, user)
         for start in range(0, len(raw), _CHUNK_BYTES):
             yield user, start // _CHUNK_BYTES, raw[start : start + _CHUNK_BYTES]
+
+
+def _joined(user: int, chunks: Chunks) -> bytes:
+    """All entries of one user: chunks 0, 1, ..., full up to the last one. CorruptionError if they are anything else."""
+    last = len(chunks) - 1
+    for place, (number, payload) in enumerate(chunks):
+        size = len(payload)
+        full = size == _CHUNK_BYTES if place < last else 0 < size <= _CHUNK_BYTES and size % ENTRY.itemsize == 0
+        if number != place or place >= _MOST_CHUNKS or not full:
+            raise CorruptionError(f"the history of user {user} is not what an engine writes")
+    return b"".join(payload for _, payload in chunks)
 
 
 def _sealed(chunks: list[tuple[int, int, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -33,6 +33,7 @@ Rows = NDArray[np.uint8]
 T = TypeVar("T")
 
 META, HISTORY = 0, 3
+_CHUNK_KEY_BYTES = 10
 CHUNK = 1024  # entries per step of a scan: the step's objects stay in the CPU's cache
 
 
@@ -54,6 +55,7 @@ class Cold:
         self._inside = 0  # calls that are using the map now; close() waits for them
         self._closed = False
         self._failed: str | None = None
+        self.entries: dict[int, int] = {}  # by table, when it was opened
 
     @classmethod
     def create(cls, directory: Path, meta: dict[str, bytes]) -> Self:
@@ -88,8 +90,10 @@ class Cold:
         CorruptionError (file, offset) if the file is missing or damaged; ReadOnlyError if it may not be written or,
         when `readonly`, if the lock file beside it may not.
         """
-        check_file(directory / DATA, values=values)
-        return cls(directory, map_file(directory, readonly=readonly), readonly)
+        found = check_file(directory / DATA, values=values)
+        cold = cls(directory, map_file(directory, readonly=readonly), readonly)
+        cold.entries = found["tables"]
+        return cold
 
     def __enter__(self) -> Self:
         return self
@@ -194,6 +198,10 @@ class Cold:
         payloads, bad = native.unseal_values(table, pairs)
         if bad >= 0:
             raise self._corrupt(pairs[bad])
+        if table == HISTORY:
+            for pair in payloads:
+                if len(pair[0]) != _CHUNK_KEY_BYTES:
+                    raise self._corrupt(pair)
         return len(payloads), payloads
 
     def _walk(self, start: bytes, chunk: int, unseal: Callable[[list[Any]], tuple[int, T]]) -> Iterator[T]:

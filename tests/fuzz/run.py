@@ -1,0 +1,135 @@
+"""`make fuzz SECONDS=60`: mutates for a stated time and ends with status 1 if anything came of it that may not.
+
+A quarter of the time goes to check_pages (tests/native/fuzz_pages.cpp, guided by branches, under AddressSanitizer and
+UBSan), a tenth to the record decoder, the rest to whole directories: accidents and forgeries in turn, judged by two
+processes, one of which runs the sanitized core. A case is a function of its seed: `run.py SECONDS SEED` repeats it.
+What failed is kept under build/fuzz/.
+"""
+
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+
+from engine.errors import EngineError
+from engine.log.record import HEADER_BYTES, decode_record, is_whole, parse_header, require_sound
+from native import sanitized
+
+from .mutators import DAMAGE, FORGERY, TELLING, _records, apply, data_file, sealed, segments
+from .subject import Judge, Subject, copy_of
+
+KEPT = sanitized.folder(sanitized.ADDRESS).parent / "fuzz"
+
+
+def fuzz_pages(seconds: float, seed: int, subjects: list[Path]) -> list[str]:
+    command = [sanitized.program(sanitized.ADDRESS, "fuzz_pages"), str(seconds), str(seed), *map(str, subjects)]
+    run = subprocess.run(
+        command,
+        env=sanitized.environment(sanitized.ADDRESS, python=False),
+        cwd=KEPT,
+        text=True,
+        capture_output=True,
+        check=False,
+        timeout=seconds + 120,
+    )
+    print(run.stdout, end="", flush=True)
+    return [f"check_pages: status {run.returncode}\n{run.stderr[-6000:]}"] if run.returncode else []
+
+
+def fuzz_records(seconds: float, seed: int, files: list[Path]) -> list[str]:
+    """parse_header, is_whole and decode_record on mutated records, half of them with a crc that is right."""
+    whole = [(at, record) for file in files for at, record in _placed(_records(file))]
+    until, count, decoded = time.monotonic() + seconds, 0, 0
+    while time.monotonic() < until:
+        rng = random.Random(f"record/{seed}/{count}")
+        count += 1
+        at, record = rng.choice(whole)
+        data = bytearray(record)
+        for _ in range(rng.choice([1, 1, 2, 5])):
+            place = rng.choice([rng.randrange(len(data)), rng.randrange(8, HEADER_BYTES)])
+            size = rng.choice([1, 2, 4, 8])
+            new = rng.choice([rng.randbytes(size), (rng.choice(TELLING) % 2 ** (8 * size)).to_bytes(size, "little")])
+            data[place : place + size] = new
+        if rng.random() < 0.2:
+            del data[rng.randrange(len(data)) :]
+        mutated = bytes(data) if rng.random() < 0.5 or len(data) < HEADER_BYTES else sealed(bytes(data))
+        head = mutated[:HEADER_BYTES]
+        try:
+            header = parse_header(head, at)
+            body = mutated[HEADER_BYTES : header.length] if header else b""
+            if header and is_whole(header, head, body):
+                require_sound(decode_record(header, body))
+                decoded += 1
+        except EngineError:
+            pass
+        except Exception:
+            return [f"record decoder, seed {seed}, case {count - 1}: {mutated.hex()}\n{traceback.format_exc()}"]
+    print(f"fuzz_records: {count} records, {decoded} decoded", flush=True)
+    return []
+
+
+def _placed(records: list[bytes]) -> list[tuple[int, bytes]]:
+    out, at = [], 0
+    for record in records:
+        out.append((at, record))
+        at += len(record)
+    return out
+
+
+def fuzz_directories(until: float, seed: int, subject: Subject, place: Path) -> list[str]:
+    faults: list[str] = []
+    counts = {"sanitized": 0, "usual": 0}
+
+    def work(name: str, environment: dict[str, str]) -> None:
+        with Judge(environment) as judge:
+            while time.monotonic() < until and len(faults) < 20:
+                case = f"{name}/{seed}/{counts[name]}"
+                forged = counts[name] % 2 == 1
+                counts[name] += 1
+                path = copy_of(subject, place / name)
+                how = apply(FORGERY if forged else DAMAGE, path, random.Random(case))
+                fault = judge.verdict(subject, path, forged)
+                if not fault:
+                    continue
+                kept = KEPT / case.replace("/", "-")
+                shutil.rmtree(kept, ignore_errors=True)
+                again = copy_of(subject, kept)  # opening may have changed the other
+                apply(FORGERY if forged else DAMAGE, again, random.Random(case))
+                faults.append(f"{case}, {how}: {fault}\nkept in {kept}")
+
+    usual = dict(os.environ)
+    runs = {"sanitized": sanitized.environment(sanitized.ADDRESS), "usual": usual}
+    threads = [threading.Thread(target=work, args=run) for run in runs.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    print(f"fuzz_directories: {counts['sanitized']} under sanitizers, {counts['usual']} without", flush=True)
+    return faults
+
+
+def main(seconds: float, seed: int) -> int:
+    print(f"fuzz: {seconds:.0f} seconds, seed {seed}", flush=True)
+    sanitized.build(sanitized.ADDRESS)
+    KEPT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        subject = Subject(place)
+        began = time.monotonic()
+        faults = fuzz_pages(seconds * 0.25, seed, [data_file(subject.path)])
+        faults += fuzz_records(seconds * 0.1, seed, segments(subject.path))
+        faults += fuzz_directories(began + seconds, seed, subject, place)
+    for fault in faults:
+        print(f"\nFOUND {fault}", flush=True)
+    print(f"fuzz: {len(faults)} findings" if faults else "fuzz: nothing found")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(float(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else time.time_ns() % 10**9))
