@@ -4,7 +4,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test lint crash heavy bench clean
+# How long `make fuzz` looks; SEED= repeats a run.
+SECONDS ?= 60
+SEED ?=
+
+.PHONY: demo test lint crash heavy sanitize fuzz bench clean
 
 $(VENV)/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rowtide needs Python 3.11 or newer; set PYTHON=")'
@@ -34,13 +38,19 @@ lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h tests/crash/*.c tests/crash/*.h
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h tests/crash/*.c tests/crash/*.h tests/native/*.cpp
 
 crash: $(VENV)/test
 	$(PY) -m pytest -m 'heavy or not heavy' tests/crash -s
 
 heavy: $(VENV)/test
 	$(PY) -m pytest -m heavy tests --ignore tests/crash
+
+sanitize: $(VENV)/test
+	cd tests && ../$(PY) -m native.run
+
+fuzz: $(VENV)/test
+	cd tests && ../$(PY) -m fuzz.run $(SECONDS) $(SEED)
 
 bench: $(VENV)/bench
 	$(PY) benchmarks/run.py

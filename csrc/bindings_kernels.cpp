@@ -144,8 +144,9 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
 void bind_kernels(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
     m.def("isa", [] { return kernels().name; }, "The instruction set in force.");
-    m.def("isa_available", &kernels_available, py::arg("isa"));
-    m.def("set_isa", &select_kernels, py::arg("isa"), "Chooses the instruction set; False where this CPU lacks it.");
+    m.def("isa_available", &kernels_available, py::arg("isa").none(false));
+    m.def("set_isa", &select_kernels, py::arg("isa").none(false),
+          "Chooses the instruction set; False where this CPU lacks it.");
     m.def("pool_rows", &pool_rows, fixed("rows"), fixed("dim"), fixed("slots"), fixed("offsets").none(true),
           fixed("weights").none(true), fixed("out"));
     m.def("loss_grads", &loss_grads, fixed("loss"), fixed("queries"), fixed("rows"), fixed("dim"), fixed("positives"),

@@ -47,6 +47,12 @@ def _some_file(path: Path, rng: random.Random) -> Path:
     return rng.choice([file for file in files if file.is_file()] or [path / "LOCK"])
 
 
+def _any_file(path: Path, rng: random.Random) -> Path:
+    """A file of the directory, also one that is not there (any more); nothing that a folder has replaced."""
+    files = [path / "LOCK", data_file(path), path / "rows" / "lock.mdb", *segments(path)]
+    return rng.choice([file for file in files if not file.is_dir()])
+
+
 def _edit(file: Path, change: Callable[[bytearray], None]) -> None:
     if not file.is_file():
         return
@@ -119,13 +125,13 @@ def move_page(path: Path, rng: random.Random) -> None:
 
 
 def lose_a_file(path: Path, rng: random.Random) -> None:
-    file = rng.choice([path / "LOCK", data_file(path), path / "rows" / "lock.mdb", *segments(path)])
+    file = _any_file(path, rng)
     file.unlink(missing_ok=True)
 
 
 def replace_a_file(path: Path, rng: random.Random) -> None:
     """By a pipe, a folder, a link to nothing, an empty file, or another file of the directory."""
-    file = rng.choice([path / "LOCK", data_file(path), path / "rows" / "lock.mdb", *segments(path)])
+    file = _any_file(path, rng)
     others = [other for other in (data_file(path), *segments(path)) if other.is_file() and other != file]
     content = rng.choice(others).read_bytes() if others else b""
     file.unlink(missing_ok=True)
@@ -141,9 +147,9 @@ def replace_a_file(path: Path, rng: random.Random) -> None:
 
 
 def rename_a_segment(path: Path, rng: random.Random) -> None:
-    if not segments(path):
+    if not (files := [file for file in segments(path) if file.is_file()]):
         return
-    file = rng.choice(segments(path))
+    file = rng.choice(files)
     name = f"{rng.choice([0, 1, 2, int(file.name[:20]) + 1, 2**62, 10**20 - 1]):020d}.log"
     if rng.random() < 0.5:
         shutil.copyfile(file, path / "log" / "copy")
@@ -248,7 +254,23 @@ def move_records(path: Path, rng: random.Random) -> None:
     _rewrite(path, rng, change)
 
 
-HOSTILE: list[Any] = [None, True, -1, 0, 0.5, -0.0, 2**31, 2**32, 2**53, 2**63, 2**200, -(2**63), 1e300, math.inf, math.nan]
+HOSTILE: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    0.5,
+    -0.0,
+    2**31,
+    2**32,
+    2**53,
+    2**63,
+    2**200,
+    -(2**63),
+    1e300,
+    math.inf,
+    math.nan,
+]
 HOSTILE += ["", "x", "ff", "\ud800", [], [1], {}, {"a": 1}, [[[[]]]], "adagrad", "bpr"]
 
 
@@ -324,3 +346,21 @@ def forge_rows(path: Path, rng: random.Random) -> None:
 
 
 FORGERY = [forge_a_header, forge_a_body, forge_settings, move_records, forge_rows, forge_rows, forge_rows]
+
+
+def put_pairs(path: Path, pairs: dict[bytes, bytes | None]) -> None:
+    """Writes payloads under keys of LMDB, sealed, or deletes where None."""
+    with (
+        lmdb.open(os.fspath(path / "rows"), create=False, map_size=1 << 26, lib_version=0) as env,
+        env.begin(write=True) as txn,
+    ):
+        for key, payload in pairs.items():
+            if payload is None:
+                txn.delete(key)
+            else:
+                txn.put(key, payload + _CRC.pack(native.crc32c(payload, native.crc32c(key))))
+
+
+def get_payload(path: Path, key: bytes) -> bytes:
+    with lmdb.open(os.fspath(path / "rows"), create=False, map_size=1 << 26, lib_version=0) as env, env.begin() as txn:
+        return bytes(txn.get(key))[:-4]

@@ -87,6 +87,12 @@ def fuzz_directories(until: float, seed: int, subject: Subject, place: Path) -> 
     counts = {"sanitized": 0, "usual": 0}
 
     def work(name: str, environment: dict[str, str]) -> None:
+        try:
+            search(name, environment)
+        except Exception:
+            faults.append(f"the search itself, {name}/{seed}/{counts[name] - 1}: {traceback.format_exc()}")
+
+    def search(name: str, environment: dict[str, str]) -> None:
         with Judge(environment) as judge:
             while time.monotonic() < until and len(faults) < 20:
                 case = f"{name}/{seed}/{counts[name]}"
@@ -126,7 +132,7 @@ def main(seconds: float, seed: int) -> int:
         faults += fuzz_records(seconds * 0.1, seed, segments(subject.path))
         faults += fuzz_directories(began + seconds, seed, subject, place)
     for fault in faults:
-        print(f"\nFOUND {fault}", flush=True)
+        print(f"\nFOUND {fault[:4000]}", flush=True)
     print(f"fuzz: {len(faults)} findings" if faults else "fuzz: nothing found")
     return 1 if faults else 0
 

@@ -1,10 +1,18 @@
 """A seeded part of `make fuzz`, and what it found: each finding by name, so that it stays found."""
 
+import json
+import os
 import random
 
+import numpy as np
 import pytest
 
-from .mutators import DAMAGE, FORGERY, apply
+import engine
+from engine.errors import CorruptionError
+from engine.log.record import Record, encode_record
+from engine.table.cold import chunk_key
+
+from .mutators import DAMAGE, FORGERY, apply, get_payload, put_pairs, segments
 from .subject import Judge, Subject, copy_of
 
 CASES = 60
@@ -31,3 +39,168 @@ def test_a_seeded_part(subject, judge, tmp_path, kind):
         path = copy_of(subject, tmp_path / "case")
         how = apply(DAMAGE if kind == "damage" else FORGERY, path, random.Random(f"{kind}/{seed}"))
         assert judge.verdict(subject, path, forged=kind == "forgery") == "", (seed, how)
+
+
+# Findings. Each of these was a signal, an endless wait, an exception of Python's, or a wrong answer.
+
+
+@pytest.fixture
+def copy(subject, tmp_path):
+    return copy_of(subject, tmp_path / "case")
+
+
+def refused(path, match):
+    with pytest.raises(CorruptionError, match=match):
+        engine.open(path)
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_place_of_a_segment_is_not_waited_for(copy):
+    (segment,) = segments(copy)
+    segment.unlink()
+    os.mkfifo(segment)
+    refused(copy, "not a regular file")
+    with pytest.raises(CorruptionError, match="not a regular file"):
+        engine.verify(copy)
+
+
+def test_a_name_of_metadata_that_is_no_text(copy):
+    put_pairs(copy, {b"\0\xff": b"x"})
+    assert engine.verify(copy).seq > 0
+    engine.open(copy).close()
+
+
+STATES = [
+    ("seq", None),
+    ("seq", 2**62),
+    ("seq", -1),
+    ("seq", True),
+    ("users", "7"),
+    ("items", 2**200),
+    ("mean_count", 1e300),
+    ("settings", []),
+    ("settings", {"dim": 6}),
+    ("positions", "x"),
+    ("positions", {"a": "zz"}),
+    ("positions", {"a": 1}),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), STATES, ids=repr)
+def test_a_state_that_no_engine_saves(copy, field, value):
+    state = json.loads(get_payload(copy, b"\0state"))
+    put_pairs(copy, {b"\0state": json.dumps(state | {field: value}).encode()})
+    refused(copy, "state|settings")
+    with pytest.raises(CorruptionError):
+        engine.verify(copy)
+
+
+@pytest.mark.parametrize("field", ["seq", "settings", "bit_exact"])
+def test_a_state_without_one_of_its_parts(copy, field):
+    state = json.loads(get_payload(copy, b"\0state"))
+    del state[field]
+    put_pairs(copy, {b"\0state": json.dumps(state).encode()})
+    refused(copy, "state")
+
+
+SETTINGS = [("dim", 0), ("loss", "x"), ("lr", float("nan")), ("negatives", -1), ("batch_size", 0), ("seed", 2**63)]
+
+
+@pytest.mark.parametrize(("name", "value"), SETTINGS, ids=repr)
+def test_settings_that_no_engine_has(copy, name, value):
+    state = json.loads(get_payload(copy, b"\0state"))
+    state["settings"][name] = value
+    put_pairs(copy, {b"\0state": json.dumps(state).encode()})
+    refused(copy, "settings")
+
+
+@pytest.mark.parametrize("text", [b"", b"[" * 100_000, b"1", b"null", b"\xff"], ids=["no", "deep", "1", "null", "ff"])
+@pytest.mark.parametrize("name", [b"\0state", b"\0created"], ids=["state", "created"])
+def test_a_state_that_is_no_json(copy, name, text):
+    put_pairs(copy, {name: text})
+    refused(copy, "state")
+
+
+@pytest.mark.parametrize("mean", [b"", bytes(4), bytes(23), np.full(6, np.nan, "<f4").tobytes()], ids=len)
+def test_a_running_mean_that_is_none(copy, mean):
+    put_pairs(copy, {b"\0mean": mean})
+    refused(copy, "mean|state")
+
+
+def test_fewer_rows_than_the_state_counts(copy):
+    """verify saw it; open did not, and took a user that LMDB had for a new one."""
+    state = json.loads(get_payload(copy, b"\0state"))
+    put_pairs(copy, {b"\0state": json.dumps(state | {"users": state["users"] - 1}).encode()})
+    refused(copy, "rows of users")
+
+
+def test_an_item_row_with_the_id_of_padding(copy):
+    row = get_payload(copy, b"\2" + (2**63 + 1).to_bytes(8, "big"))
+    put_pairs(copy, {b"\2" + (2**63 + 1).to_bytes(8, "big"): None, b"\2" + (2**63 - 1).to_bytes(8, "big"): row})
+    refused(copy, "-1")
+
+
+ONE = bytes(16)
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        {0: b"x"},
+        {0: b""},
+        {0: ONE * 65},
+        {0: ONE * 63, 1: ONE},
+        {1: ONE},
+        {n: ONE * 64 for n in range(17)},
+        {n: ONE * 64 for n in range(256)},
+    ],
+    ids=["odd", "empty", "too long", "not full", "no first", "17", "256"],
+)
+def test_a_history_that_no_engine_writes(copy, chunks):
+    """256 full chunks went past the largest block of the pool: memory of others was written."""
+    users = {chunk_key(3, user, n): None for user in (3, 4) for n in range(16)}
+    put_pairs(copy, users | {chunk_key(3, user, n): payload for user in (3, 4) for n, payload in chunks.items()})
+    refused(copy, "history of user")
+
+
+def test_a_history_chunk_without_a_number(copy):
+    put_pairs(copy, {chunk_key(3, 3, 0)[:-1]: ONE})
+    refused(copy, "0380")
+
+
+def log_of(path, **change):
+    """Replaces the log by one honest record with something in it that no engine logs."""
+    (segment,) = segments(path)
+    state = json.loads(get_payload(path, b"\0state"))
+    ids = np.arange(4, dtype=np.int64)
+    fields = {"first_seq": state["seq"] + 1, "batch_size": 2, "users": ids, "items": ids} | change
+    segment.unlink()
+    segment.with_name(f"{state['seq'] + 1:020d}.log").write_bytes(
+        encode_record(Record(**fields), offset=0, synced_bytes=0, synced_seq=0)
+    )
+
+
+LOGGED = [
+    {"settings": {"lr": -1}},
+    {"settings": {"negatives": -0.0}},
+    {"settings": {"batch_size": 10**30}},
+    {"settings": {"dim": 7}},
+    {"settings": {"new": 1}},
+    {"batch_size": 0},
+    {"batch_size": 2**32 - 1},
+    {"users": np.array([1, 2, -1, 3])},
+    {"items": np.array([-1, 2, 1, 3])},
+    {"weights": np.array([1, 2, np.nan, 3], np.float32)},
+    {"weights": np.array([1, 2, -1, 3], np.float32)},
+]
+
+
+@pytest.mark.parametrize("change", LOGGED, ids=lambda change: repr(change)[:40])
+def test_a_log_record_that_no_engine_writes(copy, change):
+    log_of(copy, **change)
+    refused(copy, "log record|settings")
+
+
+def test_the_log_record_that_those_differ_from_is_learned(copy):
+    log_of(copy)
+    engine.open(copy).close()

@@ -26,7 +26,7 @@ namespace {
 
 constexpr size_t kMap = size_t{1} << 16;
 uint8_t hit[kMap];
-std::vector<uint32_t> fresh;  // first hits since the last reset
+size_t fresh;  // first hits since the last reset
 uintptr_t last;
 
 }  // namespace
@@ -35,7 +35,7 @@ extern "C" void __sanitizer_cov_trace_pc() {
     const auto here = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
     const size_t edge = mix64(here ^ last << 1) & (kMap - 1);
     last = here;
-    if (!hit[edge]) hit[edge] = 1, fresh.push_back(static_cast<uint32_t>(edge));
+    if (!hit[edge]) hit[edge] = 1, ++fresh;
 }
 
 namespace {
@@ -196,16 +196,16 @@ int main(int argc, char** argv) {
         if (!checked(corpus.back(), fd)) failed("a sound file was refused");
     }
     const size_t given = corpus.size();
-    uint64_t runs = 0, accepted = 0, edges = fresh.size();
+    uint64_t runs = 0, accepted = 0, edges = fresh;
     const auto began = std::chrono::steady_clock::now();
     while (std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < seconds) {
         Bytes data = corpus[r.below(r.below(2) ? corpus.size() : given)];
         mutate(data, corpus, r);
-        fresh.clear();
+        fresh = 0;
         accepted += checked(data, fd);
         ++runs;
-        edges += fresh.size();
-        if (!fresh.empty()) corpus.push_back(std::move(data));
+        edges += fresh;
+        if (fresh) corpus.push_back(std::move(data));
     }
     std::printf("fuzz_pages: %llu files, %llu accepted, %zu kept for a new branch, %llu branches\n",
                 static_cast<unsigned long long>(runs), static_cast<unsigned long long>(accepted), corpus.size() - given,

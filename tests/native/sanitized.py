@@ -73,11 +73,15 @@ def environment(kind: Kind, python: bool = True) -> dict[str, str]:
     out = dict(os.environ)
     if not python:
         return out | kind.options
-    runtime = subprocess.run([CXX, f"-print-file-name={kind.runtime}"], capture_output=True, text=True, check=True)
+    # libstdc++ too: Python has none, and the runtime must find what throws exceptions when it starts.
+    found = [
+        subprocess.run([CXX, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+        for name in (kind.runtime, "libstdc++.so.6")
+    ]
     return out | {
         "PYTHONPATH": str(folder(kind) / "python"),
         "PYTHONSAFEPATH": "1",
-        "LD_PRELOAD": runtime.stdout.strip(),
+        "LD_PRELOAD": " ".join(found),
         **kind.python_options,
     }
 

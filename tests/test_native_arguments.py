@@ -1,0 +1,295 @@
+"""Every function of the C++ core with arguments that no Python of ours passes: refused, and no byte outside is touched.
+
+What is asked for is an exception or an answer. That no memory was misused is for `make sanitize` to see, where this
+runs under AddressSanitizer; a plain run shows it as a crash at best.
+"""
+
+import itertools
+import os
+import random
+
+import numpy as np
+import pytest
+
+from engine.backend import native
+
+NUMBERS = [-(2**63), -(2**31), -1, 0, 1, 2, 3, 63, 64, 65, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1]
+
+
+def f32(*shape):
+    return np.ones(shape, np.float32)
+
+
+def i64(*values):
+    return np.array(values, np.int64)
+
+
+def u8(*shape):
+    return np.zeros(shape, np.uint8)
+
+
+ARRAYS = [
+    i64(),
+    i64(0),
+    i64(1),
+    i64(-1),
+    i64(0, 1, 2),
+    i64(2, 1, 0),
+    i64(0, 2**62),
+    i64(0, -(2**62), 3),
+    i64(0, 1, 2**63 - 1),
+    np.arange(100),
+    i64(*[5] * 70),
+    np.zeros((2, 3), np.int64),
+    np.zeros((0, 4), np.int64),
+    f32(0),
+    f32(1),
+    f32(8),
+    f32(0, 8),
+    f32(3, 8),
+    f32(3, 11),
+    f32(3, 16),
+    f32(3, 0),
+    f32(8, 3),
+    np.float32(1).reshape(()),
+    np.full((2, 8), np.nan, np.float32),
+    f32(6, 16)[::2],
+    u8(0),
+    u8(7),
+    u8(3, 72),
+    u8(3, 0),
+    u8(0, 72),
+    None,
+]
+PAIRS = [[], [(b"", b"")], [(b"\1" * 9, b"1234")], [(b"k", memoryview(b"0123456789")[::2])], [b"ab"], [(1, 2)], [None]]
+NAMES = {"avx2", "portable"}
+
+
+def tables(dim=8, capacity=64):
+    """A set of tables that belong together, with a few rows in it."""
+    users, items = native.Warm(dim, capacity, False), native.Warm(dim, capacity, True)
+    history, catalogue = native.History(users, 2**20), native.Catalogue(dim)
+    learner = native.Learner(users, items, catalogue, history)
+    settings = native.LearnSettings(1, 0.1, 0.0, 2, 2, 3)
+    ids = np.arange(10)
+    learn(learner, settings, ids, ids)
+    return users, items, history, catalogue, learner, settings
+
+
+def learn(learner, settings, users, items, first_seq=1):
+    start = 0
+    while start < len(users):
+        while learner.plan(settings, users, items, None, first_seq, start) != 0:
+            assert learner.delivered()
+        start += learner.learn(settings, users, items, None, first_seq)[0]
+
+
+def tried(call, *args):
+    """Calls; anything but an exception of a kind that says "wrong argument" is a failure."""
+    try:
+        call(*args)
+    except (ValueError, TypeError, OverflowError, MemoryError, BufferError, IndexError):
+        pass
+
+
+FUNCTIONS = {
+    "crc32c": 2,
+    "row_keys": 2,
+    "seal_rows": 3,
+    "seal_chunks": 5,
+    "seal_values": 1,
+    "unseal_rows": 4,
+    "unseal_values": 2,
+    "check_pages": 2,
+    "isa_available": 1,
+    "set_isa": 1,
+    "pool_rows": 6,
+    "loss_grads": 11,
+    "update_rows": 9,
+    "score_topk": 14,
+    "row_bytes": 1,
+    "isa": 0,
+}
+CLASSES = {"Warm", "History", "Catalogue", "LearnSettings", "Learner"}
+
+
+def test_every_binding_is_tried():
+    assert {name for name in dir(native) if not name.startswith("_")} == FUNCTIONS.keys() | CLASSES
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions(name):
+    found, call = native.isa(), getattr(native, name)
+    anything = [*ARRAYS, *PAIRS, *NUMBERS, 0.5, "avx2", b"bytes", True]
+    try:
+        for seed in range(1500 if FUNCTIONS[name] > 2 else 300):
+            rng = random.Random(f"{name}/{seed}")
+            args = [rng.choice(anything) for _ in range(FUNCTIONS[name])]
+            if name == "check_pages" and type(args[0]) is int and args[0] >= 0:
+                continue  # somebody's open file
+            tried(call, *args)
+    finally:
+        native.set_isa(found)
+
+
+# Arguments that fit, by place; one or two of them are then replaced, so that what is behind the first check is reached.
+FITTING = {
+    "pool_rows": (f32(5, 16), 8, i64(0, 1, 4), i64(0, 1, 3), f32(3), f32(2, 8)),
+    "loss_grads": (1, f32(2, 8), f32(5, 16), 8, i64(0, 1), np.array([[2, 3], [4, -1]]), f32(2), f32(2), f32(2, 8), f32(2),
+                   f32(2, 2)),
+    "update_rows": (f32(5, 16), 8, i64(0, 1, 0), f32(2, 8), i64(0, 1, 1), f32(3), 0.1, 0.0, True),
+    "score_topk": (f32(2, 8), 8, f32(70, 16), f32(70), np.arange(70), 3, i64(1, 2), i64(0, 1, 2), i64(5, 69), i64(0, 0, 2),
+                   i64(*[0] * 6), f32(6), i64(0, 0), 1),
+    "seal_chunks": (3, i64(1, 2), u8(2), u8(10), i64(0, 4, 10)),
+    "seal_rows": (1, i64(1, 2), u8(2, 72)),
+    "unseal_rows": (1, native.seal_rows(1, i64(1, 2), u8(2, 72)), i64(0, 0), u8(2, 72)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FITTING)
+def test_functions_with_a_wrong_argument_among_right_ones(name):
+    call, fitting = getattr(native, name), FITTING[name]
+    fresh = [a.copy() if isinstance(a, np.ndarray) else a for a in fitting]
+    call(*fresh)
+    anything = [*ARRAYS, *NUMBERS]
+    for place, value in itertools.product(range(len(fitting)), anything):
+        args = [a.copy() if isinstance(a, np.ndarray) else a for a in fitting]
+        args[place] = value
+        tried(call, *args)
+    for seed in range(500):
+        rng = random.Random(f"{name}/{seed}")
+        args = [a.copy() if isinstance(a, np.ndarray) else a for a in fitting]
+        for place in rng.sample(range(len(args)), min(2, len(args))):
+            args[place] = rng.choice(anything)
+            if isinstance(args[place], np.ndarray):
+                args[place] = args[place].copy()
+        tried(call, *args)
+
+
+def test_a_memoryview_that_was_released():
+    view = memoryview(bytearray(b"x" * 20))
+    view.release()
+    with pytest.raises(ValueError, match="released"):
+        native.seal_values([(view, b"")])
+
+
+def test_tables_of_any_size():
+    for dim, capacity in itertools.product(NUMBERS, NUMBERS):
+        tried(lambda d=dim, c=capacity: native.Warm(d, c, True) if abs(c) < 2**40 else native.Warm(d, c, False))
+    for number in NUMBERS:
+        tried(native.Catalogue, number)
+        for other in NUMBERS:
+            tried(native.LearnSettings, 1, 0.1, 0.0, number, other, 0)
+            tried(native.LearnSettings, number, 0.1, 0.0, 1, 1, other)
+
+
+def test_tables_that_do_not_belong_together():
+    users, items, history, catalogue, _, _ = tables()
+    strangers = tables(dim=9)
+    for made in itertools.product((users, strangers[0]), (items, strangers[1]), (catalogue, strangers[3]), (history,)):
+        if made != (users, items, catalogue, history):
+            with pytest.raises(ValueError, match="belong"):
+                native.Learner(*made)
+    with pytest.raises(ValueError, match="belong"):
+        native.Learner(users, users, catalogue, history)
+    for call in (
+        lambda: history.entries(strangers[0], 1),
+        lambda: history.collect(strangers[0], 0, 0),
+        lambda: history.load(strangers[0], 1, bytes(16)),
+        lambda: history.thaw(strangers[0], True),
+    ):
+        with pytest.raises(ValueError, match="history"):
+            call()
+
+
+def test_history_outlived_by_its_users():
+    users = native.Warm(8, 4, False)
+    history = native.History(users, 1)
+    del history
+    items, catalogue = native.Warm(8, 64, True), native.Catalogue(8)
+    learner = native.Learner(users, items, catalogue, native.History(users, 2**20))
+    learn(learner, native.LearnSettings(0, 0.1, 0.0, 1, 1, 0), np.arange(4), np.arange(4))
+    assert len(users) == 4
+
+
+def test_methods_of_tables():
+    for seed in range(300):
+        rng = random.Random(seed)
+        users, items, history, catalogue, learner, settings = tables()
+        if rng.random() < 0.5:
+            users.freeze()
+            items.freeze()
+            history.freeze()
+        pick = lambda *first: rng.choice([*first, *ARRAYS])  # noqa: E731
+        number = lambda *first: rng.choice([*first, *first, *NUMBERS])  # noqa: E731
+        payload = lambda: rng.choice([b"", b"x", bytes(16), bytes(1024), bytes(1040), bytes(16 * 1025)])  # noqa: E731
+        calls = [
+            lambda: users.peek(pick()),
+            lambda: users.fill(pick(), pick()),
+            lambda: users.collect(number(0, 1, 10), number(1, 9, 10)),
+            lambda: users.sort_frozen(),
+            lambda: users.thaw(rng.random() < 0.5),
+            lambda: users.resident(),
+            lambda: history.load(users, number(1, 2), payload()),
+            lambda: history.entries(users, number(1, 2)),
+            lambda: history.collect(users, number(0, 1), number(1, 9)),
+            lambda: history.thaw(users, rng.random() < 0.5),
+            lambda: catalogue.ordinals(pick()),
+            lambda: catalogue.read(pick()),
+            lambda: catalogue.score(pick(f32(3, 8)), pick(i64(0, 1, 2))),
+            lambda: catalogue.restore(pick(i64(1, 2)), pick(u8(2, users.stored_bytes)), number(8, 8), number(10, 100)),
+            lambda: catalogue.restored(number(10)),
+            lambda: catalogue.topk(
+                pick(f32(3, 8)), number(1, 2, 64), pick(None), pick(None), pick(None), pick(None), number(1, 2)
+            ),
+            lambda: catalogue.topk(
+                f32(2, 8), 3, pick(i64(0, 1, 2)), pick(i64(0, 1, 3)), pick(i64(0, 1, 9)), pick(i64(0, 2, 3)), 1
+            ),
+            lambda: learner.plan(settings, pick(), pick(), pick(None), number(11) % 2**64, number(0, 1)),
+            lambda: learner.learn(settings, pick(), pick(), pick(None), number(11) % 2**64),
+            lambda: learner.learn(native.LearnSettings(0, 0.1, 0.0, 50, 7, 3), np.arange(9), np.arange(9), None, 11),
+            lambda: learner.delivered(),
+            lambda: learner.restore_totals(number(10), number(10)),
+            lambda: setattr(learner, "mean", pick()),
+            lambda: setattr(learner, "mean_count", number()),
+            lambda: (learner.missing_users, learner.missing_items, learner.mean, users.bytes, users.kept_bytes),
+        ]
+        for _ in range(12):
+            call = rng.choice(calls)
+            # Freezing twice, or thawing what nobody froze, is allowed here: it must harm nobody but the rows.
+            tried(call)
+
+
+def test_what_was_planned_must_be_what_is_learned():
+    *_, learner, settings = tables()
+    ids = np.arange(6)
+    with pytest.raises(ValueError, match="planned"):
+        learner.learn(settings, ids, ids, None, 11)
+    while learner.plan(settings, ids, ids, None, 11, 0) != 0:
+        assert learner.delivered()
+    for other, n in ((native.LearnSettings(1, 0.1, 0.0, 9, 2, 3), 6), (native.LearnSettings(0, 0.1, 0.0, 2, 2, 3), 6),
+                     (settings, 5), (settings, 7)):  # fmt: skip
+        with pytest.raises(ValueError, match="planned"):
+            learner.learn(other, np.arange(n), np.arange(n), None, 11)
+    assert learner.learn(settings, ids, ids, None, 11)[0] == 6
+
+
+def test_a_history_cannot_grow_beyond_what_a_user_may_have():
+    users, _, history, *_ = tables()
+    with pytest.raises(ValueError, match="chunk"):
+        history.load(users, 1, bytes(16 * 1024))  # one entry is there already
+    history.load(users, 1, bytes(16 * 1023))
+    assert len(history.entries(users, 1)) == 16 * 1024
+    with pytest.raises(ValueError, match="chunk"):
+        history.load(users, 1, bytes(16))
+    with pytest.raises(ValueError, match="user"):
+        history.load(users, 12345, bytes(16))
+
+
+def test_check_pages_of_what_is_no_file(tmp_path):
+    assert not native.check_pages(-1)["ok"]
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        assert "regular" in native.check_pages(folder)["message"]
+    finally:
+        os.close(folder)
