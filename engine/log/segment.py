@@ -49,12 +49,12 @@ def segment_name(first_seq: int) -> str:
 
 def open_segment(path: Path) -> BinaryIO:
     """The file for reading; a symbolic link is refused with OSError, what is no file with CorruptionError."""
-    how = os.O_NOFOLLOW | os.O_NONBLOCK  # a pipe would wait for its writer for ever
-    file = open(path, "rb", buffering=_READ_AHEAD, opener=lambda name, flags: os.open(name, flags | how))
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
+    # O_NONBLOCK: a pipe would wait for its writer for ever.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
         raise CorruptionError("a log segment is not a regular file", file=str(path))
-    return file
+    return os.fdopen(descriptor, "rb", buffering=_READ_AHEAD)
 
 
 def read_records(file: BinaryIO, path: Path, next_seq: int, end: int) -> Iterator[tuple[Header, bytes]]:

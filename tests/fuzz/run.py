@@ -17,9 +17,10 @@ import time
 import traceback
 from pathlib import Path
 
+from native import sanitized
+
 from engine.errors import EngineError
 from engine.log.record import HEADER_BYTES, decode_record, is_whole, parse_header, require_sound
-from native import sanitized
 
 from .mutators import DAMAGE, FORGERY, TELLING, _records, apply, data_file, sealed, segments
 from .subject import Judge, Subject, copy_of

@@ -104,7 +104,8 @@ class Judge:
 
     def verdict(self, subject: Subject, path: Path, forged: bool) -> str:
         process = self._process
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin
+        assert process.stdout
         try:
             process.stdin.write(f"{path}\n")
             process.stdin.flush()

@@ -151,8 +151,8 @@ ONE = bytes(16)
         {0: ONE * 65},
         {0: ONE * 63, 1: ONE},
         {1: ONE},
-        {n: ONE * 64 for n in range(17)},
-        {n: ONE * 64 for n in range(256)},
+        dict.fromkeys(range(17), ONE * 64),
+        dict.fromkeys(range(256), ONE * 64),
     ],
     ids=["odd", "empty", "too long", "not full", "no first", "17", "256"],
 )

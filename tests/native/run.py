@@ -13,7 +13,7 @@ from typing import NamedTuple
 from native.sanitized import ADDRESS, ROOT, THREAD, Kind, build, environment, folder, program
 
 STRESS_SECONDS = {ADDRESS: 20, THREAD: 40}
-# Everything that reaches C++, but the crash sweeps, whose shim must be loaded first, and what is long for other reasons.
+# What reaches C++, but the crash sweeps, whose shim must be loaded first, and what is long for other reasons.
 ADDRESS_TESTS = [
     "kernels",
     "learn",

@@ -23,7 +23,7 @@ CXX = os.environ.get("CXX", "g++")
 COVERED = ("check_pages", "seal", "crc32c")  # what fuzz_pages follows branch by branch
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Kind:
     """A build: what the compiler is told, and what its programs find in their environment."""
 
