@@ -165,9 +165,9 @@ int64_t Learner::update(Warm& table, const UpdateStep& step, const Groups& group
         }
         if (&table != &items_) continue;
         // While the rows are in the cache. Only rows of durable records come here, so readers may see them.
-        for (int64_t i = g; i < end; ++i) catalogue_.prefetch_item(items_.meta(slot(i)).ordinal);
-        for (int64_t i = g; i < end; ++i)
-            catalogue_.publish(static_cast<uint32_t>(items_.meta(slot(i)).ordinal), rows_[static_cast<size_t>(i)]);
+        uint32_t ordinals[kLockRows];
+        for (int64_t i = g; i < end; ++i) ordinals[i - g] = static_cast<uint32_t>(items_.meta(slot(i)).ordinal);
+        catalogue_.publish(ordinals, rows_.data() + g, end - g);
     }
     return skipped;
 }
