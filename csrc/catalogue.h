@@ -25,10 +25,10 @@ class Catalogue {
     }
     void prefetch(int64_t id) const { index_.prefetch(id); }
     void prefetch_id(int64_t id) const {  // later: what the index entry is compared with
-        const uint32_t o = index_.peek_home(id);
+        const uint32_t o = index_.guess(id);
         if (o != kNone) __builtin_prefetch(&chunk(o).ids[o & (kItems - 1)]);
     }
-    uint32_t reserve(int64_t id);                      // the next ordinal, for an id that has none
+    uint32_t reserve(int64_t id);  // the next ordinal, for an id that has none
     // Shows rows as they are now (each: vector, then bias) to every reader; n <= kMostPublished.
     static constexpr int64_t kMostPublished = 64;
     void publish(const uint32_t* ordinals, const float* const* rows, int64_t n);
