@@ -24,9 +24,11 @@ class Catalogue {
         return index_.find(id, [this](uint32_t o) { return this->id(o); });
     }
     void prefetch(int64_t id) const { index_.prefetch(id); }
-    void prefetch_id(int64_t id) const {  // later: what the index entry is compared with
-        const uint32_t o = index_.guess(id);
+    uint32_t guess(int64_t id) const { return index_.guess(id); }
+    uint32_t prefetch_id(int64_t id) const {  // later: what the index entry is compared with; returns the guess
+        const uint32_t o = guess(id);
         if (o != kNone) __builtin_prefetch(&chunk(o).ids[o & (kItems - 1)]);
+        return o;
     }
     uint32_t reserve(int64_t id);  // the next ordinal, for an id that has none
     // Shows rows as they are now (each: vector, then bias) to every reader; n <= kMostPublished.
