@@ -22,7 +22,7 @@ inline void require_lists(const MaybeArray<int64_t>& values, const MaybeArray<in
                           int64_t limit = INT64_MAX) {
     require(values.has_value() == offsets.has_value(), "values and offsets, or neither");
     if (!offsets) return;
-    require(offsets->size() == n + 1 && offsets->data()[0] >= 0 && offsets->data()[n] <= values->size(),
+    require(n >= 0 && offsets->size() == n + 1 && offsets->data()[0] >= 0 && offsets->data()[n] <= values->size(),
             "offsets must be [n + 1], within the values");
     for (int64_t i = 0; i < n; ++i) require(offsets->data()[i] <= offsets->data()[i + 1], "offsets must not fall");
     for (int64_t i = 0; i < values->size(); ++i)
