@@ -189,19 +189,20 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const
 }
 
 void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim, int64_t limit) {
-    require(dim == c.dim() && limit >= 0 && limit < Catalogue::kNone, "another dim, or too many items");
+    require(dim == c.dim() && limit >= 0 && limit <= c.room(), "another dim, or more items than were reserved");
+    require(reinterpret_cast<uintptr_t>(rows.data()) % alignof(float) == 0, "rows must be aligned as floats are");
     const RowLayout layout(dim);
     require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
             "rows must be [n, stored_bytes]");
     py::gil_scoped_release nogil;
-    std::vector<float> row(static_cast<size_t>(dim + 1));
+    constexpr int64_t kAhead = 16;
     for (int64_t i = 0; i < ids.size(); ++i) {
+        if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
         const std::byte* stored = bytes_of(rows) + i * layout.stored_bytes;
         uint64_t ordinal;
         std::memcpy(&ordinal, stored + layout.meta_offset + 16, 8);
         if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
-        std::memcpy(row.data(), stored, row.size() * 4);
-        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], row.data());
+        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
     }
 }
 
@@ -300,6 +301,13 @@ void bind_tables(py::module_& m) {
                 return c.restored(n);
             },
             py::arg("n"))
+        .def(
+            "reserve_for",
+            [](Catalogue& c, int64_t n) {
+                require(!c.restoring() && n >= 0 && n < Catalogue::kNone, "n out of range, or asked for before");
+                c.reserve_for(n);
+            },
+            py::arg("n"))
         .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),
              fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
              py::arg("threads"))
@@ -310,7 +318,6 @@ void bind_tables(py::module_& m) {
         .def(py::init([](int loss, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
                  require(loss == 0 || loss == 1, "loss must be 0 or 1");
                  require(batch_size > 0 && negatives > 0, "batch_size and negatives must be positive");
-                 require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
                  require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
                  return LearnSettings{static_cast<Loss>(loss), lr, l2, negatives, batch_size, seed};
              }),

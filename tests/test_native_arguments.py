@@ -238,6 +238,7 @@ def methods(made, rng):
         lambda: catalogue.read(pick()),
         lambda: catalogue.score(pick(f32(3, 8)), pick(i64(0, 1, 2))),
         lambda: catalogue.restore(pick(i64(1, 2)), pick(u8(2, users.stored_bytes)), number(8, 8), number(10, 100)),
+        lambda: catalogue.reserve_for(rng.choice([-(2**63), -1, 0, 1, 10, 100, 2**32 - 1, 2**63 - 1])),
         lambda: catalogue.restored(number(10)),
         lambda: catalogue.topk(
             pick(f32(3, 8)), number(1, 2, 64), pick(None), pick(None), pick(None), pick(None), number(1, 2)

@@ -33,6 +33,8 @@ ADDRESS_TESTS = [
 ]
 # What has threads.
 THREAD_TESTS = ["kernels/test_score_topk.py", "test_digest.py", "test_engine.py", "test_threads.py", "test_tiers.py"]
+# It limits the address space, of which AddressSanitizer needs 20 TiB.
+NO_ROOM = "test_less_address_space_gives_a_smaller_map"
 TESTS = {ADDRESS: ADDRESS_TESTS, THREAD: THREAD_TESTS}
 
 
@@ -51,7 +53,7 @@ def run(kind: Kind, what: str, command: list[str], env: dict[str, str]) -> Resul
     result = Result(f"{kind.name} {what}", done.returncode, time.monotonic() - began, lines[-1] if lines else "")
     print(f"{result.what}: {'passed' if not done.returncode else f'status {done.returncode}'}", flush=True)
     if done.returncode:
-        print(output[-20_000:], flush=True)
+        print(output[-10_000:], flush=True)
     return result
 
 
@@ -65,10 +67,12 @@ def everything(kind: Kind) -> list[Result]:
     env[name] += f":log_path={reports / 'report'}"  # pytest would swallow them
     stress = [str(program(kind, "stress")), str(STRESS_SECONDS[kind])]
     tests = [str(ROOT / "tests" / test) for test in TESTS[kind]]
-    pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=1200", *tests]
+    pytest = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-o", "timeout=1200", *tests]
+    if kind is ADDRESS:
+        pytest += ["-k", f"not {NO_ROOM}"]
     out = [run(kind, "stress", stress, environment(kind, python=False)), run(kind, "pytest", pytest, env)]
     for report in sorted(reports.iterdir()):
-        print(f"{report}:\n{report.read_text()[:20_000]}", flush=True)
+        print(f"{report}:\n{report.read_text()[:5000]}", flush=True)
     if any(reports.iterdir()):  # of a child whose end nobody looked at
         out.append(Result(f"{kind.name} reports", 1, 0.0, f"{len(list(reports.iterdir()))} in {reports}"))
     return out
