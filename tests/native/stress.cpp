@@ -203,6 +203,7 @@ class Stress {
 
     void begin_epoch(bool commits) {
         finish_epoch();
+        frozen_at_ = learned_.load();
         t_.users.freeze();
         t_.items.freeze();
         t_.history.freeze();
@@ -214,7 +215,9 @@ class Stress {
     }
     void finish_epoch() {
         std::unique_lock lock(epoch_mutex_);
+        waiting_ = true;
         epoch_wakes_.wait(lock, [this] { return !running_; });
+        waiting_ = false;
     }
 
     // --- the epochs' thread
@@ -233,7 +236,16 @@ class Stress {
         }
     }
 
+    // Lets the writer learn a window that changes frozen rows, unless it waits for the epoch.
+    void let_the_writer_on() const {
+        for (const int64_t now = learned_; learned_ == now && !waiting_;) std::this_thread::yield();
+    }
+    void from_before_the_freeze(uint64_t seq, int64_t id) const {
+        if (seq > static_cast<uint64_t>(frozen_at_)) wrong("in an epoch, but changed after its freeze", id, seq);
+    }
+
     void write_epoch(bool commits) {
+        let_the_writer_on();
         std::map<int64_t, Bytes> users, items;
         for (auto [table, out] : {std::pair{&t_.users, &users}, std::pair{&t_.items, &items}}) {
             const int64_t n = table->sort_frozen_count();
@@ -243,13 +255,21 @@ class Stress {
                 std::vector<int64_t> ids(static_cast<size_t>(part));
                 Bytes rows(static_cast<size_t>(part * stored_));
                 table->collect(from, part, ids.data(), rows.data());
+                for (int64_t i = 0; i < part; ++i) {
+                    uint64_t seq;
+                    std::memcpy(&seq, rows.data() + i * stored_ + table->layout().meta_offset, sizeof seq);
+                    from_before_the_freeze(seq, ids[static_cast<size_t>(i)]);
+                }
                 for (int64_t i = 0; i < part; ++i)
                     (*out)[ids[static_cast<size_t>(i)]] =
                         Bytes(rows.begin() + i * stored_, rows.begin() + (i + 1) * stored_);
             }
         }
         std::vector<History::Chunk> chunks;
+        let_the_writer_on();
         for (uint32_t slot : t_.users.frozen()) t_.history.collect(slot, &chunks);
+        for (const History::Chunk& chunk : chunks)
+            for (const HistoryEntry& entry : chunk.entries) from_before_the_freeze(entry.seq, chunk.user);
         if (commits) {
             std::lock_guard lock(store_.mutex);
             for (auto& [id, row] : users) store_.users[id] = std::move(row);
@@ -394,7 +414,52 @@ class Stress {
     std::condition_variable epoch_wakes_;
     bool running_ = false, closing_ = false, commits_ = true;
     int64_t epochs_ = 0;
+    std::atomic<int64_t> frozen_at_{0};
+    std::atomic<bool> waiting_{false};
 };
+
+// Wide items, published over and over, each of one number: a reader that gets two numbers got a torn item. The
+// learner's items are too short for that to happen often.
+void publish_and_read() {
+    constexpr int64_t kWide = 4096, kFew = 3;
+    constexpr int kTimes = 4000;
+    Catalogue catalogue(kWide);
+    std::vector<float> row(kWide + 1, 0.0f);
+    const float* rows[kFew] = {row.data(), row.data(), row.data()};
+    uint32_t ordinals[kFew];
+    for (int64_t i = 0; i < kFew; ++i) ordinals[i] = catalogue.reserve(i + 1);
+    catalogue.publish(ordinals, rows, kFew);
+    catalogue.show_all();
+    std::atomic<bool> done{false};
+    std::thread reading([&] {
+        std::vector<float> seen(kWide + 1);
+        for (int64_t n = 0; !done; n = (n + 1) % kFew) {
+            catalogue.read(n, seen.data(), seen.data() + kWide);
+            for (float x : seen)
+                if (x != seen[0]) wrong("a torn item", n, 0);
+        }
+    });
+    std::thread scoring([&] {
+        std::vector<float> query(kWide, 0.0f);  // first minus last, plus bias minus middle: 0 for every whole item
+        query[0] = 1, query[kWide / 2] = -1, query[kWide - 1] = -1;
+        float scores[kFew];
+        while (!done) {
+            int64_t first;
+            const int64_t* ids;
+            const ScoreBlock block = catalogue.block(0, kFew, &first, &ids);
+            kernels().score_items(query.data(), kWide, block, 0, kFew, scores);
+            for (float x : scores)
+                if (x != 0.0f) wrong("a torn score", 0, 0);
+        }
+    });
+    for (int time = 1; time <= kTimes; ++time) {
+        std::fill(row.begin(), row.end(), static_cast<float>(time));
+        catalogue.publish(ordinals, rows, kFew);
+    }
+    done = true;
+    reading.join();
+    scoring.join();
+}
 
 }  // namespace
 
@@ -410,6 +475,7 @@ int main(int argc, char** argv) {
         const Truth truth(stream);
         Stress stress(stream, truth);
         stress.run();
+        publish_and_read();
         looks += stress.looks(), epochs += stress.epochs(), evicted += stress.evicted();
     } while (std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < seconds);
     std::printf("stress: %llu rounds of %lld events, %lld epochs, %lld rows evicted, %llu looks: all as it should be\n",
