@@ -100,7 +100,7 @@ class History final : public Attachment {
     Warm& users_;
     int64_t budget_;
     BlockPool pool_;
-    std::vector<Block*> blocks_;
+    HugeVector<Block*> blocks_;
     std::unordered_map<uint32_t, std::vector<Chunk>> kept_;
     std::atomic<int64_t> bytes_{0};
     int parity_ = 0;

@@ -122,9 +122,10 @@ class Warm {
     bool ordinals_;
     Attachment* attachment_ = nullptr;
     std::mutex mutex_;
-    std::vector<std::atomic<uint8_t>> flags_;
-    std::vector<uint8_t> pinned_;
-    std::vector<uint32_t> pinned_list_, free_, dirty_list_, frozen_list_, slot_of_ordinal_;
+    HugeVector<std::atomic<uint8_t>> flags_;
+    HugeVector<uint8_t> pinned_;
+    HugeVector<uint32_t> slot_of_ordinal_;
+    std::vector<uint32_t> pinned_list_, free_, dirty_list_, frozen_list_;
     std::unordered_map<uint32_t, std::vector<std::byte>> kept_;
     int64_t high_water_ = 0, hand_ = 0;
     int parity_ = 0;
