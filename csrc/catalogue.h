@@ -35,6 +35,8 @@ class Catalogue {
     void show_all() { shown_.store(reserved_, std::memory_order_release); }
     void restore(uint32_t ordinal, int64_t id, const float* row);  // at opening, any order, before readers
     bool restored(int64_t n);                                      // were ordinals 0..n-1 each restored once?
+    // One item of a later epoch, new ones in the order of ordinals; nobody reads meanwhile. False: not such an item.
+    bool follow(uint64_t ordinal, int64_t id, const float* row);
     int64_t reserved() const { return reserved_; }
 
     // --- [any thread]

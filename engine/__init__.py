@@ -19,6 +19,7 @@ from .errors import (
     UnknownIdError,
 )
 from .events import IngestReport, TopK
+from .reader import Reader
 from .verify import VerifyReport, verify
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "IngestReport",
     "InputError",
     "ReadOnlyError",
+    "Reader",
     "StorageFullError",
     "TopK",
     "UnknownIdError",
@@ -62,7 +64,8 @@ def open(
 
     Args:
         path: a directory; its parent must be there.
-        mode: "a" opens or creates, "x" creates and refuses what is there already.
+        mode: "a" opens or creates, "x" creates and refuses what is there already. "r" gives a `Reader`: it answers from
+            the last epoch, beside a writer in another process, and refuses to write.
         dim, loss, optimizer, seed: fixed at creation; 64, "softmax" (or "bpr"), "adagrad", 0.
         lr, l2, negatives, batch_size: may change at any opening; what is not given stays as it was. `batch_size` is the
             number of events per optimizer step.

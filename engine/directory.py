@@ -115,7 +115,7 @@ class Directory:
 
     @classmethod
     def _open_existing(cls, path: Path) -> "Directory":
-        lock = _lock(path)
+        lock = hold(path)
         cold = log = None
         try:
             # Who made it may have been killed before its name was durable.
@@ -191,10 +191,11 @@ def _create(path: Path, settings: Settings, mode: str) -> None:
         raise
 
 
-def _lock(path: Path) -> int:
-    fd = os.open(path / "LOCK", os.O_RDWR | os.O_CLOEXEC)
+def hold(path: Path, *, shared: bool = False) -> int:
+    """Locks the directory and returns the descriptor that holds it: against everybody, or against a writer alone."""
+    fd = os.open(path / "LOCK", (os.O_RDONLY if shared else os.O_RDWR) | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as e:
         os.close(fd)
         raise BusyError(f"{path}: another process, or another Engine of this one, has it open for writing") from e

@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Self
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Self, cast
 
 from . import config, epoch
 from .config import Resources, Settings
@@ -24,6 +24,7 @@ from .log.record import NO_IDS, Record, checked_position, records
 from .rank.catalogue import Catalogue
 from .rank.history import HISTORY, History
 from .rank.topk import Ranker
+from .reader import Reader
 from .reading import Reading
 from .table.table import ITEMS, USERS, Table, capacities
 
@@ -290,6 +291,15 @@ class Engine(Reading):
 
     # --- state
 
+    def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
+        self._alive()
+        return nullcontext((self._seq, self._ranker))  # the seq before anything is read
+
+    def refresh(self) -> int:
+        """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`."""
+        self._alive()
+        return self._seq
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings in force, by name."""
@@ -401,8 +411,10 @@ class Engine(Reading):
 
 def open_engine(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine:
     """`engine.open`, whose arguments these are; `given` holds the settings, None where not given."""
-    config.choice("mode", mode, ("a", "x"))
+    config.choice("mode", mode, ("r", "a", "x"))
     if isinstance(path, str) and path == MEMORY:
+        if mode == "r":
+            raise ConfigError("mode: got 'r', but ':memory:' is never in another process")
         if resources["warm_bytes"] is not None:
             raise ConfigError("warm_bytes: got a limit, but ':memory:' keeps all rows in RAM")
         if mode == "x":
@@ -411,6 +423,10 @@ def open_engine(path: Any, mode: str, given: dict[str, Any], resources: dict[str
         return Engine(None, settings, Resources.check(**resources), given)
     checked = Resources.check(**resources)
     Settings.resolve(given, None)  # bad values are refused before anything is made
+    if mode == "r":
+        if resources["warm_bytes"] is not None:
+            raise ConfigError("warm_bytes: got a limit, but mode 'r' keeps no rows in RAM")
+        return cast(Engine, Reader.open(checked_path(path), given, checked.threads))  # all of Engine's public methods
     directory = Directory.open(
         checked_path(path),
         mode,

@@ -20,7 +20,7 @@ LAYERS = [
     {"kernels"},
     {"rank", "learn", "table", "log"},
     {"directory"},
-    {"epoch", "verify", "digest", "reading"},
+    {"epoch", "verify", "digest", "reading", "reader", "backup"},
     {"engine"},
     {"popularity", "evaluate"},
     {"sources"},

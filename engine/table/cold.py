@@ -25,13 +25,11 @@ from ..errors import EngineError, ReadOnlyError, StorageFullError
 from ..files import sync_directory
 from . import cold_file
 from .cold_file import check_file, data_file, map_file, newest, translated, verify, write_copy
-from .snapshot import CHUNK, HISTORY, META, Ids, Pair, Rows, Snapshot, chunk_key, meta_key
+from .snapshot import CHANGES, CHUNK, HISTORY, META, Ids, Pair, Rows, Snapshot, chunk_key, meta_key
 
 __all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "newest", "verify"]
 
 T = TypeVar("T")
-
-CHANGES = 4  # what the last epochs wrote: not in a compacted file
 
 
 class _Mapped:
@@ -123,6 +121,11 @@ class Cold:
     def generation(self) -> int:
         """1 at creation; one more after each compaction."""
         return self._mapped.generation
+
+    @property
+    def current(self) -> bool:
+        """False once another process has moved to a newer generation: this one sees nothing new any more."""
+        return self._mapped.path.exists()
 
     def close(self) -> None:
         """Waits for the calls that are in progress, then unmaps. Unfinished scans raise at their next step."""

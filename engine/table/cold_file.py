@@ -17,7 +17,7 @@ from typing import Any
 import lmdb
 
 from ..backend import native
-from ..errors import CorruptionError, EngineError, ReadOnlyError, StorageFullError
+from ..errors import BusyError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
 from ..files import NO_ROOM, NOT_OURS, sync_directory
 
 __all__ = [
@@ -158,6 +158,8 @@ def map_file(data: Path, *, readonly: bool, lock: bool = True, room_for: int = 0
                     lib_version=0,
                 )
         except lmdb.Error as e:
+            if "already open in this process" in str(e):  # LMDB's rule: once per process
+                raise BusyError(f"{data}: an Engine or a reader of this process has it open already") from e
             if e.code != errno.ENOMEM or size // 2 < floor:
                 raise translated(e, data) from e
             size //= 2

@@ -20,6 +20,7 @@ Rows = NDArray[np.uint8]
 T = TypeVar("T")
 
 META, HISTORY = 0, 3
+CHANGES = 4  # what the last epochs wrote: not in a compacted file
 CHUNK = 1024  # entries per step of a scan: the step's objects stay in the CPU's cache
 
 
@@ -71,6 +72,11 @@ class Snapshot:
                     break
         chunks = self._unseal(table, pairs)[1]
         return [(key[9], payload) for key, payload in chunks if key[:9] == prefix]
+
+    def get(self, table: int, ids: Ids) -> list[bytes]:
+        """The payloads of `ids` (int64 [N], rising), of any length; those that are not there are passed over."""
+        pairs = self._txn.cursor().getmulti(native.row_keys(table, ids))
+        return [payload for _, payload in self._unseal(table, pairs)[1]]
 
     def meta(self, name: str) -> bytes | None:
         """One metadata item, or None."""
