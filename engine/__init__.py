@@ -6,7 +6,7 @@ It learns from every event and shows what it learned in the next request.
 from typing import Any
 
 from . import evaluate
-from .engine import Engine, open_engine
+from .engine import Engine
 from .errors import (
     BusyError,
     ConfigError,
@@ -19,6 +19,7 @@ from .errors import (
     UnknownIdError,
 )
 from .events import IngestReport, TopK
+from .opening import open_engine
 from .reader import Reader
 from .verify import VerifyReport, verify
 
@@ -59,6 +60,7 @@ def open(
     warm_bytes: int | None = None,
     epoch_seconds: float = 30,
     threads: int | None = None,
+    untrusted: bool = False,
 ) -> Engine:
     """Opens the model in the directory `path`, or makes it; ":memory:" keeps everything in RAM and nothing on disk.
 
@@ -73,6 +75,9 @@ def open(
         warm_bytes: RAM for rows and histories; half of the machine's by default. Changes speed, never results.
         epoch_seconds: how old a change may get before it is written to LMDB.
         threads: that rank one call to `topk`; 1 by default.
+        untrusted: checks every byte first and works on a private copy, for a directory that somebody else has made or
+            may be changing. The copy lies among the system's temporary files and is deleted on closing, with all that
+            was learned since.
 
     Raises ConfigError, DeviceError, BusyError, ReadOnlyError, CorruptionError, StorageFullError.
     """
@@ -87,4 +92,4 @@ def open(
         "seed": seed,
     }
     resources = {"device": device, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds, "threads": threads}
-    return open_engine(path, mode, settings, resources)
+    return open_engine(path, mode, settings, resources, untrusted)

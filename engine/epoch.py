@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .directory import Directory, State
-from .errors import CorruptionError, EngineError
+from .errors import EngineError
 from .events import Ids
 from .log.record import NO_IDS
 from .rank.catalogue import Catalogue
@@ -158,8 +158,6 @@ class Epochs:
 def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, model: Any) -> None:
     """Takes over the state of the last epoch: table states, settings, and the catalogue by a scan of the item rows."""
     state = directory.state
-    if len(state.mean) != state.settings.dim:
-        raise CorruptionError("the running mean in LMDB has another dim than the settings")
     model.restore(state.mean, state.mean_count, state.users, state.items)
     items = tables[1]
     catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items)

@@ -9,7 +9,7 @@ thread may call anything; a call that finds a newer epoch moves the catalogue on
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
@@ -17,7 +17,7 @@ from .backend import native
 from .config import Settings
 from .digest import digest
 from .directory import State, exists, hold
-from .errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
+from .errors import ConfigError, EngineError, InputError, ReadOnlyError
 from .events import describe
 from .files import as_engine_error
 from .rank.catalogue import Catalogue
@@ -96,10 +96,12 @@ class Reader(Reading):
         self._path = path
         self._cold = cold
         self._threads = threads
-        self._lock = lock
         self._turns = _Turns()
         self._pid = os.getpid()
         self._closed = False
+        self._at_end = ExitStack()
+        if lock is not None:
+            self._at_end.callback(os.close, lock)
         self._moves = {"whole": 0, "followed": 0}
         with cold.snapshot() as now:
             self._scan(now)
@@ -178,8 +180,6 @@ class Reader(Reading):
 
     def _scan(self, now: Snapshot) -> None:
         state = State.from_meta(now.meta, self._path)
-        if len(state.mean) != state.settings.dim:
-            raise CorruptionError("the running mean in LMDB has another dim than the settings", file=str(self._path))
         catalogue = Catalogue(state.settings.dim)
         catalogue.restore(now.scan(ITEMS, native.stored_bytes(catalogue.dim)), state.items)
         self._moves["whole"] += 1
@@ -248,8 +248,7 @@ class Reader(Reading):
                 return
             self._closed = True
             self._cold.close()
-            if self._lock is not None:
-                os.close(self._lock)
+            self._at_end.close()
 
     def __enter__(self) -> Self:
         return self

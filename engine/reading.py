@@ -5,7 +5,7 @@ Nothing here changes anything. Any thread; no lock of the engine is taken.
 
 import os
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from .errors import EngineError, InputError
@@ -19,6 +19,7 @@ class Reading(ABC):
     _seq: int  # events applied so far
     _pid: int
     _closed: bool
+    _at_end: ExitStack  # what to do when it is closed
 
     @abstractmethod
     def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:

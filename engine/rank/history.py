@@ -14,6 +14,7 @@ from ..events import Ids
 
 HISTORY = 3
 ENTRY = np.dtype([("item", "<i8"), ("seq", "<u8")])
+CHUNKS = 16  # of a user, at most
 _CHUNK_BYTES = 64 * ENTRY.itemsize
 _CHUNK = 2048  # users at a time
 

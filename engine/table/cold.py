@@ -24,10 +24,10 @@ from ..backend import native
 from ..errors import EngineError, ReadOnlyError, StorageFullError
 from ..files import sync_directory
 from . import cold_file
-from .cold_file import check_file, data_file, map_file, newest, translated, verify, write_copy
+from .cold_file import check_file, data_file, map_file, newest, translated, verify
 from .snapshot import CHANGES, CHUNK, HISTORY, META, Ids, Pair, Rows, Snapshot, chunk_key, meta_key
 
-__all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "newest", "verify"]
+__all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "data_file", "newest", "verify"]
 
 T = TypeVar("T")
 
@@ -279,8 +279,7 @@ class Cold:
             cold_file.sweep(self.directory, keep=old.generation)
             try:
                 with old.env.begin() as txn:
-                    all_pairs = Snapshot(txn, str(old.path)).pairs(without=CHANGES)
-                    write_copy(all_pairs, aside, room_for=os.stat(old.path).st_size)
+                    Snapshot(txn, str(old.path)).copy(aside)
                 cold_file.reserve_lock(data)  # while it can still fail for want of room
                 self._failed = "a compaction was interrupted"  # from here on either file may be the one that is found
                 os.rename(aside, data)

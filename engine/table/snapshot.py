@@ -6,6 +6,7 @@ Invariant: bytes whose CRC is wrong are never returned. One thread at a time.
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..errors import CorruptionError, InputError
+from .cold_file import write_copy
 
 Pair = tuple[bytes, bytes]
 Ids = NDArray[np.int64]
@@ -101,12 +103,18 @@ class Snapshot:
         """Yields everything of a table in the order of keys, as lists of (key, payload)."""
         return self._walk(bytes([table]), chunk, lambda pairs: self._unseal(table, pairs))
 
-    def pairs(self, without: int) -> Iterator[list[Pair]]:
-        """Yields all sealed pairs of all tables but `without`, in the order of keys."""
+    def copy(self, data: Path) -> None:
+        """Makes the data file `data` of everything but the lists of changes: no byte besides, checked and durable.
+
+        If it fails, no file is left. StorageFullError, CorruptionError.
+        """
+        write_copy(self._pairs(), data)
+
+    def _pairs(self) -> Iterator[list[Pair]]:
         cursor = self._txn.cursor()
         entries = cursor.iternext() if cursor.first() else iter(())
         while part := list(islice(entries, CHUNK)):
-            yield [pair for pair in part if pair[0][0] != without]
+            yield [pair for pair in part if pair[0][0] != CHANGES]
 
     def _walk(self, start: bytes, chunk: int, unseal: Callable[[list[Any]], tuple[int, T]]) -> Iterator[T]:
         cursor = self._txn.cursor()
