@@ -76,6 +76,6 @@ class Reading(ABC):
 
     def _alive(self) -> None:
         if self._pid != os.getpid():
-            raise EngineError("this Engine belongs to the parent process; open the directory in the child")
+            raise EngineError("this Engine belongs to the parent process; a child cannot use it")
         if self._closed:
             raise EngineError("this Engine is closed")
