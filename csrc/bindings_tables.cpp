@@ -175,14 +175,14 @@ void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows
     require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
             "rows must be [n, stored_bytes]");
     py::gil_scoped_release nogil;
-    std::vector<float> row(static_cast<size_t>(dim + 1));
+    constexpr int64_t kAhead = 16;
     for (int64_t i = 0; i < ids.size(); ++i) {
+        if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
         const std::byte* stored = bytes_of(rows) + i * layout.stored_bytes;
         uint64_t ordinal;
         std::memcpy(&ordinal, stored + layout.meta_offset + 16, 8);
         if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
-        std::memcpy(row.data(), stored, row.size() * 4);
-        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], row.data());
+        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
     }
 }
 
@@ -284,6 +284,7 @@ void bind_tables(py::module_& m) {
         .def("read", &read_items, fixed("ordinals"))
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
+        .def("reserve_for", &Catalogue::reserve_for, py::arg("n"))
         .def("restored", &Catalogue::restored, py::arg("n"))
         .def("follow", &follow, fixed("ids"), fixed("rows"), py::arg("dim"))
         .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),

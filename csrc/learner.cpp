@@ -77,15 +77,22 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
     negative_slots_.clear();
     // Items that existed before the window; grows as the window's own come in, also when it is planned again.
     uint64_t known = static_cast<uint64_t>(catalogue_.size());
-    constexpr int64_t kAhead = 24;
+    constexpr int64_t kAhead = 12;
     for (int64_t b0 = begin_; b0 < end_; b0 += B) {
         const int64_t b1 = std::min(end_, b0 + B);
         const uint64_t before = known;
         for (int64_t b = b0; b < b1; ++b) {
-            // Two distances: first the index entry, then, once that is here, the row that it names.
-            if (b + kAhead < end_) users_.prefetch(r.users[b + kAhead]), catalogue_.prefetch(r.items[b + kAhead]);
-            if (b + kAhead / 2 < end_)
-                users_.prefetch_row(r.users[b + kAhead / 2]), catalogue_.prefetch_id(r.items[b + kAhead / 2]);
+            // Three distances: the index entries, then the ids that they name, then what the slots name.
+            if (const int64_t i = b + 3 * kAhead; i < end_)
+                users_.prefetch(r.users[i]), catalogue_.prefetch(r.items[i]);
+            if (const int64_t i = b + 2 * kAhead; i < end_) {
+                users_.prefetch_row(r.users[i]);
+                items_.prefetch_ordinal(catalogue_.prefetch_id(r.items[i]));
+            }
+            if (const int64_t i = b + kAhead; i < end_) {
+                users_.prefetch_pin(users_.guess(r.users[i]));
+                items_.prefetch_pin(items_.slot_of_ordinal(catalogue_.guess(r.items[i])));
+            }
             const uint32_t user = resolve_user(r.users[b]);
             const uint32_t item = resolve_item(r.items[b], &known);
             if (user == kNone || item == kNone) return Plan::blocked;
@@ -196,13 +203,14 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
         const int64_t to = std::min(events, from + kLockRows);
         int64_t end = g;
         while (end < groups_.size() && groups_.head[static_cast<size_t>(end)] < to) ++end;
+        for (int64_t b = to + kLockRows; b < std::min(events, to + 2 * kLockRows); ++b) history_.prefetch(users[b]);
         for (int64_t b = to; b < std::min(events, to + kLockRows); ++b)
-            users_.prefetch_flags(users[b]), history_.prefetch(users[b]);
-        for (int64_t b = from; b < to; ++b) history_.prefetch_entries(users[b]);
+            users_.prefetch_flags(users[b]), history_.prefetch_entries(users[b]);
         std::lock_guard lock(users_.mutex());
         for (int64_t i = g; i < end; ++i) users_.touch(groups_.slot[static_cast<size_t>(i)]);
         skipped += kernels().update_groups(step, groups_, g, end, rows_.data(), scratch_.data());
         g = end;
+        for (int64_t b = from; b < to; ++b) history_.prefetch_last(users[b]);
         for (int64_t b = from; b < to; ++b) {
             const uint64_t seq = first_seq + static_cast<uint64_t>(b);
             named(users_.meta(users[b]), seq);

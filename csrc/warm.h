@@ -43,6 +43,7 @@ class Warm {
         return index_.find(id, [this](uint32_t s) { return slab_.meta(s).id; });
     }
     void prefetch(int64_t id) const { index_.prefetch(id); }
+    uint32_t guess(int64_t id) const { return index_.guess(id); }
     void prefetch_row(int64_t id) const;
     void prefetch_ordinal(uint64_t ordinal) const {
         if (ordinal < slot_of_ordinal_.size()) __builtin_prefetch(&slot_of_ordinal_[ordinal]);
