@@ -303,11 +303,16 @@ class Cold:
         `entries`, `txnid`, `generation`, and `readers`: the most transactions at once since the first process opened
         it."""
         with self._using() as mapped:
-            file, stat, info = os.stat(mapped.path), mapped.env.stat(), mapped.env.info()
+            stat, info = mapped.env.stat(), mapped.env.info()
+        try:
+            file = os.stat(mapped.path)
+            sizes = file.st_size, file.st_blocks * 512
+        except FileNotFoundError:  # another process has compacted it away: what it has without a name
+            sizes = ((info["last_pgno"] + 1) * stat["psize"],) * 2
         used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return {
-            "file_bytes": file.st_size,
-            "disk_bytes": file.st_blocks * 512,
+            "file_bytes": sizes[0],
+            "disk_bytes": sizes[1],
             "map_bytes": info["map_size"],
             "page_bytes": stat["psize"],
             "used_pages": used,

@@ -202,7 +202,8 @@ with Cold.open(path, readonly=True) as cold:
     print("open", flush=True)
     assert sys.stdin.readline() == "compacted\\n"
     assert sum(len(ids) for ids, _ in scan) == 1990
-    assert (cold.meta("salt"), newest(path)) == (b"0", 2)
+    assert (cold.meta("salt"), newest(path), cold.current) == (b"0", 2, False)
+    assert cold.stats()["file_bytes"] > 0
 with Cold.open(path, readonly=True) as cold:
     assert (cold.meta("salt"), cold.generation) == (b"1", 2)
 """
