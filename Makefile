@@ -8,7 +8,7 @@ NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
 SECONDS ?= 60
 SEED ?=
 
-.PHONY: demo test lint crash heavy sanitize fuzz bench clean
+.PHONY: demo test lint crash heavy stress sanitize fuzz bench clean
 
 $(VENV)/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rowtide needs Python 3.11 or newer; set PYTHON=")'
@@ -51,6 +51,9 @@ sanitize: $(VENV)/test
 
 fuzz: $(VENV)/test
 	cd tests && ../$(PY) -m fuzz.run $(SECONDS) $(SEED)
+
+stress: $(VENV)/test
+	$(PY) -m pytest -m 'heavy or not heavy' tests/test_reader_stress.py -s
 
 bench: $(VENV)/bench
 	$(PY) benchmarks/run.py

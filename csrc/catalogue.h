@@ -45,6 +45,8 @@ class Catalogue {
     bool restored(int64_t n);
     bool restoring() const { return populating_.joinable(); }
     int64_t room() const { return std::ssize(seen_); }  // ordinals that restore() takes
+    // One item of a later epoch, new ones in the order of ordinals; nobody reads meanwhile. False: not such an item.
+    bool follow(uint64_t ordinal, int64_t id, const float* row);
     int64_t reserved() const { return reserved_; }
 
     // --- [any thread]

@@ -112,7 +112,7 @@ class Settings:
     def stored(cls, found: Any) -> "Settings":
         """The settings that a file holds: all of them, and as `resolve` would have them. CorruptionError."""
         names = {f.name for f in fields(cls)}
-        if not isinstance(found, dict) or found.keys() != names:
+        if not isinstance(found, dict) or found.keys() != names or None in found.values():
             raise CorruptionError("stored settings are not the settings of an engine")
         try:
             return cls.resolve(found, None)

@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +146,7 @@ class Directory:
 
     @classmethod
     def _open_existing(cls, path: Path) -> "Directory":
-        lock = _lock(path)
+        lock = hold(path)
         cold = log = None
         try:
             # Who made it may have been killed before its name was durable.
@@ -171,13 +171,13 @@ class Directory:
             os.close(self._lock)
 
 
-def checked_path(path: Any) -> Path:
+def checked_path(path: Any, name: str = "path") -> Path:
     try:
         found = os.fspath(path)
     except Exception as e:  # the caller's own __fspath__ may raise anything
-        raise ConfigError(f"path: got {describe(path)}, wanted a directory's path or ':memory:'") from e
+        raise ConfigError(f"{name}: got {describe(path)}, wanted a directory's path or ':memory:'") from e
     if not isinstance(found, str) or not found or "\0" in found:
-        raise ConfigError(f"path: got {describe(found)}, wanted a directory's path or ':memory:'")
+        raise ConfigError(f"{name}: got {describe(found)}, wanted a directory's path or ':memory:'")
     return Path(os.path.abspath(found))  # a later chdir must not move it, and "." cannot be renamed onto
 
 
@@ -197,36 +197,56 @@ def exists(path: Path) -> bool:
 
 
 def _create(path: Path, settings: Settings, mode: str) -> None:
+    made = {"format": FORMAT, "fingerprint": fingerprint()}
+    meta = {"created": json.dumps(made).encode(), **State.initial(settings).to_meta()}
+    try:
+        with made_aside(path, "path") as aside:
+            Cold.create(aside / "rows", meta).close()
+            Log.create(aside / "log").close()
+    except FileExistsError as e:
+        if mode == "x":
+            raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e
+
+
+@contextlib.contextmanager
+def made_aside(path: Path, name: str) -> Iterator[Path]:
+    """A new folder with a LOCK, to be filled in the block, that then gets the name `path`, durable; else it is deleted.
+
+    `name`: the argument that `path` came with. ConfigError without a parent directory; FileExistsError if somebody else
+    made `path` meanwhile.
+    """
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise ConfigError(f"path: the parent directory {parent} is not there")
+        raise ConfigError(f"{name}: the parent directory {parent} is not there")
     # A creation that was cut off leaves such a folder behind; nobody opens it, and it can be deleted.
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=parent))
     try:
-        made = {"format": FORMAT, "fingerprint": fingerprint()}
-        os.close(os.open(aside / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        meta = {"created": json.dumps(made).encode(), **State.initial(settings).to_meta()}
-        Cold.create(aside / "rows", meta).close()
-        Log.create(aside / "log").close()
+        make_lock(aside)
+        yield aside
         sync_directory(aside)
         try:
             os.rename(aside, path)
         except OSError as e:
-            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            if mode == "x":
-                raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e
-            shutil.rmtree(aside)  # theirs is opened
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
         sync_directory(parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def _lock(path: Path) -> int:
-    fd = os.open(path / "LOCK", os.O_RDWR | os.O_CLOEXEC)
+def make_lock(path: Path) -> None:
+    """The file that `hold` locks."""
+    os.close(os.open(path / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def hold(path: Path, *, shared: bool = False) -> int:
+    """Locks the directory and returns the descriptor that holds it: against everybody, or against a writer alone."""
+    how = os.O_RDONLY if shared else os.O_RDWR
+    fd = os.open(path / "LOCK", how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as e:
         os.close(fd)
         raise BusyError(f"{path}: another process, or another Engine of this one, has it open for writing") from e

@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+import numpy as np
+
 from .directory import Directory, State
 from .errors import EngineError
-from .log.record import require_sound
+from .events import Ids
+from .log.record import NO_IDS, require_sound
 from .rank.catalogue import Catalogue
 from .rank.history import History
+from .table import changes
 from .table.table import ITEMS, Table
 
 LOG_BYTES = 1 << 30  # an epoch is due when the log has grown by as much
@@ -40,6 +44,8 @@ class Epochs:
         self._thread = ThreadPoolExecutor(1, "rowtide-epoch")
         self._running: Future[None] | None = None
         self._saved_seq = directory.state.seq  # in LMDB
+        with directory.cold.snapshot() as saved:
+            self._number = changes.epoch_of(saved)
         self._drop_seq = 0
         self._error: BaseException | None = None
         self._interrupted = False
@@ -124,7 +130,10 @@ class Epochs:
         began = time.monotonic()
         committed = False
         try:
-            self._directory.cold.write(self._batches(), state.to_meta())
+            number = self._number + 1
+            meta = state.to_meta() | {changes.EPOCH: number.to_bytes(8, "little")}
+            self._directory.cold.write(self._batches(number, state.items), meta)
+            self._number = number
             committed = True
         finally:
             self._history.thaw(committed)  # it needs the frozen users, so it comes first
@@ -135,13 +144,15 @@ class Epochs:
         self._saved_seq = state.seq
         self._count += 1
 
-    def _batches(self) -> Iterator[list[tuple[bytes, bytes]]]:
+    def _batches(self, number: int, items: int) -> Iterator[list[tuple[bytes, bytes]]]:
         users = 0
         for batch in self._users.frozen():
             users += len(batch)
             yield batch
-        yield from self._items.frozen()
+        changed: list[Ids] = [NO_IDS]
+        yield from self._items.frozen(changed.append)
         yield from self._history.frozen(users)
+        yield changes.encode(number, np.concatenate(changed), items)
 
 
 def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, model: Any) -> None:

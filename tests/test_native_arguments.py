@@ -106,6 +106,7 @@ FUNCTIONS = {
     "update_rows": 9,
     "score_topk": 14,
     "row_bytes": 1,
+    "stored_bytes": 1,
     "isa": 0,
 }
 CLASSES = {"Warm", "History", "Catalogue", "LearnSettings", "Learner"}
@@ -240,6 +241,7 @@ def methods(made, rng):
         lambda: catalogue.restore(pick(i64(1, 2)), pick(u8(2, users.stored_bytes)), number(8, 8), number(10, 100)),
         lambda: catalogue.reserve_for(rng.choice([-(2**63), -1, 0, 1, 10, 100, 2**32 - 1, 2**63 - 1])),
         lambda: catalogue.restored(number(10)),
+        lambda: catalogue.follow(pick(i64(1, 2)), pick(u8(2, users.stored_bytes)), number(8, 8)),
         lambda: catalogue.topk(
             pick(f32(3, 8)), number(1, 2, 64), pick(None), pick(None), pick(None), pick(None), number(1, 2)
         ),

@@ -16,8 +16,11 @@ from typing import Any
 
 import lmdb
 
+import engine
 from engine.backend import native
 from engine.log.record import _CRC, _HEADER, HEADER_BYTES, parse_header
+from engine.table import cold_file
+from engine.table.cold_file import lock_file
 
 PAGE = 4096
 TELLING = [0, 1, 2, 3, 7, 8, 15, 16, 63, 64, 255, 256, 65_535, 65_536, 65_537, 2**31 - 1, 2**31, 2**32 - 1, 2**32]
@@ -39,7 +42,18 @@ def segments(path: Path) -> list[Path]:
 
 
 def data_file(path: Path) -> Path:
-    return path / "rows" / "data.mdb"
+    return newest_data_file(path / "rows")
+
+
+def newest_data_file(rows: Path) -> Path:
+    try:
+        return cold_file.data_file(rows, cold_file.newest(rows))
+    except engine.EngineError:  # it has been lost
+        return cold_file.data_file(rows)
+
+
+def _lmdb(path: Path) -> Any:
+    return lmdb.open(os.fspath(data_file(path)), subdir=False, create=False, map_size=1 << 26, lib_version=0)
 
 
 def _some_file(path: Path, rng: random.Random) -> Path:
@@ -49,7 +63,7 @@ def _some_file(path: Path, rng: random.Random) -> Path:
 
 def _any_file(path: Path, rng: random.Random) -> Path:
     """A file of the directory, also one that is not there (any more); nothing that a folder has replaced."""
-    files = [path / "LOCK", data_file(path), path / "rows" / "lock.mdb", *segments(path)]
+    files = [path / "LOCK", data_file(path), lock_file(data_file(path)), *segments(path)]
     return rng.choice([file for file in files if not file.is_dir()])
 
 
@@ -308,7 +322,7 @@ def forge_rows(path: Path, rng: random.Random) -> None:
     if not data_file(path).is_file():
         return
     try:
-        env = lmdb.open(os.fspath(path / "rows"), create=False, map_size=1 << 26, lib_version=0)
+        env = _lmdb(path)
     except lmdb.Error:
         return
     with env, env.begin(write=True) as txn:
@@ -351,7 +365,7 @@ FORGERY = [forge_a_header, forge_a_body, forge_settings, move_records, forge_row
 def put_pairs(path: Path, pairs: dict[bytes, bytes | None]) -> None:
     """Writes payloads under keys of LMDB, sealed, or deletes where None."""
     with (
-        lmdb.open(os.fspath(path / "rows"), create=False, map_size=1 << 26, lib_version=0) as env,
+        _lmdb(path) as env,
         env.begin(write=True) as txn,
     ):
         for key, payload in pairs.items():
@@ -362,5 +376,5 @@ def put_pairs(path: Path, pairs: dict[bytes, bytes | None]) -> None:
 
 
 def get_payload(path: Path, key: bytes) -> bytes:
-    with lmdb.open(os.fspath(path / "rows"), create=False, map_size=1 << 26, lib_version=0) as env, env.begin() as txn:
+    with _lmdb(path) as env, env.begin() as txn:
         return bytes(txn.get(key))[:-4]
