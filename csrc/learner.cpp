@@ -188,7 +188,7 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     negatives_.resize(at(n_negatives));
     losses_.resize(at(B));
     query_grads_.resize(at(B * stride));
-    scratch_.resize(at(2 * stride));
+    scratch_.resize(at(3 * stride));
     coefs_.resize(at(B + B * K));
     for (int64_t b = 0; b < B; ++b) queries_[at(b)] = users_.row(users[b]);
     for (int64_t b = 0; b < B; ++b) positives_[at(b)] = items_.row(items[b]);
@@ -202,12 +202,14 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
                          .positives = positives_.data(),
                          .negative_rows = negatives_.data(),
                          .weights = r.weights ? r.weights + b0 : nullptr,
+                         .values = nullptr,
+                         .offsets = nullptr,
                          .losses = losses_.data(),
                          .query_grads = query_grads_.data(),
                          .grad_stride = stride,
                          .positive_coefs = coefs_.data(),
                          .negative_coefs = coefs_.data() + B};
-    (shared ? kernels().softmax_grads : kernels().bpr_grads)(grads);
+    kernels().grads[static_cast<int>(s.loss)](grads);
     for (int64_t b = 0; b < B; ++b) *loss += losses_[at(b)];
 
     // Items first: their gradients are multiples of the users' vectors as they were.
@@ -225,12 +227,12 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
         }
     }
     groups_.build(term_slots_.data(), terms);
-    int64_t skipped = update(items_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, groups_);
+    int64_t skipped = update(items_, {Optimizer::adagrad, D, sources_.data(), coefs_.data(), coefs_.data(), s.lr, s.l2}, groups_);
 
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
     coefs_.assign(at(B), 1.0f);
     groups_.build(users, B);
-    skipped += update(users_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, false}, groups_);
+    skipped += update(users_, {Optimizer::adagrad, D, sources_.data(), coefs_.data(), nullptr, s.lr, s.l2}, groups_);
 
     for (int64_t from = 0; from < B; from += kLockRows) {
         const int64_t to = std::min(B, from + kLockRows);

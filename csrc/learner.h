@@ -11,8 +11,6 @@
 #include "kernels.h"
 #include "warm.h"
 
-enum class Loss { softmax = 0, bpr = 1 };
-
 struct LearnSettings {
     Loss loss;
     float lr, l2;

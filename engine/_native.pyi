@@ -40,21 +40,25 @@ def loss_grads(
     positives: _I64,
     negatives: _I64,
     weights: _F32 | None,
+    values: _F32 | None,
+    offsets: _F32 | None,
     losses: _F32,
     query_grads: _F32,
     positive_coefs: _F32,
     negative_coefs: _F32,
 ) -> None: ...
+def state_floats(optimizer: int, dim: int) -> int: ...
 def update_rows(
+    optimizer: int,
     rows: _F32,
     dim: int,
     slots: _I64,
     sources: _F32,
     source_index: _I64,
     coefs: _F32,
+    bias_coefs: _F32 | None,
     lr: float,
     l2: float,
-    bias: bool,
 ) -> int: ...
 def score_topk(
     queries: _F32,
