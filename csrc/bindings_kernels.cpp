@@ -124,6 +124,7 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
     const ScoreBlock all{vectors.data(), biases.data(), nullptr, n, vectors.shape(1)};
     const int64_t* item_ids = ids.data();
     const TopkTask task{.queries = queries.data(),
+                        .offsets = nullptr,
                         .n_queries = Q,
                         .query_stride = dim,
                         .dim = dim,

@@ -143,15 +143,17 @@ py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
     return py::make_tuple(vectors, biases);
 }
 
-py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const MaybeArray<int64_t>& exclude,
-               const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
-               const MaybeArray<int64_t>& include_offsets, int threads) {
+py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray<float>& offsets, int64_t k,
+               const MaybeArray<int64_t>& exclude, const MaybeArray<int64_t>& exclude_offsets,
+               const MaybeArray<int64_t>& include, const MaybeArray<int64_t>& include_offsets, int threads) {
     require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
     const int64_t Q = queries.shape(0), shown = c.size();
+    require(!offsets || offsets->size() == Q, "offsets must be [Q]");
     Array<int64_t> ids({Q, k}), counts(Q);
     Array<float> scores({Q, k});
     const TopkTask task{
         .queries = queries.data(),
+        .offsets = data_or_null(offsets),
         .n_queries = Q,
         .query_stride = c.dim(),
         .dim = c.dim(),
@@ -171,24 +173,32 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const
 }
 
 void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim, int64_t limit) {
-    const RowLayout layout(dim);
-    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
+    const int64_t width = rows.ndim() == 2 ? rows.shape(1) : 0;
+    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && width >= (dim + 1) * 4 + 24,
             "rows must be [n, stored_bytes]");
     py::gil_scoped_release nogil;
     std::vector<float> row(static_cast<size_t>(dim + 1));
     for (int64_t i = 0; i < ids.size(); ++i) {
-        const std::byte* stored = bytes_of(rows) + i * layout.stored_bytes;
+        const std::byte* stored = bytes_of(rows) + i * width;
         uint64_t ordinal;
-        std::memcpy(&ordinal, stored + layout.meta_offset + 16, 8);
+        std::memcpy(&ordinal, stored + width - 8, 8);
         if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
         std::memcpy(row.data(), stored, row.size() * 4);
         c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], row.data());
     }
 }
 
-RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& weights,
-                uint64_t first_seq) {
-    return {users.data(), items.data(), data_or_null(weights), users.size(), first_seq};
+RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
+                const MaybeArray<float>& weights, uint64_t first_seq) {
+    const int64_t n = users.size();
+    require(items.size() == n && (!values || values->size() == n) && (!weights || weights->size() == n),
+            "columns must be [N]");
+    return {users.data(), items.data(), data_or_null(values), data_or_null(weights), n, first_seq};
+}
+
+Optimizer optimizer_of(int optimizer) {
+    require(optimizer >= 0 && optimizer < kOptimizers, "no such optimizer");
+    return static_cast<Optimizer>(optimizer);
 }
 
 }  // namespace
@@ -197,10 +207,17 @@ void bind_tables(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
 
     m.def(
-        "row_bytes", [](int64_t dim) { return RowLayout(dim).stride + Warm::kOverheadBytes; }, py::arg("dim"),
+        "row_bytes",
+        [](int64_t dim, int optimizer) {
+            return RowLayout(dim, optimizer_of(optimizer)).stride + Warm::kOverheadBytes;
+        },
+        py::arg("dim"), py::arg("optimizer"),
         "RAM of one warm row, with its share of the index and the bookkeeping.");
     py::class_<Warm>(m, "Warm")
-        .def(py::init<int64_t, int64_t, bool>(), py::arg("dim"), py::arg("capacity"), py::arg("ordinals"))
+        .def(py::init([](int64_t dim, int optimizer, int64_t capacity, bool ordinals) {
+                 return std::make_unique<Warm>(dim, optimizer_of(optimizer), capacity, ordinals);
+             }),
+             py::arg("dim"), py::arg("optimizer"), py::arg("capacity"), py::arg("ordinals"))
         .def("peek", &peek, fixed("ids"))
         .def("fill", &fill, fixed("ids"), fixed("rows"))
         .def("freeze", &Warm::freeze)
@@ -261,20 +278,23 @@ void bind_tables(py::module_& m) {
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
         .def("restored", &Catalogue::restored, py::arg("n"))
-        .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),
+        .def("topk", &topk, fixed("queries"), fixed("offsets").none(true), py::arg("k"), fixed("exclude").none(true),
              fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
              py::arg("threads"))
         .def_property_readonly("bytes", &Catalogue::bytes)
         .def("__len__", &Catalogue::size);
 
     py::class_<LearnSettings>(m, "LearnSettings")
-        .def(py::init([](int loss, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
-                 require(loss == 0 || loss == 1, "loss must be 0 or 1");
-                 require(batch_size > 0 && negatives > 0, "batch_size and negatives must be positive");
-                 return LearnSettings{static_cast<Loss>(loss), lr, l2, negatives, batch_size, seed};
+        .def(py::init([](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size,
+                         uint64_t seed) {
+                 require(loss >= 0 && loss < kLosses, "no such loss");
+                 const auto kind = static_cast<Loss>(loss);
+                 require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
+                         "batch_size must be positive, and negatives for losses that have them");
+                 return LearnSettings{kind, optimizer_of(optimizer), lr, l2, negatives, batch_size, seed};
              }),
-             py::arg("loss"), py::arg("lr"), py::arg("l2"), py::arg("negatives"), py::arg("batch_size"),
-             py::arg("seed"))
+             py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("l2"), py::arg("negatives"),
+             py::arg("batch_size"), py::arg("seed"))
         .def_property_readonly("users_needed", &Learner::users_needed)
         .def_property_readonly("items_needed", &Learner::items_needed);
 
@@ -286,9 +306,8 @@ void bind_tables(py::module_& m) {
             "plan",
             [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
                const MaybeArray<float>& weights, uint64_t first_seq, int64_t from) {
-                require(users.size() == items.size() && from >= 0 && from < users.size(),
-                        "users and items must be [N]");
-                const RecordView r = view(users, items, weights, first_seq);
+                require(from >= 0 && from < users.size(), "start must be an event");
+                const RecordView r = view(users, items, {}, weights, first_seq);
                 py::gil_scoped_release nogil;
                 return static_cast<int>(l.plan(s, r, from));
             },
@@ -300,8 +319,9 @@ void bind_tables(py::module_& m) {
         .def(
             "learn",
             [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
-               const MaybeArray<float>& weights, uint64_t first_seq) {
-                const RecordView r = view(users, items, weights, first_seq);
+               const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq) {
+                require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
+                const RecordView r = view(users, items, values, weights, first_seq);
                 Learned out;
                 {
                     py::gil_scoped_release nogil;
@@ -310,7 +330,17 @@ void bind_tables(py::module_& m) {
                 return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm,
                                       out.cold);
             },
-            py::arg("settings"), fixed("users"), fixed("items"), fixed("weights").none(true), py::arg("first_seq"))
+            py::arg("settings"), fixed("users"), fixed("items"), fixed("values").none(true),
+            fixed("weights").none(true), py::arg("first_seq"))
+        .def(
+            "base",
+            [](const Learner& l, const LearnSettings& s) {
+                std::lock_guard lock(l.users().mutex());
+                return l.base(s.loss);
+            },
+            py::arg("settings"))
+        .def_readwrite("value_sum", &Learner::value_sum)
+        .def_readwrite("value_weight", &Learner::value_weight)
         .def_property(
             "mean",
             [](const Learner& l) {

@@ -192,6 +192,12 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     coefs_.resize(at(B + B * K));
     for (int64_t b = 0; b < B; ++b) queries_[at(b)] = users_.row(users[b]);
     for (int64_t b = 0; b < B; ++b) positives_[at(b)] = items_.row(items[b]);
+    const bool pointwise = is_pointwise(s.loss);
+    if (pointwise) {
+        const float origin = base(s.loss);
+        offsets_.resize(at(B));
+        for (int64_t b = 0; b < B; ++b) offsets_[at(b)] = origin + queries_[at(b)][D];
+    }
     for (int64_t k = 0; k < n_negatives; ++k) {
         negatives_[at(k)] = negatives[k] == kNone ? nullptr : items_.row(negatives[k]);
     }
@@ -202,8 +208,8 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
                          .positives = positives_.data(),
                          .negative_rows = negatives_.data(),
                          .weights = r.weights ? r.weights + b0 : nullptr,
-                         .values = nullptr,
-                         .offsets = nullptr,
+                         .values = pointwise ? r.values + b0 : nullptr,
+                         .offsets = pointwise ? offsets_.data() : nullptr,
                          .losses = losses_.data(),
                          .query_grads = query_grads_.data(),
                          .grad_stride = stride,
@@ -227,12 +233,16 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
         }
     }
     groups_.build(term_slots_.data(), terms);
-    int64_t skipped = update(items_, {Optimizer::adagrad, D, sources_.data(), coefs_.data(), coefs_.data(), s.lr, s.l2}, groups_);
+    int64_t skipped = update(items_, {s.optimizer, D, sources_.data(), coefs_.data(), coefs_.data(), s.lr, s.l2}, groups_);
 
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
+    // A user's bias adds to the score of a pair; among the items of one user it would rank nothing.
+    if (pointwise) bias_coefs_.swap(coefs_);
     coefs_.assign(at(B), 1.0f);
     groups_.build(users, B);
-    skipped += update(users_, {Optimizer::adagrad, D, sources_.data(), coefs_.data(), nullptr, s.lr, s.l2}, groups_);
+    skipped += update(
+        users_, {s.optimizer, D, sources_.data(), coefs_.data(), pointwise ? bias_coefs_.data() : nullptr, s.lr, s.l2},
+        groups_);
 
     for (int64_t from = 0; from < B; from += kLockRows) {
         const int64_t to = std::min(B, from + kLockRows);
@@ -245,6 +255,11 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
                 m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
                 m.count += m.count != UINT32_MAX;
                 history_.add(users[b], r.items[b0 + b], m.seq);
+                if (pointwise) {
+                    const double weight = r.weights ? r.weights[b0 + b] : 1.0;
+                    value_sum += weight * r.values[b0 + b];
+                    value_weight += weight;
+                }
                 ++mean_count;
                 const float rate = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
                 kernels().move_mean(mean.data(), users_.row(users[b]), rate, D);
@@ -258,6 +273,15 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
         }
     }
     return skipped;
+}
+
+float Learner::base(Loss loss) const {
+    if (loss == Loss::squared) return value_weight > 0 ? static_cast<float>(value_sum / value_weight) : 0.0f;
+    if (loss != Loss::logistic) return 0.0f;
+    constexpr double kMost = 1e38;  // of what float32 holds
+    const double ones = std::min(2 * value_sum + 1, kMost);
+    const double zeros = std::min(2 * (value_weight - value_sum) + 1, kMost);
+    return kernels().ln(static_cast<float>(ones)) - kernels().ln(static_cast<float>(zeros));
 }
 
 Learned Learner::learn(const LearnSettings& s, const RecordView& r) {

@@ -13,15 +13,17 @@
 
 struct LearnSettings {
     Loss loss;
+    Optimizer optimizer;
     float lr, l2;
     int64_t negatives, batch_size;
     uint64_t seed;
 };
 
-// One record's events; `weights` may be null. Event i has seq first_seq + i.
+// One record's events; `values` (labels or ratings) is null for losses that rank, `weights` may be null. Event i has seq
+// first_seq + i.
 struct RecordView {
     const int64_t *users, *items;
-    const float* weights;
+    const float *values, *weights;
     int64_t n;
     uint64_t first_seq;
 };
@@ -57,6 +59,9 @@ class Learner {
     Warm& items() const { return items_; }
     // Learns the planned window and unpins it.
     Learned learn(const LearnSettings& s, const RecordView& r);
+    // What a pair is predicted to be before anything is known of either: the mean of the values so far; logistic: the
+    // log odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. Caller holds the users' lock.
+    float base(Loss loss) const;
     int64_t window_events() const { return end_ - begin_; }
 
   private:
@@ -67,6 +72,8 @@ class Learner {
   public:
     std::vector<float> mean;  // of the users' vectors, running over events (table state)
     uint64_t mean_count = 0;  // events in it
+    // The values learned so far, weighted: their sum, and that of the weights (table state).
+    double value_sum = 0, value_weight = 0;
     // Rows of each table as of the last learned window: plan() counts new rows before they are made.
     int64_t learned_users = 0, learned_items = 0;
 
@@ -85,7 +92,7 @@ class Learner {
     std::vector<uint64_t> ordinals_;
     // scratch of one micro-batch
     std::vector<const float*> queries_, positives_, negatives_, sources_;
-    std::vector<float> losses_, query_grads_, coefs_, scratch_, weights_;
+    std::vector<float> losses_, query_grads_, coefs_, bias_coefs_, offsets_, scratch_;
     std::vector<uint32_t> term_slots_;
     std::vector<float*> rows_;
     Groups groups_;

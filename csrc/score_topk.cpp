@@ -54,6 +54,13 @@ bool excluded(const TopkTask& t, int64_t query, int64_t position) {
     return std::binary_search(p + t.exclude.offsets[query], p + t.exclude.offsets[query + 1], position);
 }
 
+// The scores of items [from, to) of one block.
+void score_items(const TopkTask& t, int64_t query, const ScoreBlock& block, int64_t from, int64_t to, float* scores) {
+    kernels().score_items(t.queries + query * t.query_stride, t.dim, block, from, to, scores);
+    if (t.offsets)
+        for (int64_t i = 0; i < to - from; ++i) scores[i] += t.offsets[query];
+}
+
 // All items in [from, to) for queries [q0, q1). Items are the outer loop, in runs that stay in the cache for all
 // queries.
 void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, Best* best) {
@@ -69,7 +76,7 @@ void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, B
             Best& b = best[q - q0];
             for (int64_t i = at; i < end;) {
                 const int64_t stop = std::min(end, i - (i - first) % kItemsPerVersion + kItemsPerVersion);
-                kernel.score_items(t.queries + q * t.query_stride, t.dim, block, i - first, stop - first, scores);
+                score_items(t, q, block, i - first, stop - first, scores);
                 if (kernel.any_at_least(scores, stop - i, b.threshold())) {
                     for (int64_t j = i; j < stop; ++j)
                         if (scores[j - i] >= b.threshold() && !excluded(t, q, j))
@@ -91,7 +98,7 @@ void scan_included(const TopkTask& t, int64_t q, Best* best) {
         int64_t first;
         const int64_t* ids;
         const ScoreBlock block = t.block(at, &first, &ids);
-        kernels().score_items(t.queries + q * t.query_stride, t.dim, block, at - first, at - first + 1, &score);
+        score_items(t, q, block, at - first, at - first + 1, &score);
         best->offer(score, ids[at - first]);
     }
 }

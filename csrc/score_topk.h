@@ -14,6 +14,7 @@ struct PositionLists {
 
 struct TopkTask {
     const float* queries;  // [Q, query_stride]
+    const float* offsets;  // [Q], added to all scores of a query; null for none
     int64_t n_queries, query_stride, dim, n_items, k;
     PositionLists exclude, include;  // exclude wins
     // The block that holds `position`: its first position and the ids of its items.
