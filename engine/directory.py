@@ -43,6 +43,7 @@ class State:
     mean_count: int
     settings: Settings
     positions: dict[str, bytes]
+    value_sums: tuple[float, float] = (0.0, 0.0)
     bit_exact: bool = True
 
     def to_meta(self) -> dict[str, bytes]:
@@ -51,6 +52,7 @@ class State:
             "users": self.users,
             "items": self.items,
             "mean_count": self.mean_count,
+            "value_sums": self.value_sums,
             "settings": self.settings.as_dict(),
             "positions": {source: position.hex() for source, position in self.positions.items()},
             "bit_exact": self.bit_exact,
@@ -75,6 +77,7 @@ class State:
             mean_count=fields["mean_count"],
             settings=Settings(**fields["settings"]),
             positions={source: bytes.fromhex(position) for source, position in fields["positions"].items()},
+            value_sums=tuple(fields["value_sums"]),
             bit_exact=fields["bit_exact"] and made["fingerprint"] == fingerprint(),
         )
 

@@ -148,7 +148,7 @@ def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalo
     state = directory.state
     if len(state.mean) != state.settings.dim:
         raise CorruptionError("the running mean in LMDB has another dim than the settings")
-    model.restore(state.mean, state.mean_count, state.users, state.items)
+    model.restore(state.mean, state.mean_count, state.users, state.items, state.value_sums)
     items = tables[1]
     catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items)
 

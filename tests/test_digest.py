@@ -14,6 +14,7 @@ import pytest
 
 import engine
 from engine.backend import native
+from engine.table.table import row_bytes
 
 DIM, STEP = 16, 64
 USERS, ITEMS, EVENTS = 60_000, 60_000, 200_000
@@ -81,7 +82,7 @@ def test_two_threads(law):
 def test_a_twentieth_of_the_rows_in_memory(law, home):
     loss, data, digest = law
     room = min(len(np.unique(column)) for column in data.T) // 20
-    warm_bytes = -(-room * native.row_bytes(DIM) * 16 // 7)  # 7/16 of it is for each table
+    warm_bytes = -(-room * row_bytes(DIM, "adagrad") * 16 // 7)  # 7/16 of it is for each table
     found, stats = learn(home, loss, data, warm_bytes=warm_bytes)
     assert found == digest
     for table in ("users", "items"):

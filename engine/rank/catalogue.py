@@ -78,15 +78,26 @@ class Catalogue:
         return scores
 
     def topk(
-        self, queries: Floats, k: int, *, exclude: Sequence[Lists], include: Lists, threads: int
+        self,
+        queries: Floats,
+        k: int,
+        *,
+        offsets: Floats | None = None,
+        exclude: Sequence[Lists],
+        include: Lists,
+        threads: int,
     ) -> tuple[Ids, Floats, Ids]:
-        """The best k of the catalogue for each query [n, dim]: ids [n, k], scores [n, k], counts [n]."""
+        """The best k of the catalogue for each query [n, dim]: ids [n, k], scores [n, k], counts [n].
+
+        offsets [n] are added to all scores of a query: they change no rank but where adding rounds to a tie.
+        """
         n = len(queries)
         shared = [self._positions(x) for x in (*exclude, include) if isinstance(x, np.ndarray)]
         chunk = int(max(1, min(_MOST_QUERIES, _MOST_POSITIONS // (1 + sum(map(len, shared))))))
         parts = [
             self.native.topk(
                 queries[start : start + chunk],
+                None if offsets is None else offsets[start : start + chunk],
                 k,
                 *self._filter(exclude, start, min(n, start + chunk)),
                 *self._filter([include], start, min(n, start + chunk)),

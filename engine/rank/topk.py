@@ -24,13 +24,16 @@ class Rows(Protocol):
 
     def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]: ...
     def floats(self, rows: NDArray[np.uint8]) -> Floats: ...
+    def biases(self, rows: NDArray[np.uint8]) -> Floats: ...
 
 
 class Strangers(Protocol):
-    """What a user without a row is ranked with."""
+    """What a user without a row is ranked with, and what the scores of all pairs add to."""
 
     @property
     def mean(self) -> Floats: ...
+    @property
+    def base(self) -> float: ...
 
 
 class Ranker:
@@ -64,13 +67,14 @@ class Ranker:
             ids = None
             queries, scalar = query_vectors("vectors", vectors, self._catalogue.dim)
             known = np.ones(len(queries), np.bool_)
+            offsets = np.full(len(queries), self._strangers.base, np.float32)
         else:
             ids = id_array("users", users)
             scalar = ids.ndim == 0
             if ids.ndim > 1:
                 raise InputError(f"users: got {describe(ids)}, wanted a scalar or a 1-D column")
             ids = ids.reshape(-1)
-            known, queries = self._known_users(ids)
+            known, queries, offsets = self._known_users(ids)
             if unknown == "raise" and not known.all():
                 raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
             queries[~known] = self._strangers.mean
@@ -83,6 +87,7 @@ class Ranker:
         found, scores, counts = self._catalogue.topk(
             queries,
             min(k, max(1, len(self._catalogue))),
+            offsets=offsets if offsets.any() else None,
             exclude=filters,
             include=chosen,
             threads=self._threads,
@@ -105,7 +110,7 @@ class Ranker:
         except ValueError as e:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
         distinct, which = np.unique(u, return_inverse=True)
-        known, vectors = self._known_users(distinct)
+        known, vectors, offsets = self._known_users(distinct)
         if not known.all():
             raise UnknownIdError(f"users: {int(distinct[~known][0])} has no row")
         ordinals = self._known_items(np.ascontiguousarray(i).reshape(-1))
@@ -113,12 +118,12 @@ class Ranker:
         scores: Floats = np.empty(len(which), np.float32)
         for start in range(0, len(which), _PAIRS):
             part = slice(start, start + _PAIRS)
-            scores[part] = self._catalogue.score(vectors[which[part]], ordinals[part])
+            scores[part] = self._catalogue.score(vectors[which[part]], ordinals[part]) + offsets[which[part]]
         scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
 
     def user_vectors(self, ids: Ids) -> Floats:
-        known, vectors = self._known_users(ids)
+        known, vectors, _ = self._known_users(ids)
         if not known.all():
             raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
         return vectors
@@ -126,9 +131,11 @@ class Ranker:
     def item_vectors(self, ids: Ids) -> Floats:
         return self._catalogue.read(self._known_items(ids))[0]
 
-    def _known_users(self, ids: Ids) -> tuple[NDArray[np.bool_], Floats]:
+    def _known_users(self, ids: Ids) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        """Which users have a row, their vectors, and what is added to all of a user's scores: base and bias."""
         known, rows = self._users.peek(ids)
-        return known, self._users.floats(rows)
+        biases = np.where(known, self._users.biases(rows), np.float32(0))
+        return known, self._users.floats(rows), biases + np.float32(self._strangers.base)
 
     def _known_items(self, ids: Ids) -> Ids:
         ordinals = self._catalogue.ordinals(ids)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import native
+from ..config import OPTIMIZERS
 from ..events import Ids
 from .cold import Cold
 
@@ -22,21 +23,26 @@ _MOST_ROWS = 2**31
 _CHUNK = 2048  # rows copied, sealed or digested at a time: about half a megabyte
 
 
-def capacities(dim: int, warm_bytes: int | None) -> tuple[int, int, int]:
+def row_bytes(dim: int, optimizer: str) -> int:
+    """RAM of one warm row, with its share of the index and the bookkeeping."""
+    return int(native.row_bytes(dim, OPTIMIZERS.index(optimizer)))
+
+
+def capacities(dim: int, optimizer: str, warm_bytes: int | None) -> tuple[int, int, int]:
     """What `warm_bytes` has room for: rows of users, rows of items (7/16 each), bytes of history (1/8). None: all."""
     if warm_bytes is None:
         return _MOST_ROWS, _MOST_ROWS, 2**62
-    rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // native.row_bytes(dim)))
+    rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // row_bytes(dim, optimizer)))
     return rows, rows, warm_bytes // 8
 
 
 class Table:
     """`number` is the table's first key byte in LMDB; `cold` is None in memory."""
 
-    def __init__(self, number: int, dim: int, capacity: int, cold: Cold | None):
+    def __init__(self, number: int, dim: int, optimizer: str, capacity: int, cold: Cold | None):
         self.number = number
         self.dim = dim
-        self.warm: Any = native.Warm(dim, capacity, number == ITEMS)
+        self.warm: Any = native.Warm(dim, OPTIMIZERS.index(optimizer), capacity, number == ITEMS)
         self.cold = cold
 
     def __len__(self) -> int:
@@ -64,6 +70,10 @@ class Table:
     def floats(self, rows: Rows) -> NDArray[np.float32]:
         """The vectors of rows, float32 [n, dim]."""
         return np.ascontiguousarray(rows[:, : 4 * self.dim]).view(np.float32)
+
+    def biases(self, rows: Rows) -> NDArray[np.float32]:
+        """The biases of rows, float32 [n]."""
+        return np.ascontiguousarray(rows[:, 4 * self.dim : 4 * self.dim + 4]).view(np.float32).reshape(-1)
 
     def deliver(self, missing: Ids, first: Callable[[Ids], None] | None = None) -> None:
         """Fills the slots that wait for `missing` with what LMDB has.

@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...backend import native
+from ...config import LOSSES
 from ...errors import InputError
+from ...events import POINTWISE
 from ..arguments import F32, I64, MAX_DIM, floats, integer, integers, rows_in_place, within
 
 __all__ = ["LOSSES", "POINTWISE", "Loss", "LossGrads", "loss_grads"]
 
 Loss = Literal["softmax", "bpr", "logistic", "squared"]
-LOSSES = {"softmax": 0, "bpr": 1, "logistic": 2, "squared": 3}  # as the C++ core numbers them
-POINTWISE = ("logistic", "squared")  # learn a value for each pair, instead of ranking the positive above negatives
 
 
 class LossGrads(NamedTuple):
@@ -101,5 +101,5 @@ def loss_grads(
         positive_coefs=np.empty(events, dtype=np.float32),
         negative_coefs=np.empty((events, negatives.shape[-1]), dtype=np.float32),
     )
-    native.loss_grads(LOSSES[loss], queries, rows, dim, positives, negatives, weights, values, offsets, *result)
+    native.loss_grads(LOSSES.index(loss), queries, rows, dim, positives, negatives, weights, values, offsets, *result)
     return result

@@ -7,20 +7,20 @@ slab: no other call may read or write the rows meanwhile. The GIL is released wh
 from typing import Literal
 
 from ...backend import native
+from ...config import OPTIMIZERS
 from ...errors import InputError
 from ..arguments import F32, I64, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
 
 __all__ = ["OPTIMIZERS", "Optimizer", "state_floats", "update_rows"]
 
 Optimizer = Literal["adagrad", "adam", "sgd"]
-OPTIMIZERS = {"adagrad": 0, "adam": 1, "sgd": 2}  # as the C++ core numbers them
 
 
 def state_floats(optimizer: Optimizer, dim: int) -> int:
     """How many floats an optimizer keeps behind the bias of a row."""
     if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
         raise InputError(f"optimizer: got {optimizer!r}, wanted one of {', '.join(OPTIMIZERS)}")
-    return native.state_floats(OPTIMIZERS[optimizer], dim)
+    return native.state_floats(OPTIMIZERS.index(optimizer), dim)
 
 
 def update_rows(
@@ -83,5 +83,5 @@ def update_rows(
         apart("bias_coefs", bias_coefs, rows)
     lr, l2 = rate("lr", lr), rate("l2", l2)
     return native.update_rows(
-        OPTIMIZERS[optimizer], rows, dim, slots, sources, source_index, coefs, bias_coefs, lr, l2
+        OPTIMIZERS.index(optimizer), rows, dim, slots, sources, source_index, coefs, bias_coefs, lr, l2
     )
