@@ -20,9 +20,9 @@ MOST_TERMS = 2**26  # of a micro-batch: about 1.5 GiB of working memory
 # measurements.
 DEFAULT_LR = {
     "softmax": {"adagrad": 0.25, "adam": 0.01, "sgd": 0.1},
-    "bpr": {"adagrad": 0.1, "adam": 0.01, "sgd": 0.1},
-    "logistic": {"adagrad": 0.1, "adam": 0.01, "sgd": 0.1},
-    "squared": {"adagrad": 0.1, "adam": 0.01, "sgd": 0.01},
+    "bpr": {"adagrad": 0.1, "adam": 0.01, "sgd": 0.3},
+    "logistic": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.1},
+    "squared": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.03},
 }
 DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16, "logistic": 0, "squared": 0}
 
@@ -103,7 +103,9 @@ class Settings:
             elif name == "batch_size":
                 checked[name] = _whole(name, x, 1, 65_536)
             elif name == "negatives":
-                checked[name] = _whole(name, x, *((0, 0) if loss in POINTWISE else (1, 65_536)))
+                if loss in POINTWISE and _whole(name, x, 0, 65_536):
+                    raise ConfigError(f"negatives: got {x}, wanted 0: the loss {loss!r} learns from values")
+                checked[name] = 0 if loss in POINTWISE else _whole(name, x, 1, 65_536)
         if stored:
             for name in cls.FIXED:
                 if name in checked and checked[name] != getattr(stored, name):
