@@ -155,9 +155,8 @@ void bind_kernels(py::module_& m) {
     m.def("pool_rows", &pool_rows, fixed("rows"), fixed("dim"), fixed("slots"), fixed("offsets").none(true),
           fixed("weights").none(true), fixed("out"));
     m.def("loss_grads", &loss_grads, fixed("loss"), fixed("queries"), fixed("rows"), fixed("dim"), fixed("positives"),
-          fixed("negatives"), fixed("weights").none(true), fixed("values").none(true),
-          fixed("offsets").none(true), fixed("losses"), fixed("query_grads"), fixed("positive_coefs"),
-          fixed("negative_coefs"));
+          fixed("negatives"), fixed("weights").none(true), fixed("values").none(true), fixed("offsets").none(true),
+          fixed("losses"), fixed("query_grads"), fixed("positive_coefs"), fixed("negative_coefs"));
     m.def(
         "state_floats",
         [](int optimizer, int64_t dim) {

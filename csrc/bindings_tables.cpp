@@ -177,14 +177,14 @@ void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows
     require(rows.ndim() == 2 && rows.shape(0) == ids.size() && width >= (dim + 1) * 4 + 24,
             "rows must be [n, stored_bytes]");
     py::gil_scoped_release nogil;
-    std::vector<float> row(static_cast<size_t>(dim + 1));
+    constexpr int64_t kAhead = 16;
     for (int64_t i = 0; i < ids.size(); ++i) {
+        if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
         const std::byte* stored = bytes_of(rows) + i * width;
         uint64_t ordinal;
         std::memcpy(&ordinal, stored + width - 8, 8);
         if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
-        std::memcpy(row.data(), stored, row.size() * 4);
-        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], row.data());
+        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
     }
 }
 
@@ -211,8 +211,7 @@ void bind_tables(py::module_& m) {
         [](int64_t dim, int optimizer) {
             return RowLayout(dim, optimizer_of(optimizer)).stride + Warm::kOverheadBytes;
         },
-        py::arg("dim"), py::arg("optimizer"),
-        "RAM of one warm row, with its share of the index and the bookkeeping.");
+        py::arg("dim"), py::arg("optimizer"), "RAM of one warm row, with its share of the index and the bookkeeping.");
     py::class_<Warm>(m, "Warm")
         .def(py::init([](int64_t dim, int optimizer, int64_t capacity, bool ordinals) {
                  return std::make_unique<Warm>(dim, optimizer_of(optimizer), capacity, ordinals);
@@ -277,6 +276,7 @@ void bind_tables(py::module_& m) {
         .def("read", &read_items, fixed("ordinals"))
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
+        .def("reserve_for", &Catalogue::reserve_for, py::arg("n"))
         .def("restored", &Catalogue::restored, py::arg("n"))
         .def("topk", &topk, fixed("queries"), fixed("offsets").none(true), py::arg("k"), fixed("exclude").none(true),
              fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
@@ -285,14 +285,14 @@ void bind_tables(py::module_& m) {
         .def("__len__", &Catalogue::size);
 
     py::class_<LearnSettings>(m, "LearnSettings")
-        .def(py::init([](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size,
-                         uint64_t seed) {
-                 require(loss >= 0 && loss < kLosses, "no such loss");
-                 const auto kind = static_cast<Loss>(loss);
-                 require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
-                         "batch_size must be positive, and negatives for losses that have them");
-                 return LearnSettings{kind, optimizer_of(optimizer), lr, l2, negatives, batch_size, seed};
-             }),
+        .def(py::init(
+                 [](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
+                     require(loss >= 0 && loss < kLosses, "no such loss");
+                     const auto kind = static_cast<Loss>(loss);
+                     require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
+                             "batch_size must be positive, and negatives for losses that have them");
+                     return LearnSettings{kind, optimizer_of(optimizer), lr, l2, negatives, batch_size, seed};
+                 }),
              py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("l2"), py::arg("negatives"),
              py::arg("batch_size"), py::arg("seed"))
         .def_property_readonly("users_needed", &Learner::users_needed)

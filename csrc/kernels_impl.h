@@ -1,5 +1,5 @@
-// The kernels, once, over the V16 of the including file: it defines ISA (avx512, avx2, portable) and includes the lanes first.
-// Everything is in an unnamed namespace: a function compiled for one instruction set must never serve another.
+// The kernels, once, over the V16 of the including file: it defines ISA (avx512, avx2, portable) and includes the lanes
+// first. Everything is in an unnamed namespace: a function compiled for one instruction set must never serve another.
 #include <algorithm>
 #include <cmath>
 

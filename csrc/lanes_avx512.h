@@ -11,9 +11,7 @@ struct V16 {
     __m512 v;
 };
 
-inline __mmask16 tail_mask(int64_t n) {
-    return static_cast<__mmask16>(n >= 16 ? 0xFFFF : n <= 0 ? 0 : (1 << n) - 1);
-}
+inline __mmask16 tail_mask(int64_t n) { return static_cast<__mmask16>(n >= 16 ? 0xFFFF : n <= 0 ? 0 : (1 << n) - 1); }
 inline V16 set1(float x) { return {_mm512_set1_ps(x)}; }
 // The first n floats at p (16 if n is more); the other lanes are 0 and their memory is not touched.
 inline V16 load(const float* p, int64_t n = 16) {

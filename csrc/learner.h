@@ -19,8 +19,8 @@ struct LearnSettings {
     uint64_t seed;
 };
 
-// One record's events; `values` (labels or ratings) is null for losses that rank, `weights` may be null. Event i has seq
-// first_seq + i.
+// One record's events; `values` (labels or ratings) is null for losses that rank, `weights` may be null. Event i has
+// seq first_seq + i.
 struct RecordView {
     const int64_t *users, *items;
     const float *values, *weights;
@@ -60,7 +60,8 @@ class Learner {
     // Learns the planned window and unpins it.
     Learned learn(const LearnSettings& s, const RecordView& r);
     // What a pair is predicted to be before anything is known of either: the mean of the values so far; logistic: the
-    // log odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. Caller holds the users' lock.
+    // log odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. Caller holds the users'
+    // lock.
     float base(Loss loss) const;
     int64_t window_events() const { return end_ - begin_; }
 

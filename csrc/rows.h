@@ -1,7 +1,7 @@
 // The layout of a row and the memory that rows live in.
 //
-// A row: float[dim] vector, float bias, the optimizer's state (optimizer.h), padding to 8 bytes, then RowMeta. All of it
-// but the id is what LMDB holds (`stored_bytes`); the id stands last, so that the index needs no keys of its own.
+// A row: float[dim] vector, float bias, the optimizer's state (optimizer.h), padding to 8 bytes, then RowMeta. All of
+// it but the id is what LMDB holds (`stored_bytes`); the id stands last, so that the index needs no keys of its own.
 #pragma once
 #include <sys/mman.h>
 
@@ -46,6 +46,8 @@ class Pages {
     Pages(const Pages&) = delete;
     Pages& operator=(const Pages&) = delete;
     std::byte* data() const { return data_; }
+    // Has the kernel find the memory now, so that nobody waits for it at the first touch. Only a hint.
+    void populate() const { ::madvise(data_, bytes_, MADV_POPULATE_WRITE); }
     size_t bytes() const { return bytes_; }
 
   private:

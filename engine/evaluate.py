@@ -118,13 +118,14 @@ def prequential(
     """Judge `eng` on rows in time order: list for the row's user, see where the row's item stands, then learn the
     row.
 
-    users, items: integer ids [N], none -1. timestamps: [N] numbers or datetime64, not decreasing; given to `ingest`.
-    values: [N] labels or ratings, given to `ingest`; a row whose value is not above 0 is learned, but nobody is asked to
-    list its item. baskets: [N] of any type that compares: consecutive rows of one (user, basket) are one request, listed once before
-    any of them is learned; without it each row is a request. The lists of at least `eng.settings["batch_size"]` rows
-    (whole requests) are made before these rows are learned in one call. k: list lengths of the measures. warmup: the
-    share of rows, from the first, that are only learned, 0 <= warmup < 1; a request that begins before that line is
-    not judged. progress: called after every call learned with (rows done, rows in all, mean loss of the call).
+    users, items: integer ids [N], none -1. timestamps: [N] numbers or datetime64, not decreasing; given to
+    `ingest`. values: [N] labels or ratings, given to `ingest`; a row whose value is not above 0 is learned, but
+    nobody is asked to list its item. baskets: [N] of any type that compares: consecutive rows of one (user, basket)
+    are one request, listed once before any of them is learned; without it each row is a request. The lists of at
+    least `eng.settings["batch_size"]` rows (whole requests) are made before these rows are learned in one call. k:
+    list lengths of the measures. warmup: the share of rows, from the first, that are only learned, 0 <= warmup < 1;
+    a request that begins before that line is not judged. progress: called after every call learned with (rows done,
+    rows in all, mean loss of the call).
 
     Two measures. *all*: over every judged row, items already had may be listed. *new*: over the rows whose item the
     user had in no row before the request, the items already had taken off the list. Ties count against the model, an
@@ -183,10 +184,10 @@ def prequential(
     start = first
     while start < n:
         stop = int(past.bounds[np.searchsorted(past.bounds, min(start + step, n))])
-        a, b = start - first, stop - first
+        at = start - first
         asked = np.flatnonzero(counts[start:stop])
         if len(asked):
-            rank_all[a + asked], rank_new[a + asked] = _judge(eng, past, start + asked, depth)
+            rank_all[at + asked], rank_new[at + asked] = _judge(eng, past, start + asked, depth)
         total_loss += done(start, stop)
         start = stop
 

@@ -55,8 +55,8 @@ class Reading:
     def score(self, users: Any, items: Any) -> Any:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
 
-        They are what the loss learns to predict. "squared": the rating, which is the mean of all ratings + the biases of
-        user and item + user . item. "logistic": the log odds of a 1, in the same way; 1 / (1 + exp(-score)) is its
+        They are what the loss learns to predict. "squared": the rating, which is the mean of all ratings + the biases
+        of user and item + user . item. "logistic": the log odds of a 1, in the same way; 1 / (1 + exp(-score)) is its
         probability. "softmax" and "bpr": user . item + the item's bias, a number that ranks.
 
         Raises UnknownIdError for an id without a row.

@@ -40,7 +40,7 @@ with engine.open(path, epoch_seconds=0.2, **json.loads(settings)) as eng:
 
 
 def events(law):
-    """Users, items and, where the loss learns them, values: skewed ids; a stream that touches most rows now and then."""
+    """Users, items and, for some losses, values: skewed ids; a stream that touches most rows now and then."""
     loss = LAWS[law]["loss"]
     n = EVENTS if law == "bpr" else 20_000
     rng = np.random.default_rng(11)

@@ -57,6 +57,7 @@ class Catalogue:
 
     def restore(self, stored: Iterable[tuple[Ids, NDArray[np.uint8]]], n: int) -> None:
         """Fills the catalogue at opening from the item rows of LMDB; they must be the ordinals 0..n-1, each once."""
+        self.native.reserve_for(n)
         for ids, rows in stored:
             self.native.restore(ids, rows, self.dim, n)
         if not self.native.restored(n):

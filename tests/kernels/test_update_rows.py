@@ -202,8 +202,9 @@ def test_what_is_not_finite_leaves_its_row_alone(make_rows, close, optimizer, wr
         rows[2, end - 1 if optimizer == "adam" else dim + 1] = -1e6
     for bias in [False, True]:
         args, kinds = (slots, sources, source_index, coefs), {"dim": dim, "lr": 0.1, "optimizer": optimizer}
-        assert step(got := rows.copy(), *args, bias=bias, **kinds) == 1
-        assert step(expected := rows.copy(), *args, bias=bias, update=reference.update_rows, **kinds) == 1
+        got, expected = rows.copy(), rows.copy()
+        assert step(got, *args, bias=bias, **kinds) == 1
+        assert step(expected, *args, bias=bias, update=reference.update_rows, **kinds) == 1
         assert got[[1, 2, 3]].tobytes() == rows[[1, 2, 3]].tobytes()
         close("update_rows", got[[0, 4], :end], expected[[0, 4], :end])
         assert (got[[0, 4], :dim] != rows[[0, 4], :dim]).any()

@@ -73,7 +73,7 @@ def test_squared_recovers_a_planted_matrix(optimizer, lr):
 
 @pytest.mark.parametrize(("loss", "values"), [("logistic", [1, 0, 1]), ("squared", [5, 1, 4])])
 def test_weights_are_repetitions(loss, values):
-    """An event of weight 2 has the gradient of two equal ones in its micro-batch, and one of weight 0 teaches nothing."""
+    """An event of weight 2 has the gradient of two equal ones in its micro-batch; one of weight 0 teaches nothing."""
     settings = {"dim": 4, "loss": loss, "optimizer": "sgd", "lr": 0.125, "batch_size": 8}
     with engine.open(":memory:", **settings) as once, engine.open(":memory:", **settings) as twice:
         once.ingest([1, 2, 3], [7, 8, 9], values, weights=[2, 0, 1])

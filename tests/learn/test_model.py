@@ -88,9 +88,7 @@ class Plain:
             update_rows(self.rows, terms.reshape(-1), queries, event, coefs, coefs, **self.step)
             ones, order = np.ones(len(u), np.float32), np.arange(len(u))
             of_bias = grads.positive_coefs if self.pointwise else None
-            update_rows(
-                self.rows, user_slots, grads.query_grads.astype(np.float32), order, ones, of_bias, **self.step
-            )
+            update_rows(self.rows, user_slots, grads.query_grads.astype(np.float32), order, ones, of_bias, **self.step)
             for slot in user_slots:  # as the step left them
                 self.seen += 1
                 self.mean += np.float32(1 / min(self.seen, 4096)) * (self.rows[slot, :DIM] - self.mean)
