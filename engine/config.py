@@ -21,7 +21,7 @@ MOST_TERMS = 2**26  # of a micro-batch: about 1.5 GiB of working memory
 DEFAULT_LR = {
     "softmax": {"adagrad": 0.25, "adam": 0.01, "sgd": 0.1},
     "bpr": {"adagrad": 0.1, "adam": 0.01, "sgd": 0.3},
-    "logistic": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.1},
+    "logistic": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.05},
     "squared": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.03},
 }
 DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16, "logistic": 0, "squared": 0}
