@@ -1,5 +1,6 @@
 // Warm tiers, history, catalogue and learner for Python. Calls whose work grows with the data release the GIL.
 #include <algorithm>
+#include <tuple>
 
 #include "arrays.h"
 #include "bindings.h"
@@ -188,6 +189,27 @@ void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows
     }
 }
 
+bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim) {
+    const int64_t width = rows.ndim() == 2 ? rows.shape(1) : 0;
+    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && width >= (dim + 1) * 4 + 24,
+            "rows must be [n, stored_bytes]");
+    py::gil_scoped_release nogil;
+    std::vector<std::pair<uint64_t, int64_t>> order(static_cast<size_t>(ids.size()));
+    for (int64_t i = 0; i < ids.size(); ++i) {
+        auto& [ordinal, at] = order[static_cast<size_t>(i)];
+        std::memcpy(&ordinal, bytes_of(rows) + i * width + width - 8, 8);
+        at = i;
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<float> row(static_cast<size_t>(dim + 1));
+    for (const auto& [ordinal, i] : order) {
+        std::memcpy(row.data(), bytes_of(rows) + i * width, row.size() * 4);
+        if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
+    }
+    c.show_all();
+    return true;
+}
+
 RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
                 const MaybeArray<float>& weights, uint64_t first_seq) {
     const int64_t n = users.size();
@@ -207,11 +229,22 @@ void bind_tables(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
 
     m.def(
+        "stored_bytes", [](int64_t dim, int optimizer) { return RowLayout(dim, optimizer_of(optimizer)).stored_bytes; },
+        py::arg("dim"), py::arg("optimizer"), "Bytes of one row in LMDB.");
+    m.def(
         "row_bytes",
         [](int64_t dim, int optimizer) {
             return RowLayout(dim, optimizer_of(optimizer)).stride + Warm::kOverheadBytes;
         },
         py::arg("dim"), py::arg("optimizer"), "RAM of one warm row, with its share of the index and the bookkeeping.");
+    m.def(
+        "base_score",
+        [](int loss, double value_sum, double value_weight) {
+            require(loss >= 0 && loss < kLosses, "no such loss");
+            return base_score(static_cast<Loss>(loss), value_sum, value_weight);
+        },
+        py::arg("loss"), py::arg("value_sum"), py::arg("value_weight"),
+        "The score of a pair of which nothing is known.");
     py::class_<Warm>(m, "Warm")
         .def(py::init([](int64_t dim, int optimizer, int64_t capacity, bool ordinals) {
                  return std::make_unique<Warm>(dim, optimizer_of(optimizer), capacity, ordinals);
@@ -278,6 +311,7 @@ void bind_tables(py::module_& m) {
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
         .def("reserve_for", &Catalogue::reserve_for, py::arg("n"))
         .def("restored", &Catalogue::restored, py::arg("n"))
+        .def("follow", &follow, fixed("ids"), fixed("rows"), py::arg("dim"))
         .def("topk", &topk, fixed("queries"), fixed("offsets").none(true), py::arg("k"), fixed("exclude").none(true),
              fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
              py::arg("threads"))
@@ -332,15 +366,13 @@ void bind_tables(py::module_& m) {
             },
             py::arg("settings"), fixed("users"), fixed("items"), fixed("values").none(true),
             fixed("weights").none(true), py::arg("first_seq"))
-        .def(
-            "base",
-            [](const Learner& l, const LearnSettings& s) {
+        .def_property(
+            "value_sums",
+            [](const Learner& l) {
                 std::lock_guard lock(l.users().mutex());
-                return l.base(s.loss);
+                return std::pair(l.value_sum, l.value_weight);
             },
-            py::arg("settings"))
-        .def_readwrite("value_sum", &Learner::value_sum)
-        .def_readwrite("value_weight", &Learner::value_weight)
+            [](Learner& l, std::pair<double, double> sums) { std::tie(l.value_sum, l.value_weight) = sums; })
         .def_property(
             "mean",
             [](const Learner& l) {

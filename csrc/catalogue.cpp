@@ -107,6 +107,15 @@ bool Catalogue::restored(int64_t n) {
     return whole;
 }
 
+bool Catalogue::follow(uint64_t ordinal, int64_t id, const float* row) {
+    const auto at = static_cast<uint32_t>(ordinal);
+    const auto known = static_cast<uint64_t>(reserved_);
+    if (ordinal > known || find(id) != (ordinal < known ? at : kNone)) return false;
+    if (ordinal == known) reserve(id);
+    publish(&at, &row, 1);
+    return true;
+}
+
 void Catalogue::find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) const {
     const int64_t shown = size();
     for (int64_t start = 0; start < n; start += 1024) {

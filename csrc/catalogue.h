@@ -43,6 +43,8 @@ class Catalogue {
     void reserve_for(int64_t n);
     void restore(uint32_t ordinal, int64_t id, const float* row);
     bool restored(int64_t n);
+    // One item of a later epoch, new ones in the order of ordinals; nobody reads meanwhile. False: not such an item.
+    bool follow(uint64_t ordinal, int64_t id, const float* row);
     int64_t reserved() const { return reserved_; }
 
     // --- [any thread]

@@ -245,7 +245,7 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     for (int64_t b = 0; b < B; ++b) positives_[at(b)] = items_.row(items[b]);
     const bool pointwise = is_pointwise(s.loss);
     if (pointwise) {
-        const float origin = base(s.loss);
+        const float origin = base_score(s.loss, value_sum, value_weight);
         offsets_.resize(at(B));
         for (int64_t b = 0; b < B; ++b) offsets_[at(b)] = origin + queries_[at(b)][D];
     }
@@ -309,7 +309,7 @@ void Learner::count_values(const RecordView& r, int64_t b0, int64_t b1) {
     }
 }
 
-float Learner::base(Loss loss) const {
+float base_score(Loss loss, double value_sum, double value_weight) {
     if (loss == Loss::squared) return value_weight > 0 ? static_cast<float>(value_sum / value_weight) : 0.0f;
     if (loss != Loss::logistic) return 0.0f;
     constexpr double kMost = 1e38;  // of what float32 holds

@@ -33,6 +33,10 @@ struct Learned {
     int64_t events = 0, new_users = 0, new_items = 0, skipped = 0, warm = 0, cold = 0;
 };
 
+// What a pair is predicted to be before anything is known of either: the mean of the values so far; logistic: the log
+// odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. `value_sum` is of weight x value.
+float base_score(Loss loss, double value_sum, double value_weight);
+
 class Learner {
   public:
     Learner(Warm& users, Warm& items, Catalogue& catalogue, History& history)
@@ -59,10 +63,6 @@ class Learner {
     Warm& items() const { return items_; }
     // Learns the planned window and unpins it.
     Learned learn(const LearnSettings& s, const RecordView& r);
-    // What a pair is predicted to be before anything is known of either: the mean of the values so far; logistic: the
-    // log odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. Caller holds the users'
-    // lock.
-    float base(Loss loss) const;
     int64_t window_events() const { return end_ - begin_; }
 
   private:

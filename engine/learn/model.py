@@ -65,12 +65,13 @@ class Model:
     @property
     def base(self) -> float:
         """The score of a pair of which nothing is known: what all scores of logistic and squared add to. Else 0."""
-        return float(self._learner.base(self._native))
+        return float(native.base_score(LOSSES.index(self._settings.loss), *self.value_sums))
 
     @property
     def value_sums(self) -> tuple[float, float]:
         """Over the events so far: the sum of weight x value, and of weight."""
-        return self._learner.value_sum, self._learner.value_weight
+        sums: tuple[float, float] = self._learner.value_sums
+        return sums
 
     @property
     def mean_count(self) -> int:
@@ -83,7 +84,7 @@ class Model:
 
     def restore(self, mean: Floats, count: int, users: int, items: int, value_sums: tuple[float, float]) -> None:
         """At opening: the state that an epoch saved."""
-        self._learner.value_sum, self._learner.value_weight = value_sums
+        self._learner.value_sums = value_sums
         self._learner.mean = mean
         self._learner.mean_count = count
         self._learner.restore_totals(users, items)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..backend import native
 from ..config import OPTIMIZERS
 from ..events import Ids
-from .cold import Cold
+from .cold import Cold, Snapshot
 
 Rows = NDArray[np.uint8]
 
@@ -26,6 +26,11 @@ _CHUNK = 2048  # rows copied, sealed or digested at a time: about half a megabyt
 def row_bytes(dim: int, optimizer: str) -> int:
     """RAM of one warm row, with its share of the index and the bookkeeping."""
     return int(native.row_bytes(dim, OPTIMIZERS.index(optimizer)))
+
+
+def stored_bytes(dim: int, optimizer: str) -> int:
+    """Bytes of one row in LMDB."""
+    return int(native.stored_bytes(dim, OPTIMIZERS.index(optimizer)))
 
 
 def capacities(dim: int, optimizer: str, warm_bytes: int | None) -> tuple[int, int, int]:
@@ -58,22 +63,17 @@ class Table:
         rows: Rows
         found, rows = self.warm.peek(ids)
         if self.cold is not None and not found.all():
-            missed = np.unique(ids[~found])
-            there, fetched = self.cold.fetch(self.number, missed, rows.shape[1])
-            at = np.searchsorted(missed, ids)
-            at[at == len(missed)] = 0
-            from_cold = ~found & there[at] & (missed[at] == ids)
-            rows[from_cold] = fetched[(np.cumsum(there) - 1)[at[from_cold]]]
-            found |= from_cold
+            missed = ~found
+            found[missed] = _fetch(self.cold, self.number, ids[missed], rows, np.flatnonzero(missed))
         return found, rows
 
     def floats(self, rows: Rows) -> NDArray[np.float32]:
         """The vectors of rows, float32 [n, dim]."""
-        return np.ascontiguousarray(rows[:, : 4 * self.dim]).view(np.float32)
+        return _vectors(rows, self.dim)
 
     def biases(self, rows: Rows) -> NDArray[np.float32]:
         """The biases of rows, float32 [n]."""
-        return np.ascontiguousarray(rows[:, 4 * self.dim : 4 * self.dim + 4]).view(np.float32).reshape(-1)
+        return _biases(rows, self.dim)
 
     def deliver(self, missing: Ids, first: Callable[[Ids], None] | None = None) -> None:
         """Fills the slots that wait for `missing` with what LMDB has.
@@ -89,11 +89,13 @@ class Table:
             first(found)
         self.warm.fill(found, rows)
 
-    def frozen(self) -> Iterator[list[tuple[bytes, bytes]]]:
-        """The frozen rows as LMDB's pairs, by rising key. Epoch thread, once per freeze."""
+    def frozen(self, also: Callable[[Ids], None] | None = None) -> Iterator[list[tuple[bytes, bytes]]]:
+        """The frozen rows as LMDB's pairs, by rising key; `also` gets their ids. Epoch thread, once per freeze."""
         n = self.warm.sort_frozen()
         for start in range(0, n, _CHUNK):
             ids, rows = self.warm.collect(start, min(_CHUNK, n - start))
+            if also:
+                also(ids)
             yield native.seal_rows(self.number, ids, rows)
 
     def rows(self) -> Iterator[tuple[Ids, Rows]]:
@@ -128,3 +130,47 @@ class Table:
             "dirty_rows": int(self.warm.dirty),
             "evicted": int(self.warm.evicted),
         }
+
+
+class StoredTable:
+    """A table as one snapshot of LMDB has it: what `Table` answers, without RAM. One thread at a time."""
+
+    def __init__(self, number: int, dim: int, optimizer: str, snapshot: Snapshot):
+        self.number = number
+        self.dim = dim
+        self._snapshot = snapshot
+        self._width = stored_bytes(dim, optimizer)
+
+    def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], Rows]:
+        """As `Table.peek`."""
+        rows = np.empty((len(ids), self._width), np.uint8)
+        return _fetch(self._snapshot, self.number, ids, rows, np.arange(len(ids))), rows
+
+    def floats(self, rows: Rows) -> NDArray[np.float32]:
+        """As `Table.floats`."""
+        return _vectors(rows, self.dim)
+
+    def biases(self, rows: Rows) -> NDArray[np.float32]:
+        """As `Table.biases`."""
+        return _biases(rows, self.dim)
+
+    def rows(self) -> Iterator[tuple[Ids, Rows]]:
+        """As `Table.rows`."""
+        return self._snapshot.scan(self.number, self._width)
+
+
+def _fetch(source: Cold | Snapshot, number: int, ids: Ids, rows: Rows, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Puts the rows of `ids` (any order, repeated or not) to rows[at]; which of them there are, bool [len(ids)]."""
+    wanted, which = np.unique(ids, return_inverse=True)
+    there, fetched = source.fetch(number, wanted, rows.shape[1])
+    found = there[which]
+    rows[at[found]] = fetched[(np.cumsum(there) - 1)[which[found]]]
+    return found
+
+
+def _vectors(rows: Rows, dim: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(rows[:, : 4 * dim]).view(np.float32)
+
+
+def _biases(rows: Rows, dim: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(rows[:, 4 * dim : 4 * dim + 4]).view(np.float32).reshape(-1)
