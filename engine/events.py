@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .tensors import array_of, is_tensor
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -25,6 +26,8 @@ def describe(x: Any) -> str:
     """What came, in a few words, for a message."""
     if isinstance(x, np.ndarray):
         return f"{x.dtype} array of shape {x.shape}"
+    if is_tensor(x):
+        return f"{x.dtype} tensor of shape {tuple(x.shape)} on {x.device}"
     if isinstance(x, (list, tuple)):
         return f"{type(x).__name__} of {len(x)}"
     try:
@@ -38,7 +41,7 @@ def _array(name: str, x: Any, wanted: str) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted}")
     try:
-        return np.asarray(x)
+        return array_of(x) if is_tensor(x) else np.asarray(x)
     except MemoryError:
         raise
     except Exception as e:  # whatever the __array__ of an unknown type raises

@@ -9,6 +9,7 @@ from typing import Any
 from .errors import EngineError, InputError
 from .events import Floats, TopK, id_column
 from .rank.topk import Ranker
+from .tensors import device_of, given
 
 
 class Reading:
@@ -35,7 +36,7 @@ class Reading:
         include: Any = None,
         unknown: str = "fallback",
     ) -> TopK:
-        """The k items with the highest scores for each user, exactly; changes nothing.
+        """The k items with the highest scores for each user, exactly; changes nothing. Any number of users in one call.
 
         Args:
             users: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
@@ -46,31 +47,62 @@ class Reading:
             unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
                 "skip" gives an empty row.
 
-        Returns TopK. Raises InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
+        Returns TopK, of tensors if any of these is one, on its device (of several: the first named here). Raises
+        InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
         """
         self._alive()
+        device = device_of(users, vectors, exclude, include)
         seq = self._seq  # before anything is read: what the answer is at least at
-        return self._ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
+        return _given(self._ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown), device)
+
+    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> TopK:
+        """The k items whose vectors have the highest cosine to each item's, exactly; biases don't count.
+
+        Args:
+            items: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
+            exclude, include: item ids, as in `topk`. An item is never in its own list.
+
+        Returns TopK, its scores the cosines, in [-1, 1]; a vector of zeros has cosine 0 to every other. Tensors as in
+        `topk`. Raises InputError (also for k > 2**24, or items x k > 2**27), UnknownIdError for an item without a row.
+        """
+        self._alive()
+        device = device_of(items, exclude, include)
+        seq = self._seq
+        return _given(self._ranker.similar(seq, items, k, exclude, include), device)
 
     def score(self, users: Any, items: Any) -> Any:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
 
-        Raises UnknownIdError for an id without a row.
+        A tensor if either is one. Raises InputError, UnknownIdError for an id without a row.
         """
         self._alive()
-        return self._ranker.score(users, items)
+        device = device_of(users, items)
+        return given([self._ranker.score(users, items)], device)[0]
 
     def vectors(self, users: Any = None, items: Any = None) -> Floats:
-        """The vectors of users or of items, float32 [n, dim], in the order asked for. Raises UnknownIdError."""
+        """The vectors of users or of items, float32 [n, dim], in the order asked for; a tensor if those are one.
+
+        Raises InputError, UnknownIdError.
+        """
         self._alive()
         if (users is None) == (items is None):
             raise InputError("users, items: wanted exactly one of the two")
+        device = device_of(users, items)
         if items is not None:
-            return self._ranker.item_vectors(id_column("items", items))
-        return self._ranker.user_vectors(id_column("users", users))
+            found = self._ranker.item_vectors(id_column("items", items))
+        else:
+            found = self._ranker.user_vectors(id_column("users", users))
+        vectors: Floats = given([found], device)[0]
+        return vectors
 
     def _alive(self) -> None:
         if self._pid != os.getpid():
             raise EngineError("this Engine belongs to the parent process; open the directory in the child")
         if self._closed:
             raise EngineError("this Engine is closed")
+
+
+def _given(found: TopK, device: Any) -> TopK:
+    """The answer as the caller's kind of array."""
+    ids, scores, counts = given((found.ids, found.scores, found.counts), device)
+    return TopK(ids, scores, counts, found.seq)
