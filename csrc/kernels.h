@@ -63,7 +63,8 @@ struct Kernels {
                         float* scores);
     // out = x / |x|, or zeros where x is all zeros; any finite x, for it is first scaled by a power of two
     void (*unit)(const float* x, int64_t dim, float* out);
-    // As score_items, with scores[i] = the cosine of `query`, a unit vector, and item i, in [-1, 1]; 0 if either is zero
+    // As score_items, with scores[i] = the cosine of `query`, a unit vector, and item i, in [-1, 1]; 0 if either is
+    // zero
     void (*cosine_items)(const float* query, int64_t dim, const ScoreBlock& block, int64_t from, int64_t to,
                          float* scores);
     bool (*any_at_least)(const float* scores, int64_t n, float threshold);
