@@ -71,6 +71,7 @@ class Catalogue {
     }
     Chunk& chunk(int64_t ordinal) const { return *chunks_[static_cast<size_t>(ordinal >> kShift)]; }
     void reach(int64_t ordinal);
+    void index(int64_t id, uint32_t ordinal);
 
     int64_t dim_, stride_;
     std::vector<std::unique_ptr<Chunk>> chunks_;

@@ -5,6 +5,8 @@
 //
 // A row is float[dim] vector, then bias, then the Adagrad sums of vector and bias; what follows is the table's.
 #pragma once
+#include <sched.h>
+
 #include <atomic>
 #include <cstdint>
 
@@ -45,6 +47,11 @@ struct ScoreBlock {
 inline constexpr int64_t kItemsPerVersion = 64;
 inline constexpr float kAdagradEps = 1e-8f;
 inline constexpr int64_t kSegmentTerms = 64;
+
+// Between two looks at a version that is odd or has moved. A writer that was put to sleep inside needs this core.
+static inline void wait_for_writer(int64_t* looks) {
+    if (++*looks > 16) ::sched_yield();
+}
 
 struct Kernels {
     const char* name;

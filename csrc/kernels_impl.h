@@ -434,7 +434,7 @@ template <class Range>
 inline void of_one_moment(const ScoreBlock& b, int64_t from, Range range) {
     if (!b.versions) return range();
     const auto& version = b.versions[from / kItemsPerVersion];
-    for (;;) {
+    for (int64_t looks = 0;; wait_for_writer(&looks)) {
         const uint32_t before = version.load(std::memory_order_acquire);
         if (before & 1) continue;
         range();

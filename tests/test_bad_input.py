@@ -14,7 +14,6 @@ from junk import JUNK, Hostile, but, refused
 import engine
 from engine import EngineError
 
-
 ITEM = 5 - 2**50  # `stream` has it
 
 
