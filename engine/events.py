@@ -171,6 +171,9 @@ class IngestReport:
 
     `loss` is the mean over the events, each taken before the step that learned it (NaN for an empty batch); `found`
     counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made".
+
+    >>> eng.ingest([7, 7], [100, 101]).found
+    {'warm': 0, 'cold': 0, 'made': 3}
     """
 
     events: int
@@ -188,7 +191,12 @@ class TopK:
 
     ids: int64 [k] or [n, k], -1 where there are fewer than k; scores: float32 of the same shape, -inf there, falling,
     ids rising where scores are equal; counts: how many are real, an int or int64 [n]; seq: every event up to this one
-    is reflected (later ones may be).
+    is reflected (later ones may be). Where the call was given a tensor, tensors take the place of arrays.
+
+    >>> report = eng.ingest([7, 7], [100, 101])
+    >>> ids, scores = found = eng.topk([7, 8], k=3, exclude=[100])
+    >>> found.counts.tolist(), found.seq, ids[0].tolist()
+    ([1, 1], 2, [101, -1, -1])
     """
 
     ids: Ids

@@ -49,6 +49,14 @@ class Reading:
 
         Returns TopK, of tensors if any of these is one, on its device (of several: the first named here). Raises
         InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
+
+        >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
+        >>> ids, scores = eng.topk(7, k=2)
+        >>> ids.shape, scores.dtype
+        ((2,), dtype('float32'))
+        >>> fresh = eng.topk([7, 9], k=5, exclude_seen=True)
+        >>> fresh.counts.tolist(), fresh.ids[0].tolist()
+        ([1, 2], [102, -1, -1, -1, -1])
         """
         self._alive()
         device = device_of(users, vectors, exclude, include)
@@ -64,6 +72,10 @@ class Reading:
 
         Returns TopK, its scores the cosines, in [-1, 1]; a vector of zeros has cosine 0 to every other. Tensors as in
         `topk`. Raises InputError (also for k > 2**24, or items x k > 2**27), UnknownIdError for an item without a row.
+
+        >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
+        >>> eng.similar(100, k=5, exclude=[102]).ids.tolist()
+        [101, -1, -1, -1, -1]
         """
         self._alive()
         device = device_of(items, exclude, include)
@@ -74,6 +86,10 @@ class Reading:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
 
         A tensor if either is one. Raises InputError, UnknownIdError for an id without a row.
+
+        >>> report = eng.ingest([7, 8], [100, 101])
+        >>> eng.score([[7], [8]], [100, 101]).shape
+        (2, 2)
         """
         self._alive()
         device = device_of(users, items)
@@ -83,6 +99,10 @@ class Reading:
         """The vectors of users or of items, float32 [n, dim], in the order asked for; a tensor if those are one.
 
         Raises InputError, UnknownIdError.
+
+        >>> report = eng.ingest([7, 8], [100, 101])
+        >>> eng.vectors([8, 7]).shape == (2, eng.settings["dim"])
+        True
         """
         self._alive()
         if (users is None) == (items is None):
