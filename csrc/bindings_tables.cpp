@@ -187,15 +187,36 @@ void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows
     require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
             "rows must be [n, stored_bytes]");
     py::gil_scoped_release nogil;
-    std::vector<float> row(static_cast<size_t>(dim + 1));
+    constexpr int64_t kAhead = 16;
     for (int64_t i = 0; i < ids.size(); ++i) {
+        if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
         const std::byte* stored = bytes_of(rows) + i * layout.stored_bytes;
         uint64_t ordinal;
         std::memcpy(&ordinal, stored + layout.meta_offset + 16, 8);
         if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
-        std::memcpy(row.data(), stored, row.size() * 4);
-        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], row.data());
+        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
     }
+}
+
+bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim) {
+    const RowLayout layout(dim);
+    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
+            "rows must be [n, stored_bytes]");
+    py::gil_scoped_release nogil;
+    std::vector<std::pair<uint64_t, int64_t>> order(static_cast<size_t>(ids.size()));
+    for (int64_t i = 0; i < ids.size(); ++i) {
+        auto& [ordinal, at] = order[static_cast<size_t>(i)];
+        std::memcpy(&ordinal, bytes_of(rows) + i * layout.stored_bytes + layout.meta_offset + 16, 8);
+        at = i;
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<float> row(static_cast<size_t>(dim + 1));
+    for (const auto& [ordinal, i] : order) {
+        std::memcpy(row.data(), bytes_of(rows) + i * layout.stored_bytes, row.size() * 4);
+        if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
+    }
+    c.show_all();
+    return true;
 }
 
 RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& weights,
@@ -208,6 +229,9 @@ RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const 
 void bind_tables(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
 
+    m.def(
+        "stored_bytes", [](int64_t dim) { return RowLayout(dim).stored_bytes; }, py::arg("dim"),
+        "Bytes of one row in LMDB.");
     m.def(
         "row_bytes", [](int64_t dim) { return RowLayout(dim).stride + Warm::kOverheadBytes; }, py::arg("dim"),
         "RAM of one warm row, with its share of the index and the bookkeeping.");
@@ -273,7 +297,9 @@ void bind_tables(py::module_& m) {
         .def("read", &read_items, fixed("ordinals"))
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
+        .def("reserve_for", &Catalogue::reserve_for, py::arg("n"))
         .def("restored", &Catalogue::restored, py::arg("n"))
+        .def("follow", &follow, fixed("ids"), fixed("rows"), py::arg("dim"))
         .def("topk", &topk, fixed("queries"), py::arg("k"), py::arg("items"), fixed("exclude_all").none(true),
              fixed("exclude").none(true), fixed("exclude_offsets").none(true), fixed("include").none(true),
              fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"))

@@ -50,12 +50,23 @@ uint32_t Catalogue::reserve(int64_t id) {
 
 void Catalogue::index(int64_t id, uint32_t ordinal) {
     if (index_.full()) {
-        IdIndex larger = index_.grown([this](uint32_t o) { return this->id(o); });
+        IdIndex larger = index_.grown(index_.size() + 1, [this](uint32_t o) { return this->id(o); });
         std::lock_guard lock(index_mutex_);  // readers wait for the swap alone
         index_.swap(larger);
     }
     std::lock_guard lock(index_mutex_);
     index_.insert(id, ordinal);
+}
+
+void Catalogue::write(uint32_t ordinal, const float* row, bool streamed) {
+    Chunk& c = chunk(ordinal);
+    const int64_t at = ordinal & (kItems - 1);
+    float* to = c.vectors + at * stride_;
+    if (streamed)
+        stream(to, row, dim_);
+    else
+        std::memcpy(to, row, static_cast<size_t>(dim_) * 4);
+    c.biases[at] = row[dim_];
 }
 
 void Catalogue::publish(const uint32_t* ordinals, const float* const* rows, int64_t n) {
@@ -67,16 +78,7 @@ void Catalogue::publish(const uint32_t* ordinals, const float* const* rows, int6
     }
     const bool streamed = bytes_.load(std::memory_order_relaxed) > kStreamedFrom;
     fence(streamed);
-    for (int64_t i = 0; i < n; ++i) {
-        Chunk& c = chunk(ordinals[i]);
-        const int64_t at = ordinals[i] & (kItems - 1);
-        float* to = c.vectors + at * stride_;
-        if (streamed)
-            stream(to, rows[i], dim_);
-        else
-            std::memcpy(to, rows[i], static_cast<size_t>(dim_) * 4);
-        c.biases[at] = rows[i][dim_];
-    }
+    for (int64_t i = 0; i < n; ++i) write(ordinals[i], rows[i], streamed);
     fence(streamed);
     for (int64_t i = 0; i < n; ++i) {
         auto& v = version(ordinals[i]);
@@ -88,21 +90,40 @@ void Catalogue::publish(const uint32_t* ordinals, const float* const* rows, int6
 void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row) {
     reach(ordinal);
     chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
-    if (seen_.size() <= ordinal) seen_.resize(std::max<size_t>(ordinal + 1, seen_.size() * 2));
     if (seen_[ordinal]) return;
     seen_[ordinal] = true;
     ++restored_;
     index(id, ordinal);
-    publish(&ordinal, &row, 1);
+    write(ordinal, row, false);
+}
+
+void Catalogue::reserve_for(int64_t n) {
+    IdIndex larger = index_.grown(n, [this](uint32_t o) { return this->id(o); });
+    index_.swap(larger);
+    seen_.resize(static_cast<size_t>(n));
+    for (int64_t ordinal = 0; ordinal < n; ordinal += kItems) reach(ordinal);
+    // Finding the memory takes about as long as filling it, so one thread does the one while another does the other.
+    populating_ = std::thread([this, n] {
+        for (int64_t ordinal = 0; ordinal < n; ordinal += kItems) chunk(ordinal).memory.populate();
+    });
 }
 
 bool Catalogue::restored(int64_t n) {
-    const bool whole = restored_ == n && std::none_of(seen_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(seen_)),
-                                                      seen_.end(), [](bool b) { return b; });
+    if (populating_.joinable()) populating_.join();
+    const bool whole = restored_ == n;
     seen_ = {};
     reserved_ = n;
     show_all();
     return whole;
+}
+
+bool Catalogue::follow(uint64_t ordinal, int64_t id, const float* row) {
+    const auto at = static_cast<uint32_t>(ordinal);
+    const auto known = static_cast<uint64_t>(reserved_);
+    if (ordinal > known || find(id) != (ordinal < known ? at : kNone)) return false;
+    if (ordinal == known) reserve(id);
+    publish(&at, &row, 1);
+    return true;
 }
 
 void Catalogue::find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) const {

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <thread>
 
 #include "index.h"
 #include "kernels.h"
@@ -18,6 +19,9 @@ class Catalogue {
     static constexpr uint32_t kNone = IdIndex::kNone;
 
     explicit Catalogue(int64_t dim) : dim_(dim), stride_((dim + 15) / 16 * 16), chunks_(kChunks) {}
+    ~Catalogue() {
+        if (populating_.joinable()) populating_.join();
+    }
 
     // --- writer
     uint32_t find(int64_t id) const {
@@ -35,8 +39,12 @@ class Catalogue {
     static constexpr int64_t kMostPublished = 64;
     void publish(const uint32_t* ordinals, const float* const* rows, int64_t n);
     void show_all() { shown_.store(reserved_, std::memory_order_release); }
-    void restore(uint32_t ordinal, int64_t id, const float* row);  // at opening, any order, before readers
-    bool restored(int64_t n);                                      // were ordinals 0..n-1 each restored once?
+    // At opening, before readers: n items are coming, ordinals below n in any order, and whether all of them came.
+    void reserve_for(int64_t n);
+    void restore(uint32_t ordinal, int64_t id, const float* row);
+    bool restored(int64_t n);
+    // One item of a later epoch, new ones in the order of ordinals; nobody reads meanwhile. False: not such an item.
+    bool follow(uint64_t ordinal, int64_t id, const float* row);
     int64_t reserved() const { return reserved_; }
 
     // --- [any thread]
@@ -72,6 +80,7 @@ class Catalogue {
     Chunk& chunk(int64_t ordinal) const { return *chunks_[static_cast<size_t>(ordinal >> kShift)]; }
     void reach(int64_t ordinal);
     void index(int64_t id, uint32_t ordinal);
+    void write(uint32_t ordinal, const float* row, bool streamed);
 
     int64_t dim_, stride_;
     std::vector<std::unique_ptr<Chunk>> chunks_;
@@ -79,5 +88,6 @@ class Catalogue {
     mutable std::mutex index_mutex_;
     int64_t reserved_ = 0, restored_ = 0;
     std::vector<bool> seen_;
+    std::thread populating_;
     std::atomic<int64_t> shown_{0}, bytes_{0};
 };

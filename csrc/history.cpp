@@ -1,5 +1,7 @@
 #include "history.h"
 
+#include <stdexcept>
+
 void History::admitted(uint32_t slot) {
     pool_.prepare();
     if (slot < blocks_.size()) return;
@@ -47,6 +49,8 @@ void History::add(uint32_t slot, int64_t item, uint64_t seq) {
 
 void History::load(uint32_t slot, const HistoryEntry* entries, int64_t n) {
     std::lock_guard lock(users_.mutex());
+    const Block* b = block(slot);
+    if ((b ? b->n : 0) + n > kMost) throw std::invalid_argument("a history longer than there can be");
     for (int64_t i = 0; i < n; ++i) append(slot, entries[i]);
 }
 

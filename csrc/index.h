@@ -33,11 +33,13 @@ class IdIndex {
         }
     }
     bool full() const { return (size_ + 1) * 8 > buckets_.size() * kNumbers * 7; }
-    // The same ids in twice the room. Takes long when they are many: an owner with readers makes it beside them, and
-    // swaps it in under their lock.
+    // The same ids with room for n in all. Takes long when they are many: an owner with readers makes it beside them,
+    // and swaps it in under their lock.
     template <class IdOf>
-    IdIndex grown(IdOf id_of) const {
-        IdIndex larger(buckets_.size() * 2);
+    IdIndex grown(int64_t n, IdOf id_of) const {
+        size_t buckets = buckets_.size();
+        while (static_cast<size_t>(n) * 8 > buckets * kNumbers * 7) buckets *= 2;
+        IdIndex larger(buckets);
         for (const Bucket& b : buckets_)
             for (int i = 0; i < b.count(); ++i) larger.place(larger.hash(id_of(b.numbers[i])), b.numbers[i]);
         larger.size_ = size_;

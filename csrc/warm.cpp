@@ -24,7 +24,7 @@ uint32_t Warm::admit(int64_t id, uint8_t mark) {
     }
     if (attachment_) attachment_->admitted(slot);
     if (index_.full()) {
-        IdIndex larger = index_.grown([this](uint32_t s) { return slab_.meta(s).id; });
+        IdIndex larger = index_.grown(index_.size() + 1, [this](uint32_t s) { return slab_.meta(s).id; });
         std::lock_guard lock(mutex_);
         index_.swap(larger);
     }

@@ -9,10 +9,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any
 
+import numpy as np
+
 from .directory import Directory, State
-from .errors import CorruptionError, EngineError
+from .errors import EngineError
+from .events import Ids
+from .log.record import NO_IDS
 from .rank.catalogue import Catalogue
 from .rank.history import History
+from .table import changes
 from .table.table import ITEMS, Table
 
 LOG_BYTES = 1 << 30  # an epoch is due when the log has grown by as much
@@ -39,6 +44,8 @@ class Epochs:
         self._thread = ThreadPoolExecutor(1, "rowtide-epoch")
         self._running: Future[None] | None = None
         self._saved_seq = directory.state.seq  # in LMDB
+        with directory.cold.snapshot() as saved:
+            self._number = changes.epoch_of(saved)
         self._drop_seq = 0
         self._error: BaseException | None = None
         self._interrupted = False
@@ -123,7 +130,10 @@ class Epochs:
         began = time.monotonic()
         committed = False
         try:
-            self._directory.cold.write(self._batches(), state.to_meta())
+            number = self._number + 1
+            meta = state.to_meta() | {changes.EPOCH: number.to_bytes(8, "little")}
+            self._directory.cold.write(self._batches(number, state.items), meta)
+            self._number = number
             committed = True
         finally:
             self._history.thaw(committed)  # it needs the frozen users, so it comes first
@@ -134,20 +144,20 @@ class Epochs:
         self._saved_seq = state.seq
         self._count += 1
 
-    def _batches(self) -> Iterator[list[tuple[bytes, bytes]]]:
+    def _batches(self, number: int, items: int) -> Iterator[list[tuple[bytes, bytes]]]:
         users = 0
         for batch in self._users.frozen():
             users += len(batch)
             yield batch
-        yield from self._items.frozen()
+        changed: list[Ids] = [NO_IDS]
+        yield from self._items.frozen(changed.append)
         yield from self._history.frozen(users)
+        yield changes.encode(number, np.concatenate(changed), items)
 
 
 def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, model: Any) -> None:
     """Takes over the state of the last epoch: table states, settings, and the catalogue by a scan of the item rows."""
     state = directory.state
-    if len(state.mean) != state.settings.dim:
-        raise CorruptionError("the running mean in LMDB has another dim than the settings")
     model.restore(state.mean, state.mean_count, state.users, state.items)
     items = tables[1]
     catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items)

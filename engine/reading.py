@@ -4,6 +4,8 @@ Nothing here changes anything. Any thread; no lock of the engine is taken.
 """
 
 import os
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from .errors import EngineError, InputError
@@ -12,13 +14,17 @@ from .rank.topk import Ranker
 from .tensors import device_of, given
 
 
-class Reading:
+class Reading(ABC):
     """Top-k lists, scores and vectors, as of at least `seq`."""
 
-    _ranker: Ranker
     _seq: int  # events applied so far
     _pid: int
     _closed: bool
+    _at_end: ExitStack  # what to do when it is closed
+
+    @abstractmethod
+    def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
+        """For the length of one answer: the seq that it is at least at, and what it comes from. Raises if closed."""
 
     @property
     def seq(self) -> int:
@@ -58,10 +64,10 @@ class Reading:
         >>> fresh.counts.tolist(), fresh.ids[0].tolist()
         ([1, 2], [102, -1, -1, -1, -1])
         """
-        self._alive()
         device = device_of(users, vectors, exclude, include)
-        seq = self._seq  # before anything is read: what the answer is at least at
-        return _given(self._ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown), device)
+        with self._answering() as (seq, ranker):
+            found = ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
+        return _given(found, device)
 
     def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> TopK:
         """The k items whose vectors have the highest cosine to each item's, exactly; biases don't count.
@@ -77,10 +83,10 @@ class Reading:
         >>> eng.similar(100, k=5, exclude=[102]).ids.tolist()
         [101, -1, -1, -1, -1]
         """
-        self._alive()
         device = device_of(items, exclude, include)
-        seq = self._seq
-        return _given(self._ranker.similar(seq, items, k, exclude, include), device)
+        with self._answering() as (seq, ranker):
+            found = ranker.similar(seq, items, k, exclude, include)
+        return _given(found, device)
 
     def score(self, users: Any, items: Any) -> Any:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
@@ -91,9 +97,9 @@ class Reading:
         >>> eng.score([[7], [8]], [100, 101]).shape
         (2, 2)
         """
-        self._alive()
-        device = device_of(users, items)
-        return given([self._ranker.score(users, items)], device)[0]
+        with self._answering() as (_, ranker):
+            scores = ranker.score(users, items)
+        return given([scores], device_of(users, items))[0]
 
     def vectors(self, users: Any = None, items: Any = None) -> Floats:
         """The vectors of users or of items, float32 [n, dim], in the order asked for; a tensor if those are one.
@@ -104,20 +110,19 @@ class Reading:
         >>> eng.vectors([8, 7]).shape == (2, eng.settings["dim"])
         True
         """
-        self._alive()
-        if (users is None) == (items is None):
-            raise InputError("users, items: wanted exactly one of the two")
-        device = device_of(users, items)
-        if items is not None:
-            found = self._ranker.item_vectors(id_column("items", items))
-        else:
-            found = self._ranker.user_vectors(id_column("users", users))
-        vectors: Floats = given([found], device)[0]
+        with self._answering() as (_, ranker):
+            if (users is None) == (items is None):
+                raise InputError("users, items: wanted exactly one of the two")
+            if items is not None:
+                found = ranker.item_vectors(id_column("items", items))
+            else:
+                found = ranker.user_vectors(id_column("users", users))
+        vectors: Floats = given([found], device_of(users, items))[0]
         return vectors
 
     def _alive(self) -> None:
         if self._pid != os.getpid():
-            raise EngineError("this Engine belongs to the parent process; open the directory in the child")
+            raise EngineError("this Engine belongs to the parent process; a child cannot use it")
         if self._closed:
             raise EngineError("this Engine is closed")
 

@@ -43,6 +43,7 @@ def state(eng: Engine) -> None:
     assert_type(eng.position("clicks"), bytes | None)
     assert_type(eng.stats(), dict[str, Any])
     assert_type(eng.settings, dict[str, Any])
+    assert_type(eng.refresh(), int)
 
 
 def main(path: str) -> None:
@@ -57,6 +58,12 @@ def main(path: str) -> None:
         state(again)
         report = evaluate.prequential(again, [7, 8] * 9, [100, 101] * 9, k=(1, 2), warmup=0.5)
         assert_type(report.summary, dict[str, Any])
+        assert_type(again.backup(path + "2"), int)
+    with engine.open(path, mode="r") as reader:
+        assert isinstance(reader, engine.Reader)
+        assert reader.refresh() == reader.seq
+    with engine.open(path + "2", untrusted=True) as copy:
+        copy.ingest(1, 2)
     checked = engine.verify(path)
     assert_type(checked, VerifyReport)
     assert_type(checked.seq, int)

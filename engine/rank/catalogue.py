@@ -1,7 +1,7 @@
 """The catalogue: one scoring copy of every item that can be ranked.
 
 Wraps csrc/catalogue.h. An item's ordinal is its position here, given at first sight; ids are never positions.
-Any thread may call anything but `restore`.
+Any thread may call anything but `restore` and `follow`.
 """
 
 from collections.abc import Iterable
@@ -29,10 +29,18 @@ class Catalogue:
 
     def restore(self, stored: Iterable[tuple[Ids, NDArray[np.uint8]]], n: int) -> None:
         """Fills the catalogue at opening from the item rows of LMDB; they must be the ordinals 0..n-1, each once."""
+        self.native.reserve_for(n)
         for ids, rows in stored:
             self.native.restore(ids, rows, self.dim, n)
         if not self.native.restored(n):
             raise CorruptionError(f"the item rows in LMDB are not the {n} items that it says it has")
+
+    def follow(self, ids: Ids, rows: NDArray[np.uint8]) -> bool:
+        """Moves on to the item rows of a later epoch; nobody may read meanwhile.
+
+        False, and the catalogue is of no use any more, if these are not rows that it had and the ones that came after.
+        """
+        return bool(self.native.follow(ids, rows, self.dim))
 
     def ordinals(self, ids: Ids) -> Ids:
         """Ordinals of ids, -1 where there is no such item."""
