@@ -1,5 +1,6 @@
 // Warm tiers, history, catalogue and learner for Python. Calls whose work grows with the data release the GIL.
 #include <algorithm>
+#include <tuple>
 
 #include "arrays.h"
 #include "bindings.h"
@@ -149,19 +150,21 @@ py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
 }
 
 // The best of the first `items` items: what the filters were looked up among, whatever has come in since.
-py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, int64_t items,
-               const MaybeArray<int64_t>& exclude_all, const MaybeArray<int64_t>& exclude,
+py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray<float>& offsets, int64_t k,
+               int64_t items, const MaybeArray<int64_t>& exclude_all, const MaybeArray<int64_t>& exclude,
                const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
                const MaybeArray<int64_t>& include_offsets, bool cosine, int threads) {
     require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
     require(items >= 0 && items <= c.size(), "items must have been shown");
     const int64_t Q = queries.shape(0);
+    require(!offsets || offsets->size() == Q, "offsets must be [Q]");
     Array<int64_t> ids({Q, k}), counts(Q);
     Array<float> scores({Q, k});
     std::vector<float> units;
     if (cosine) units = unit_vectors(queries.data(), Q, c.dim());
     const TopkTask task{
         .queries = cosine ? units.data() : queries.data(),
+        .offsets = data_or_null(offsets),
         .n_queries = Q,
         .query_stride = c.dim(),
         .dim = c.dim(),
@@ -183,45 +186,53 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, int64
 }
 
 void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim, int64_t limit) {
-    const RowLayout layout(dim);
-    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
+    const int64_t width = rows.ndim() == 2 ? rows.shape(1) : 0;
+    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && width >= (dim + 1) * 4 + 24,
             "rows must be [n, stored_bytes]");
     py::gil_scoped_release nogil;
     constexpr int64_t kAhead = 16;
     for (int64_t i = 0; i < ids.size(); ++i) {
         if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
-        const std::byte* stored = bytes_of(rows) + i * layout.stored_bytes;
+        const std::byte* stored = bytes_of(rows) + i * width;
         uint64_t ordinal;
-        std::memcpy(&ordinal, stored + layout.meta_offset + 16, 8);
+        std::memcpy(&ordinal, stored + width - 8, 8);
         if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
         c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
     }
 }
 
 bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim) {
-    const RowLayout layout(dim);
-    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
+    const int64_t width = rows.ndim() == 2 ? rows.shape(1) : 0;
+    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && width >= (dim + 1) * 4 + 24,
             "rows must be [n, stored_bytes]");
     py::gil_scoped_release nogil;
     std::vector<std::pair<uint64_t, int64_t>> order(static_cast<size_t>(ids.size()));
     for (int64_t i = 0; i < ids.size(); ++i) {
         auto& [ordinal, at] = order[static_cast<size_t>(i)];
-        std::memcpy(&ordinal, bytes_of(rows) + i * layout.stored_bytes + layout.meta_offset + 16, 8);
+        std::memcpy(&ordinal, bytes_of(rows) + i * width + width - 8, 8);
         at = i;
     }
     std::sort(order.begin(), order.end());
     std::vector<float> row(static_cast<size_t>(dim + 1));
     for (const auto& [ordinal, i] : order) {
-        std::memcpy(row.data(), bytes_of(rows) + i * layout.stored_bytes, row.size() * 4);
+        std::memcpy(row.data(), bytes_of(rows) + i * width, row.size() * 4);
         if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
     }
     c.show_all();
     return true;
 }
 
-RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& weights,
-                uint64_t first_seq) {
-    return {users.data(), items.data(), data_or_null(weights), users.size(), first_seq};
+RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
+                const MaybeArray<float>& weights, uint64_t first_seq) {
+    const int64_t n = users.size();
+    require(items.size() == n && (!values || values->size() == n) && (!weights || weights->size() == n),
+            "columns must be [N]");
+    return {users.data(), items.data(), data_or_null(values), data_or_null(weights), n, first_seq};
+}
+
+Optimizer optimizer_of(int optimizer) {
+    require(optimizer >= 0 && optimizer < kOptimizers, "no such optimizer");
+    return static_cast<Optimizer>(optimizer);
 }
 
 }  // namespace
@@ -230,13 +241,27 @@ void bind_tables(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
 
     m.def(
-        "stored_bytes", [](int64_t dim) { return RowLayout(dim).stored_bytes; }, py::arg("dim"),
-        "Bytes of one row in LMDB.");
+        "stored_bytes", [](int64_t dim, int optimizer) { return RowLayout(dim, optimizer_of(optimizer)).stored_bytes; },
+        py::arg("dim"), py::arg("optimizer"), "Bytes of one row in LMDB.");
     m.def(
-        "row_bytes", [](int64_t dim) { return RowLayout(dim).stride + Warm::kOverheadBytes; }, py::arg("dim"),
-        "RAM of one warm row, with its share of the index and the bookkeeping.");
+        "row_bytes",
+        [](int64_t dim, int optimizer) {
+            return RowLayout(dim, optimizer_of(optimizer)).stride + Warm::kOverheadBytes;
+        },
+        py::arg("dim"), py::arg("optimizer"), "RAM of one warm row, with its share of the index and the bookkeeping.");
+    m.def(
+        "base_score",
+        [](int loss, double value_sum, double value_weight) {
+            require(loss >= 0 && loss < kLosses, "no such loss");
+            return base_score(static_cast<Loss>(loss), value_sum, value_weight);
+        },
+        py::arg("loss"), py::arg("value_sum"), py::arg("value_weight"),
+        "The score of a pair of which nothing is known.");
     py::class_<Warm>(m, "Warm")
-        .def(py::init<int64_t, int64_t, bool>(), py::arg("dim"), py::arg("capacity"), py::arg("ordinals"))
+        .def(py::init([](int64_t dim, int optimizer, int64_t capacity, bool ordinals) {
+                 return std::make_unique<Warm>(dim, optimizer_of(optimizer), capacity, ordinals);
+             }),
+             py::arg("dim"), py::arg("optimizer"), py::arg("capacity"), py::arg("ordinals"))
         .def("peek", &peek, fixed("ids"))
         .def("fill", &fill, fixed("ids"), fixed("rows"))
         .def("freeze", &Warm::freeze, py::call_guard<py::gil_scoped_release>())
@@ -300,20 +325,23 @@ void bind_tables(py::module_& m) {
         .def("reserve_for", &Catalogue::reserve_for, py::arg("n"))
         .def("restored", &Catalogue::restored, py::arg("n"))
         .def("follow", &follow, fixed("ids"), fixed("rows"), py::arg("dim"))
-        .def("topk", &topk, fixed("queries"), py::arg("k"), py::arg("items"), fixed("exclude_all").none(true),
-             fixed("exclude").none(true), fixed("exclude_offsets").none(true), fixed("include").none(true),
-             fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"))
+        .def("topk", &topk, fixed("queries"), fixed("offsets").none(true), py::arg("k"), py::arg("items"),
+             fixed("exclude_all").none(true), fixed("exclude").none(true), fixed("exclude_offsets").none(true),
+             fixed("include").none(true), fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"))
         .def_property_readonly("bytes", &Catalogue::bytes)
         .def("__len__", &Catalogue::size);
 
     py::class_<LearnSettings>(m, "LearnSettings")
-        .def(py::init([](int loss, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
-                 require(loss == 0 || loss == 1, "loss must be 0 or 1");
-                 require(batch_size > 0 && negatives > 0, "batch_size and negatives must be positive");
-                 return LearnSettings{static_cast<Loss>(loss), lr, l2, negatives, batch_size, seed};
-             }),
-             py::arg("loss"), py::arg("lr"), py::arg("l2"), py::arg("negatives"), py::arg("batch_size"),
-             py::arg("seed"))
+        .def(py::init(
+                 [](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
+                     require(loss >= 0 && loss < kLosses, "no such loss");
+                     const auto kind = static_cast<Loss>(loss);
+                     require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
+                             "batch_size must be positive, and negatives for losses that have them");
+                     return LearnSettings{kind, optimizer_of(optimizer), lr, l2, negatives, batch_size, seed};
+                 }),
+             py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("l2"), py::arg("negatives"),
+             py::arg("batch_size"), py::arg("seed"))
         .def_property_readonly("users_needed", &Learner::users_needed)
         .def_property_readonly("items_needed", &Learner::items_needed);
 
@@ -325,9 +353,8 @@ void bind_tables(py::module_& m) {
             "plan",
             [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
                const MaybeArray<float>& weights, uint64_t first_seq, int64_t from) {
-                require(users.size() == items.size() && from >= 0 && from < users.size(),
-                        "users and items must be [N]");
-                const RecordView r = view(users, items, weights, first_seq);
+                require(from >= 0 && from < users.size(), "start must be an event");
+                const RecordView r = view(users, items, {}, weights, first_seq);
                 py::gil_scoped_release nogil;
                 return static_cast<int>(l.plan(s, r, from));
             },
@@ -339,8 +366,9 @@ void bind_tables(py::module_& m) {
         .def(
             "learn",
             [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
-               const MaybeArray<float>& weights, uint64_t first_seq) {
-                const RecordView r = view(users, items, weights, first_seq);
+               const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq) {
+                require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
+                const RecordView r = view(users, items, values, weights, first_seq);
                 Learned out;
                 {
                     py::gil_scoped_release nogil;
@@ -349,7 +377,15 @@ void bind_tables(py::module_& m) {
                 return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm,
                                       out.cold);
             },
-            py::arg("settings"), fixed("users"), fixed("items"), fixed("weights").none(true), py::arg("first_seq"))
+            py::arg("settings"), fixed("users"), fixed("items"), fixed("values").none(true),
+            fixed("weights").none(true), py::arg("first_seq"))
+        .def_property(
+            "value_sums",
+            [](const Learner& l) {
+                std::lock_guard lock(l.users().mutex());
+                return std::pair(l.value_sum, l.value_weight);
+            },
+            [](Learner& l, std::pair<double, double> sums) { std::tie(l.value_sum, l.value_weight) = sums; })
         .def_property(
             "mean",
             [](const Learner& l) {

@@ -1,5 +1,5 @@
-// The kernels, once, over the V16 of the including file: it defines ISA (avx2, portable) and includes the lanes first.
-// Everything is in an unnamed namespace: a function compiled for one instruction set must never serve another.
+// The kernels, once, over the V16 of the including file: it defines ISA (avx512, avx2, portable) and includes the lanes
+// first. Everything is in an unnamed namespace: a function compiled for one instruction set must never serve another.
 #include <algorithm>
 #include <cmath>
 
@@ -50,6 +50,15 @@ inline float log1(float x) {
     float out[16];
     store(out, log16(set1(x)));
     return out[0];
+}
+
+// sigmoid(-x), and in *loss -ln sigmoid(x), from e^-|x|, which cannot overflow.
+inline V16 miss16(V16 x, V16* loss) {
+    const V16 zero = set1(0.0f), one = set1(1.0f);
+    const V16 minus = sub(zero, x);
+    const V16 e = exp16(select_less(x, zero, x, minus));
+    *loss = add(log16(add(one, e)), select_less(x, zero, minus, zero));
+    return div(select_less(x, zero, one, e), add(one, e));
 }
 
 // The kernels that matter are templates over the dim, 0 for one that is known at run time only: with the usual ones
@@ -211,17 +220,11 @@ void bpr_grads_dim(const LossStep& s) {
         const float weight = s.weights ? s.weights[b] : 1.0f;
         const float share = live ? weight / static_cast<float>(live) : 0.0f;
         V16 loss16 = set1(0.0f), total16 = set1(0.0f);
-        const V16 zero = set1(0.0f), one = set1(1.0f);
         for (int64_t k = 0; k < K; k += 16) {
-            // sigmoid(-x) and -ln sigmoid(x) from e^-|x|, which cannot overflow
             float keep[16];
             for (int i = 0; i < 16; ++i) keep[i] = k + i < K && rows[k + i] && rows[k + i] != positive ? share : 0.0f;
-            const V16 x = load(coefs + k, K - k);
-            const V16 minus = sub(zero, x);
-            const V16 e = exp16(select_less(x, zero, x, minus));
-            const V16 down = div(select_less(x, zero, one, e), add(one, e));
-            const V16 grad = mul(down, load(keep));
-            const V16 loss = add(log16(add(one, e)), select_less(x, zero, minus, zero));
+            V16 loss;
+            const V16 grad = mul(miss16(load(coefs + k, K - k), &loss), load(keep));
             loss16 = fma(loss, load(keep), loss16);
             total16 = add(total16, grad);
             store(coefs + k, grad, K - k);
@@ -236,96 +239,6 @@ void bpr_grads_dim(const LossStep& s) {
 }
 
 void bpr_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s) }
-
-// The gradient of one group's vector into `grad`, of its bias as the result: segments of terms, each summed in order.
-template <int64_t kDim>
-inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, float* grad, float* part) {
-    const int64_t D = kDim ? kDim : s.dim;
-    uint32_t t = groups.head[static_cast<size_t>(g)];
-    if (groups.next[t] == Groups::kEnd) {
-        const V16 c = set1(s.coefs[t]);
-        for (int64_t d = 0; d < D; d += 16) store(grad + d, mul(c, load(s.sources[t] + d, D - d)), D - d);
-        return s.coefs[t];
-    }
-    float bias = 0.0f;
-    for (bool first = true; t != Groups::kEnd; first = false) {
-        const float* sources[kSegmentTerms];
-        float coefs[kSegmentTerms];
-        int64_t n = 0;
-        float bias_part = 0.0f;
-        for (; n < kSegmentTerms && t != Groups::kEnd; ++n, t = groups.next[t]) {
-            sources[n] = s.sources[t];
-            coefs[n] = s.coefs[t];
-            bias_part += coefs[n];
-        }
-        combine(sources, coefs, n, D, first ? grad : part);
-        if (!first)
-            for (int64_t d = 0; d < D; d += 16)
-                store(grad + d, add(load(grad + d, D - d), load(part + d, D - d)), D - d);
-        bias += bias_part;
-    }
-    return bias;
-}
-
-inline bool finite(float x) { return x - x == 0.0f; }
-
-template <int64_t kDim>
-int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
-                          float* scratch) {
-    const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
-    const float inverse_dim = 1.0f / static_cast<float>(D);
-    float* grad = scratch;
-    float* part = scratch + padded;
-    int64_t skipped = 0;
-    for (int64_t g = from; g < to; ++g) {
-        if (g + 6 < groups.size()) {
-            prefetch_row(rows[g + 6], D + 3);
-            prefetch_row(s.sources[groups.head[static_cast<size_t>(g + 6)]], D);
-        }
-        float* row = rows[g];
-        float bias_grad = sum_terms<kDim>(s, groups, g, grad, part);
-        V16 squares = set1(0.0f);
-        const V16 l2 = set1(s.l2);
-        for (int64_t d = 0; d < D; d += 16) {
-            const int64_t n = D - d;
-            V16 v = load(grad + d, n);
-            if (s.l2 != 0.0f) {
-                v = fma(l2, load(row + d, n), v);
-                store(grad + d, v, n);
-            }
-            squares = fma(v, v, squares);
-        }
-        const float state = row[D + 1] + sum(squares) * inverse_dim;
-        const float step = s.lr / (__builtin_sqrtf(state) + kAdagradEps);
-        float bias = row[D], bias_state = row[D + 2];
-        if (s.bias) {
-            if (s.l2 != 0.0f) bias_grad = bias_grad + s.l2 * bias;
-            bias_state = bias_state + bias_grad * bias_grad;
-            bias = bias - s.lr * bias_grad / (__builtin_sqrtf(bias_state) + kAdagradEps);
-        }
-        V16 check = set1(0.0f);
-        for (int64_t d = 0; d < D; d += 16) {
-            const int64_t n = D - d;
-            const V16 v = fma(set1(-step), load(grad + d, n), load(row + d, n));
-            check = fma(v, set1(0.0f), check);  // 0 unless something is infinite or NaN
-            store(grad + d, v, n);
-        }
-        if (!finite(sum(check)) || !finite(state) || !finite(bias) || !finite(bias_state)) {
-            ++skipped;
-            continue;
-        }
-        for (int64_t d = 0; d < D; d += 16) store(row + d, load(grad + d, D - d), D - d);
-        row[D] = bias;
-        row[D + 1] = state;
-        row[D + 2] = bias_state;
-    }
-    return skipped;
-}
-
-int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
-                      float* scratch) {
-    ROWTIDE_FOR_DIM(s.dim, update_groups_dim, s, groups, from, to, rows, scratch)
-}
 
 void move_mean(float* mean, const float* x, float rate, int64_t dim) {
     for (int64_t d = 0; d < dim; d += 16) {
@@ -461,17 +374,23 @@ bool any_over(const float* scores, int64_t n, float threshold) {
     return false;
 }
 
+}  // namespace
+}  // namespace ISA
+
+#include "pointwise_impl.h"
+#include "update_rows_impl.h"
+
 #undef ROWTIDE_FOR_DIM
 
-}  // namespace
+namespace ISA {
 
 Kernels table() {
     return {
         .name = nullptr,
         .pool_bag = pool_bag,
-        .softmax_grads = softmax_grads,
-        .bpr_grads = bpr_grads,
+        .grads = {softmax_grads, bpr_grads, logistic_grads, squared_grads},
         .update_groups = update_groups,
+        .ln = log1,
         .move_mean = move_mean,
         .score_items = score_items,
         .unit = unit,

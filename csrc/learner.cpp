@@ -239,10 +239,16 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     negatives_.resize(at(n_negatives));
     losses_.resize(at(B));
     query_grads_.resize(at(B * stride));
-    scratch_.resize(at(2 * stride));
+    scratch_.resize(at(3 * stride));
     coefs_.resize(at(B + B * K));
     for (int64_t b = 0; b < B; ++b) queries_[at(b)] = users_.row(users[b]);
     for (int64_t b = 0; b < B; ++b) positives_[at(b)] = items_.row(items[b]);
+    const bool pointwise = is_pointwise(s.loss);
+    if (pointwise) {
+        const float origin = base_score(s.loss, value_sum, value_weight);
+        offsets_.resize(at(B));
+        for (int64_t b = 0; b < B; ++b) offsets_[at(b)] = origin + queries_[at(b)][D];
+    }
     for (int64_t k = 0; k < n_negatives; ++k) {
         negatives_[at(k)] = negatives[k] == kNone ? nullptr : items_.row(negatives[k]);
     }
@@ -253,12 +259,14 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
                          .positives = positives_.data(),
                          .negative_rows = negatives_.data(),
                          .weights = r.weights ? r.weights + b0 : nullptr,
+                         .values = pointwise ? r.values + b0 : nullptr,
+                         .offsets = pointwise ? offsets_.data() : nullptr,
                          .losses = losses_.data(),
                          .query_grads = query_grads_.data(),
                          .grad_stride = stride,
                          .positive_coefs = coefs_.data(),
                          .negative_coefs = coefs_.data() + B};
-    (shared ? kernels().softmax_grads : kernels().bpr_grads)(grads);
+    kernels().grads[static_cast<int>(s.loss)](grads);
     for (int64_t b = 0; b < B; ++b) *loss += losses_[at(b)];
 
     // Items first: their gradients are multiples of the users' vectors as they were.
@@ -277,13 +285,37 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     }
     groups_.build(term_slots_.data(), terms);
     const uint64_t first_seq = r.first_seq + static_cast<uint64_t>(b0);
-    int64_t skipped = update_items({D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, B, first_seq);
+    UpdateStep update{s.optimizer, D, sources_.data(), coefs_.data(), coefs_.data(), s.lr, s.l2};
+    int64_t skipped = update_items(update, B, first_seq);
 
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
+    // A user's bias adds to the score of a pair; among the items of one user it would rank nothing.
+    if (pointwise) bias_coefs_.swap(coefs_);
     coefs_.assign(at(B), 1.0f);
     groups_.build(users, B);
-    skipped += update_users({D, sources_.data(), coefs_.data(), s.lr, s.l2, false}, users, r.items + b0, B, first_seq);
+    update.coefs = coefs_.data();
+    update.bias_coefs = pointwise ? bias_coefs_.data() : nullptr;
+    skipped += update_users(update, users, r.items + b0, B, first_seq);
+    if (pointwise) count_values(r, b0, b1);
     return skipped;
+}
+
+void Learner::count_values(const RecordView& r, int64_t b0, int64_t b1) {
+    std::lock_guard lock(users_.mutex());
+    for (int64_t b = b0; b < b1; ++b) {
+        const double weight = r.weights ? r.weights[b] : 1.0;
+        value_sum += weight * r.values[b];
+        value_weight += weight;
+    }
+}
+
+float base_score(Loss loss, double value_sum, double value_weight) {
+    if (loss == Loss::squared) return value_weight > 0 ? static_cast<float>(value_sum / value_weight) : 0.0f;
+    if (loss != Loss::logistic) return 0.0f;
+    constexpr double kMost = 1e38;  // of what float32 holds
+    const double ones = std::min(2 * value_sum + 1, kMost);
+    const double zeros = std::min(2 * (value_weight - value_sum) + 1, kMost);
+    return kernels().ln(static_cast<float>(ones)) - kernels().ln(static_cast<float>(zeros));
 }
 
 Learned Learner::learn(const LearnSettings& s, const RecordView& r) {

@@ -11,19 +11,19 @@
 #include "kernels.h"
 #include "warm.h"
 
-enum class Loss { softmax = 0, bpr = 1 };
-
 struct LearnSettings {
     Loss loss;
+    Optimizer optimizer;
     float lr, l2;
     int64_t negatives, batch_size;
     uint64_t seed;
 };
 
-// One record's events; `weights` may be null. Event i has seq first_seq + i.
+// One record's events; `values` (labels or ratings) is null for losses that rank, `weights` may be null. Event i has
+// seq first_seq + i.
 struct RecordView {
     const int64_t *users, *items;
-    const float* weights;
+    const float *values, *weights;
     int64_t n;
     uint64_t first_seq;
 };
@@ -32,6 +32,10 @@ struct Learned {
     double loss = 0;  // summed over events
     int64_t events = 0, new_users = 0, new_items = 0, skipped = 0, warm = 0, cold = 0;
 };
+
+// What a pair is predicted to be before anything is known of either: the mean of the values so far; logistic: the log
+// odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. `value_sum` is of weight x value.
+float base_score(Loss loss, double value_sum, double value_weight);
 
 class Learner {
   public:
@@ -69,6 +73,8 @@ class Learner {
   public:
     std::vector<float> mean;  // of the users' vectors, running over events (table state)
     uint64_t mean_count = 0;  // events in it
+    // The values learned so far, weighted: their sum, and that of the weights (table state).
+    double value_sum = 0, value_weight = 0;
     // Rows of each table as of the last learned window: plan() counts new rows before they are made.
     int64_t learned_users = 0, learned_items = 0;
 
@@ -84,13 +90,14 @@ class Learner {
     int64_t update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
                          uint64_t first_seq);
     void gather_rows(Warm& table);
+    void count_values(const RecordView& r, int64_t b0, int64_t b1);
 
     int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
     std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
     std::vector<uint64_t> ordinals_;
     // scratch of one micro-batch
     std::vector<const float*> queries_, positives_, negatives_, sources_;
-    std::vector<float> losses_, query_grads_, coefs_, scratch_, weights_;
+    std::vector<float> losses_, query_grads_, coefs_, bias_coefs_, offsets_, scratch_;
     std::vector<uint32_t> term_slots_;
     std::vector<float*> rows_;
     Groups groups_;

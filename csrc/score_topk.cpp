@@ -57,14 +57,19 @@ bool excluded(const TopkTask& t, int64_t query, int64_t position) {
     return holds(t.exclude, query, position) || holds(t.exclude_too, query, position);
 }
 
-auto scorer(const TopkTask& t) { return t.cosine ? kernels().cosine_items : kernels().score_items; }
+// The scores of items [from, to) of one block.
+void score_items(const TopkTask& t, int64_t query, const ScoreBlock& block, int64_t from, int64_t to, float* scores) {
+    const auto score = t.cosine ? kernels().cosine_items : kernels().score_items;
+    score(t.queries + query * t.query_stride, t.dim, block, from, to, scores);
+    if (t.offsets)
+        for (int64_t i = 0; i < to - from; ++i) scores[i] += t.offsets[query];
+}
 
 // All items in [from, to) for queries [q0, q1). Items are the outer loop, in runs that stay in the cache for all
 // queries.
 void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, Best* best) {
     constexpr int64_t kRun = 8 * kItemsPerVersion;
     const auto any_at_least = kernels().any_at_least;
-    const auto score = scorer(t);
     float scores[kItemsPerVersion];
     for (int64_t at = from; at < to;) {
         int64_t first;
@@ -75,7 +80,7 @@ void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, B
             Best& b = best[q - q0];
             for (int64_t i = at; i < end;) {
                 const int64_t stop = std::min(end, i - (i - first) % kItemsPerVersion + kItemsPerVersion);
-                score(t.queries + q * t.query_stride, t.dim, block, i - first, stop - first, scores);
+                score_items(t, q, block, i - first, stop - first, scores);
                 if (any_at_least(scores, stop - i, b.threshold())) {
                     for (int64_t j = i; j < stop; ++j)
                         if (scores[j - i] >= b.threshold() && !excluded(t, q, j))
@@ -89,14 +94,13 @@ void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, B
 }
 
 void scan_included(const TopkTask& t, int64_t q, Best* best) {
-    const auto score = scorer(t);
     float found;
     for (int64_t at : t.include.of(q)) {
         if (excluded(t, q, at)) continue;
         int64_t first;
         const int64_t* ids;
         const ScoreBlock block = t.block(at, &first, &ids);
-        score(t.queries + q * t.query_stride, t.dim, block, at - first, at - first + 1, &found);
+        score_items(t, q, block, at - first, at - first + 1, &found);
         best->offer(found, ids[at - first]);
     }
 }

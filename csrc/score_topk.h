@@ -21,6 +21,7 @@ struct PositionLists {
 
 struct TopkTask {
     const float* queries;  // [Q, query_stride]; unit vectors where `cosine`
+    const float* offsets;  // [Q], added to all scores of a query; null for none
     int64_t n_queries, query_stride, dim, n_items, k;
     bool cosine;  // by the cosine to the query, without the bias; else by query . vector + bias
     PositionLists exclude, exclude_too, include;  // what either excludes is left out, included or not

@@ -37,7 +37,7 @@ class Warm {
     static constexpr uint8_t kFetching = 16;            // its content is still in LMDB
     static constexpr uint8_t kAttachedWritten = 32;     // as kWritten, for what is attached: it is handed over later
 
-    Warm(int64_t dim, int64_t capacity, bool ordinals);
+    Warm(int64_t dim, Optimizer optimizer, int64_t capacity, bool ordinals);
 
     // --- the writer
     uint32_t find(int64_t id) const {

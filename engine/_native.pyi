@@ -40,21 +40,25 @@ def loss_grads(
     positives: _I64,
     negatives: _I64,
     weights: _F32 | None,
+    values: _F32 | None,
+    offsets: _F32 | None,
     losses: _F32,
     query_grads: _F32,
     positive_coefs: _F32,
     negative_coefs: _F32,
 ) -> None: ...
+def state_floats(optimizer: int, dim: int) -> int: ...
 def update_rows(
+    optimizer: int,
     rows: _F32,
     dim: int,
     slots: _I64,
     sources: _F32,
     source_index: _I64,
     coefs: _F32,
+    bias_coefs: _F32 | None,
     lr: float,
     l2: float,
-    bias: bool,
 ) -> int: ...
 def score_topk(
     queries: _F32,
@@ -75,11 +79,12 @@ def score_topk(
 ) -> None: ...
 
 # bindings_tables.cpp; rows are stored bytes, uint8 [n, stored_bytes]
-def row_bytes(dim: int) -> int: ...
-def stored_bytes(dim: int) -> int: ...
+def base_score(loss: int, value_sum: float, value_weight: float) -> float: ...
+def row_bytes(dim: int, optimizer: int) -> int: ...
+def stored_bytes(dim: int, optimizer: int) -> int: ...
 
 class Warm:
-    def __init__(self, dim: int, capacity: int, ordinals: bool) -> None: ...
+    def __init__(self, dim: int, optimizer: int, capacity: int, ordinals: bool) -> None: ...
     def peek(self, ids: _I64) -> tuple[npt.NDArray[np.bool_], _U8]: ...
     def fill(self, ids: _I64, rows: _U8) -> None: ...
     def freeze(self) -> None: ...
@@ -129,6 +134,7 @@ class Catalogue:
     def topk(
         self,
         queries: _F32,
+        offsets: _F32 | None,
         k: int,
         items: int,
         exclude_all: _I64 | None,
@@ -144,7 +150,9 @@ class Catalogue:
     def __len__(self) -> int: ...
 
 class LearnSettings:
-    def __init__(self, loss: int, lr: float, l2: float, negatives: int, batch_size: int, seed: int) -> None: ...
+    def __init__(
+        self, loss: int, optimizer: int, lr: float, l2: float, negatives: int, batch_size: int, seed: int
+    ) -> None: ...
     @property
     def users_needed(self) -> int: ...
     @property
@@ -161,8 +169,15 @@ class Learner:
     def missing_items(self) -> _I64: ...
     def delivered(self) -> bool: ...
     def learn(
-        self, settings: LearnSettings, users: _I64, items: _I64, weights: _F32 | None, first_seq: int
+        self,
+        settings: LearnSettings,
+        users: _I64,
+        items: _I64,
+        values: _F32 | None,
+        weights: _F32 | None,
+        first_seq: int,
     ) -> tuple[int, float, int, int, int, int, int]: ...
+    value_sums: tuple[float, float]
     @property
     def mean(self) -> _F32: ...
     @mean.setter

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import operator
 import os
 import shutil
@@ -22,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from .backend import fingerprint
-from .config import Settings
+from .backend import fingerprint, native
+from .config import LOSSES, Settings
 from .errors import BusyError, ConfigError, CorruptionError, EngineError
 from .events import Floats, describe
 from .files import as_engine_error, sync_directory
@@ -44,6 +45,7 @@ class State:
     mean_count: int
     settings: Settings
     positions: dict[str, bytes]
+    value_sums: tuple[float, float] = (0.0, 0.0)
     bit_exact: bool = True
 
     def to_meta(self) -> dict[str, bytes]:
@@ -52,6 +54,7 @@ class State:
             "users": self.users,
             "items": self.items,
             "mean_count": self.mean_count,
+            "value_sums": self.value_sums,
             "settings": self.settings.as_dict(),
             "positions": {source: position.hex() for source, position in self.positions.items()},
             "bit_exact": self.bit_exact,
@@ -77,6 +80,7 @@ class State:
                 mean=np.frombuffer(mean, "<f4").astype(np.float32),
                 settings=Settings.stored(fields["settings"]),
                 positions={str(source): bytes.fromhex(position) for source, position in fields["positions"].items()},
+                value_sums=_finite_pair(fields["value_sums"]),
                 bit_exact=bool(fields["bit_exact"]) and made["fingerprint"] == fingerprint(),
             )
             if len(read.mean) != read.settings.dim:
@@ -87,9 +91,21 @@ class State:
                 raise
             raise CorruptionError(f"the state in the cold tier makes no sense: {e!r}", file=str(directory)) from e
 
+    @property
+    def base(self) -> float:
+        """The score of a pair of which nothing is known: what all scores of logistic and squared add to. Else 0."""
+        return float(native.base_score(LOSSES.index(self.settings.loss), *self.value_sums))
+
     @classmethod
     def initial(cls, settings: Settings) -> "State":
         return cls(0, 0, 0, np.zeros(settings.dim, np.float32), 0, settings, {})
+
+
+def _finite_pair(found: Any) -> tuple[float, float]:
+    total, weight = map(float, found)
+    if not (math.isfinite(total) and math.isfinite(weight) and weight >= 0):
+        raise ValueError("sums of values that cannot be")
+    return total, weight
 
 
 class Directory:

@@ -36,9 +36,9 @@ class Engine(Reading):
         self._directory = directory
         self._resources = resources
         cold = directory.cold if directory else None
-        capacity = capacities(settings.dim, resources.warm_bytes if directory else None)
-        self._users = Table(USERS, settings.dim, capacity[0], cold)
-        self._items = Table(ITEMS, settings.dim, capacity[1], cold)
+        capacity = capacities(settings.dim, settings.optimizer, resources.warm_bytes if directory else None)
+        self._users = Table(USERS, settings.dim, settings.optimizer, capacity[0], cold)
+        self._items = Table(ITEMS, settings.dim, settings.optimizer, capacity[1], cold)
         self._catalogue = Catalogue(settings.dim)
         self._history = History(self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [])
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
@@ -133,7 +133,8 @@ class Engine(Reading):
 
         Args:
             users, items: ids, scalars or 1-D columns of equal length; any int64 but -1.
-            values: None with the losses of this version.
+            values: float [n], required with the losses "logistic" (each 0 or 1) and "squared" (finite ratings), which
+                learn to predict them; None with "softmax" and "bpr", which learn from positives.
             weights: float [n] >= 0, scale each event's loss; 1 by default.
             timestamps: Unix seconds or datetime64 [n]; kept in the log.
             durable: False: in the page cache only; survives SIGKILL, not power loss.
@@ -246,6 +247,7 @@ class Engine(Reading):
                 self._model.learn(
                     record.users,
                     record.items,
+                    record.values,
                     record.weights,
                     first_seq=record.first_seq,
                     batch_size=record.batch_size,
@@ -288,6 +290,7 @@ class Engine(Reading):
             mean_count=self._model.mean_count,
             settings=self._model.settings,
             positions=dict(self._positions),
+            value_sums=self._model.value_sums,
             bit_exact=self._bit_exact,
         )
 

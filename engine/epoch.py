@@ -158,7 +158,7 @@ class Epochs:
 def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, model: Any) -> None:
     """Takes over the state of the last epoch: table states, settings, and the catalogue by a scan of the item rows."""
     state = directory.state
-    model.restore(state.mean, state.mean_count, state.users, state.items)
+    model.restore(state.mean, state.mean_count, state.users, state.items, state.value_sums)
     items = tables[1]
     catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items)
 

@@ -91,6 +91,10 @@ class Reading(ABC):
     def score(self, users: Any, items: Any) -> Any:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
 
+        They are what the loss learns to predict. "squared": the rating, which is the mean of all ratings + the biases
+        of user and item + user . item. "logistic": the log odds of a 1, in the same way; 1 / (1 + exp(-score)) is its
+        probability. "softmax" and "bpr": user . item + the item's bias, a number that ranks.
+
         A tensor if either is one. Raises InputError, UnknownIdError for an id without a row.
 
         >>> report = eng.ingest([7, 8], [100, 101])

@@ -84,6 +84,30 @@ def test_timestamps(unchanged, bad):
     refused("timestamps", lambda: unchanged.ingest([1], [2], timestamps=bad))
 
 
+NUMBERS = ("half", "floats", "whole floats", "true", "bools", "beyond int64", "uint64 overflow")
+
+
+@pytest.mark.parametrize(("loss", "fine"), [("logistic", ("true", "bools", "floats")), ("squared", NUMBERS)])
+def test_values(home, contents, loss, fine):
+    with engine.open(home, dim=4, loss=loss) as eng:
+        eng.ingest([1, 2], [3, 4], [0, 1])
+        before = eng.digest(), eng.seq, contents(home)
+        for junk in but(*fine):
+            refused("values", lambda junk=junk: eng.ingest([1], [3], junk))
+        refused("values", lambda: eng.ingest([1, 2], [3, 4], [1]))
+        refused("values", lambda: eng.ingest([1, 2], [3, 4], 1))
+        refused("values", lambda: eng.ingest([], [], 1))
+        refused("position 1", lambda: eng.ingest([1, 2], [3, 4], [1, 1e39]))
+        if loss == "logistic":
+            refused("position 1", lambda: eng.ingest([1, 2], [3, 4], [0, 0.5]))
+            refused("-1", lambda: eng.ingest([1, 2], [3, 4], [-1, 1]))
+        assert eng.ingest([], []).events == eng.ingest([], [], []).events == 0
+        assert (eng.digest(), eng.seq, contents(home)) == before
+        eng.ingest([], [], position=("ratings", b"2"))
+        for good in (1, 1.0, True, np.array([True]), [np.float16(1)], np.array(1, np.uint8)):
+            assert eng.ingest(1, 3, good).events == 1
+
+
 def test_values_belong_to_other_losses(unchanged):
     for junk in but("nothing"):
         refused("values", lambda junk=junk: unchanged.ingest([1], [2], values=junk))

@@ -283,6 +283,7 @@ def records(events: Events, first_seq: int, batch_size: int, position: tuple[str
             batch_size,
             part.users,
             part.items,
+            values=part.values,
             weights=part.weights,
             timestamps=part.timestamps,
             position=position,

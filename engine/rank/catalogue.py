@@ -63,6 +63,7 @@ class Catalogue:
         k: int,
         items: int,
         *,
+        offsets: Floats | None,
         exclude_all: Ids | None,
         exclude: tuple[Ids | None, Ids | None],
         include: tuple[Ids | None, Ids | None],
@@ -72,9 +73,10 @@ class Catalogue:
         """The best k of the first `items` items for each query [n, dim]: ids [n, k], scores [n, k], counts [n].
 
         Filters are positions, rising: one list for all, or lists and offsets in CSR form (no offsets: one for all).
+        `offsets` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie.
         `cosine`: by the cosine to the query, without the bias.
         """
         found: tuple[Ids, Floats, Ids] = self.native.topk(
-            queries, k, items, exclude_all, *exclude, *include, cosine, threads
+            queries, offsets, k, items, exclude_all, *exclude, *include, cosine, threads
         )
         return found

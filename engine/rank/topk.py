@@ -27,6 +27,7 @@ class Rows(Protocol):
 
     def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]: ...
     def floats(self, rows: NDArray[np.uint8]) -> Floats: ...
+    def biases(self, rows: NDArray[np.uint8]) -> Floats: ...
 
 
 class Seen(Protocol):
@@ -36,10 +37,16 @@ class Seen(Protocol):
 
 
 class Strangers(Protocol):
-    """What a user without a row is ranked with."""
+    """What a user without a row is ranked with, and what the scores of all pairs add to."""
 
     @property
     def mean(self) -> Floats: ...
+    @property
+    def base(self) -> float: ...
+
+
+# The vectors of some queries, what is added to all scores of each (None: nothing), and which get an empty row.
+Queries = tuple[Floats, Floats | None, NDArray[np.bool_] | None]
 
 
 class Ranker:
@@ -71,20 +78,24 @@ class Ranker:
             if exclude_seen:
                 raise InputError("exclude_seen: needs users, got vectors")
             given, scalar = query_vectors("vectors", vectors, self._catalogue.dim)
-            return self._best(seq, len(given), scalar, k, lambda part: (given[part], None), exclude, include)
+            bases = np.full(len(given), self._strangers.base, np.float32)
+            return self._best(
+                seq, len(given), scalar, k, lambda part: (given[part], bases[part], None), exclude, include
+            )
         ids, scalar = _column("users", users)
+        base = self._strangers.base
         mean: list[Floats] = []  # of one moment for the whole call
 
-        def queries(part: slice) -> tuple[Floats, NDArray[np.bool_] | None]:
-            known, vectors = self._known_users(ids[part])
+        def queries(part: slice) -> Queries:
+            known, vectors, offsets = self._known_users(ids[part], base)
             if known.all():
-                return vectors, None
+                return vectors, offsets, None
             if unknown == "raise":
                 raise UnknownIdError(f"users: {int(ids[part][~known][0])} has no row")
             if not mean:
                 mean.append(self._strangers.mean)
             vectors[~known] = mean[0]
-            return vectors, ~known if unknown == "skip" else None
+            return vectors, offsets, ~known if unknown == "skip" else None
 
         def seen(part: slice) -> Lists:
             return Lists.of([self._history.items_of(user) for user in ids[part].tolist()])
@@ -97,8 +108,8 @@ class Ranker:
         ids, scalar = _column("items", items)
         ordinals = self._known_items(ids)
 
-        def queries(part: slice) -> tuple[Floats, None]:
-            return self._catalogue.read(ordinals[part])[0], None
+        def queries(part: slice) -> Queries:
+            return self._catalogue.read(ordinals[part])[0], None, None
 
         def itself(part: slice) -> Lists:
             return Lists(ids[part], np.arange(len(ids[part]) + 1))
@@ -111,7 +122,7 @@ class Ranker:
         n: int,
         scalar: bool,
         k: int,
-        queries: Callable[[slice], tuple[Floats, NDArray[np.bool_] | None]],
+        queries: Callable[[slice], Queries],
         exclude: Any,
         include: Any,
         also: Callable[[slice], Lists] | None = None,
@@ -119,8 +130,7 @@ class Ranker:
     ) -> TopK:
         """The best k for n queries, some at a time, so that scratch memory does not grow with n.
 
-        queries(part): the vectors of a slice of them, and which of those get an empty row; also(part): what else each
-        of them must not get.
+        queries(part): of a slice of them; also(part): what else each of them must not get.
         """
         if n * k > _MOST_ANSWERS:
             raise InputError(f"k: got {k} for {n} queries, wanted at most {_MOST_ANSWERS} answers in one call")
@@ -135,12 +145,13 @@ class Ranker:
         step = max(1, min(_QUERIES, _SCRATCH // width))
         for start in range(0, n, step):
             part = slice(start, min(n, start + step))
-            vectors, none = queries(part)
+            vectors, offsets, none = queries(part)
             each = [x.cut(part.start, part.stop) for x in (excluded,) if isinstance(x, Lists)]
             found = self._catalogue.topk(
                 vectors,
                 width,
                 items,
+                offsets=offsets if offsets is not None and offsets.any() else None,
                 exclude_all=for_all,
                 exclude=positions.of_each([*each, also(part)] if also else each),
                 include=positions.of_each([included.cut(part.start, part.stop)])
@@ -163,12 +174,13 @@ class Ranker:
             u, i = np.broadcast_arrays(u, i)
         except ValueError as e:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
+        base = self._strangers.base
         scores: Floats = np.empty(u.size, np.float32)
         for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)
             distinct, which = np.unique(u.flat[part], return_inverse=True)
-            vectors = self._users_vectors(distinct)
-            scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part]))
+            vectors, offsets = self._every_user(distinct, base)
+            scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + offsets[which]
         scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
 
@@ -176,21 +188,23 @@ class Ranker:
         vectors: Floats = np.empty((len(ids), self._catalogue.dim), np.float32)
         for start in range(0, len(ids), _PAIRS):
             part = slice(start, start + _PAIRS)
-            vectors[part] = self._users_vectors(ids[part])
+            vectors[part] = self._every_user(ids[part], 0.0)[0]
         return vectors
 
     def item_vectors(self, ids: Ids) -> Floats:
         return self._catalogue.read(self._known_items(ids))[0]
 
-    def _users_vectors(self, ids: Ids) -> Floats:
-        known, vectors = self._known_users(ids)
+    def _every_user(self, ids: Ids, base: float) -> tuple[Floats, Floats]:
+        known, vectors, offsets = self._known_users(ids, base)
         if not known.all():
             raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
-        return vectors
+        return vectors, offsets
 
-    def _known_users(self, ids: Ids) -> tuple[NDArray[np.bool_], Floats]:
+    def _known_users(self, ids: Ids, base: float) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        """Which users have a row, their vectors, and what is added to all scores of a user: base and bias."""
         known, rows = self._users.peek(ids)
-        return known, self._users.floats(rows)
+        biases = np.where(known, self._users.biases(rows), np.float32(0))
+        return known, self._users.floats(rows), biases + np.float32(base)
 
     def _known_items(self, ids: Ids) -> Ids:
         ordinals = self._catalogue.ordinals(ids)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import native
+from ..config import OPTIMIZERS
 from ..events import Ids
 from .cold import Cold, Snapshot
 
@@ -22,21 +23,31 @@ _MOST_ROWS = 2**31
 _CHUNK = 2048  # rows copied, sealed or digested at a time: about half a megabyte
 
 
-def capacities(dim: int, warm_bytes: int | None) -> tuple[int, int, int]:
+def row_bytes(dim: int, optimizer: str) -> int:
+    """RAM of one warm row, with its share of the index and the bookkeeping."""
+    return int(native.row_bytes(dim, OPTIMIZERS.index(optimizer)))
+
+
+def stored_bytes(dim: int, optimizer: str) -> int:
+    """Bytes of one row in LMDB."""
+    return int(native.stored_bytes(dim, OPTIMIZERS.index(optimizer)))
+
+
+def capacities(dim: int, optimizer: str, warm_bytes: int | None) -> tuple[int, int, int]:
     """What `warm_bytes` has room for: rows of users, rows of items (7/16 each), bytes of history (1/8). None: all."""
     if warm_bytes is None:
         return _MOST_ROWS, _MOST_ROWS, 2**62
-    rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // native.row_bytes(dim)))
+    rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // row_bytes(dim, optimizer)))
     return rows, rows, warm_bytes // 8
 
 
 class Table:
     """`number` is the table's first key byte in LMDB; `cold` is None in memory."""
 
-    def __init__(self, number: int, dim: int, capacity: int, cold: Cold | None):
+    def __init__(self, number: int, dim: int, optimizer: str, capacity: int, cold: Cold | None):
         self.number = number
         self.dim = dim
-        self.warm: Any = native.Warm(dim, capacity, number == ITEMS)
+        self.warm: Any = native.Warm(dim, OPTIMIZERS.index(optimizer), capacity, number == ITEMS)
         self.cold = cold
 
     def __len__(self) -> int:
@@ -59,6 +70,10 @@ class Table:
     def floats(self, rows: Rows) -> NDArray[np.float32]:
         """The vectors of rows, float32 [n, dim]."""
         return _vectors(rows, self.dim)
+
+    def biases(self, rows: Rows) -> NDArray[np.float32]:
+        """The biases of rows, float32 [n]."""
+        return _biases(rows, self.dim)
 
     def deliver(self, missing: Ids, first: Callable[[Ids], None] | None = None) -> None:
         """Fills the slots that wait for `missing` with what LMDB has.
@@ -120,11 +135,11 @@ class Table:
 class StoredTable:
     """A table as one snapshot of LMDB has it: what `Table` answers, without RAM. One thread at a time."""
 
-    def __init__(self, number: int, dim: int, snapshot: Snapshot):
+    def __init__(self, number: int, dim: int, optimizer: str, snapshot: Snapshot):
         self.number = number
         self.dim = dim
         self._snapshot = snapshot
-        self._width = native.stored_bytes(dim)
+        self._width = stored_bytes(dim, optimizer)
 
     def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], Rows]:
         """As `Table.peek`."""
@@ -134,6 +149,10 @@ class StoredTable:
     def floats(self, rows: Rows) -> NDArray[np.float32]:
         """As `Table.floats`."""
         return _vectors(rows, self.dim)
+
+    def biases(self, rows: Rows) -> NDArray[np.float32]:
+        """As `Table.biases`."""
+        return _biases(rows, self.dim)
 
     def rows(self) -> Iterator[tuple[Ids, Rows]]:
         """As `Table.rows`."""
@@ -151,3 +170,7 @@ def _fetch(source: Cold | Snapshot, number: int, ids: Ids, rows: Rows, at: NDArr
 
 def _vectors(rows: Rows, dim: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(rows[:, : 4 * dim]).view(np.float32)
+
+
+def _biases(rows: Rows, dim: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(rows[:, 4 * dim : 4 * dim + 4]).view(np.float32).reshape(-1)

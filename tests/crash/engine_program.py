@@ -25,11 +25,11 @@ import numpy as np
 import engine
 import engine.engine as whole
 from engine import backup, directory, epoch
-from engine.backend import native
 from engine.log import log, segment
 from engine.log import record as log_record
 from engine.log.log import Log
 from engine.table import cold, cold_file
+from engine.table.table import row_bytes
 
 EVENTS, DIM, BATCH, NEGATIVES = 400, 8, 2, 4
 RECORD_EVENTS, SEGMENT_BYTES, EPOCH_LOG_BYTES = 32, 4000, 5000
@@ -123,7 +123,7 @@ class Program:
     typed = (engine.StorageFullError, engine.EngineError)
 
     def __init__(self, rows: int):
-        self.warm_bytes = rows * native.row_bytes(DIM) * 16 // 7 + 16
+        self.warm_bytes = rows * row_bytes(DIM, "adagrad") * 16 // 7 + 16
 
     def open(self, root: Path, lr: float | None = None):
         settings = {"dim": DIM, "batch_size": BATCH, "negatives": NEGATIVES, "seed": 9}
