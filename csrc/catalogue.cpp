@@ -44,9 +44,18 @@ uint32_t Catalogue::reserve(int64_t id) {
     const auto ordinal = static_cast<uint32_t>(reserved_++);
     reach(ordinal);
     chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
-    std::lock_guard lock(index_mutex_);
-    index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
+    index(id, ordinal);
     return ordinal;
+}
+
+void Catalogue::index(int64_t id, uint32_t ordinal) {
+    if (index_.full()) {
+        IdIndex larger = index_.grown(index_.size() + 1, [this](uint32_t o) { return this->id(o); });
+        std::lock_guard lock(index_mutex_);  // readers wait for the swap alone
+        index_.swap(larger);
+    }
+    std::lock_guard lock(index_mutex_);
+    index_.insert(id, ordinal);
 }
 
 void Catalogue::write(uint32_t ordinal, const float* row, bool streamed) {
@@ -84,12 +93,13 @@ void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row) {
     if (seen_[ordinal]) return;
     seen_[ordinal] = true;
     ++restored_;
-    index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
+    index(id, ordinal);
     write(ordinal, row, false);
 }
 
 void Catalogue::reserve_for(int64_t n) {
-    index_.reserve(n, [this](uint32_t o) { return this->id(o); });
+    IdIndex larger = index_.grown(n, [this](uint32_t o) { return this->id(o); });
+    index_.swap(larger);
     seen_.resize(static_cast<size_t>(n));
     for (int64_t ordinal = 0; ordinal < n; ordinal += kItems) reach(ordinal);
     // Finding the memory takes about as long as filling it, so one thread does the one while another does the other.
@@ -131,7 +141,7 @@ void Catalogue::read(int64_t ordinal, float* vector, float* bias) const {
     const Chunk& c = chunk(ordinal);
     const int64_t at = ordinal & (kItems - 1);
     const auto& version = c.versions[static_cast<size_t>(at / kItemsPerVersion)];
-    for (;;) {
+    for (int64_t looks = 0;; wait_for_writer(&looks)) {
         const uint32_t before = version.load(std::memory_order_acquire);
         if (before & 1) continue;
         std::memcpy(vector, c.vectors + at * stride_, static_cast<size_t>(dim_) * 4);

@@ -79,6 +79,7 @@ class Catalogue {
     }
     Chunk& chunk(int64_t ordinal) const { return *chunks_[static_cast<size_t>(ordinal >> kShift)]; }
     void reach(int64_t ordinal);
+    void index(int64_t id, uint32_t ordinal);
     void write(uint32_t ordinal, const float* row, bool streamed);
 
     int64_t dim_, stride_;
