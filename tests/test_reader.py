@@ -61,6 +61,8 @@ def test_a_reader_follows_the_epochs(home, stream, other, loss, compacted):
             eng.topk(asked[0]).scores,
         )
         np.testing.assert_array_equal(np.float32(other("eng.vectors(users[:20])")), eng.vectors(asked[:20]))
+        alike = eng.similar(items[:4], 3)
+        assert other(f"eng.similar({items[:4].tolist()}, 3).ids") == alike.ids.tolist()
         assert other("eng.position('shop').decode()") == "here"
         assert other("eng.settings") == eng.settings
         stats = other("eng.stats()")
