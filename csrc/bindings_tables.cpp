@@ -42,6 +42,25 @@ py::tuple peek(Warm& w, const Array<int64_t>& ids) {
     return py::make_tuple(found, rows);
 }
 
+// What `list` gives, rising.
+template <class List>
+Array<int64_t> sorted_ids(const List& list) {
+    std::vector<int64_t> ids;
+    {
+        py::gil_scoped_release nogil;
+        list(&ids);
+        std::sort(ids.begin(), ids.end());
+    }
+    return to_array(ids);
+}
+
+int64_t bring(Warm& w, const Array<int64_t>& ids) {
+    py::gil_scoped_release nogil;
+    int64_t n = 0;
+    while (n < ids.size() && w.admit(ids.data()[n], Warm::kFetching) != Warm::kNone) ++n;
+    return n;
+}
+
 py::tuple collect(Warm& w, int64_t from, int64_t n) {
     Array<int64_t> ids(n);
     Array<uint8_t> rows = row_array(n, w);
@@ -160,6 +179,7 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const
         .exclude = {data_or_null(exclude), data_or_null(exclude_offsets)},
         .include = {data_or_null(include), data_or_null(include_offsets)},
         .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, shown, first, found); },
+        .masked = [&](int64_t at) { return !c.is_ranked(at); },
         .ids = ids.mutable_data(),
         .scores = scores.mutable_data(),
         .counts = counts.mutable_data()};
@@ -168,6 +188,19 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const
         score_topk(task, threads);
     }
     return py::make_tuple(ids, scores, counts);
+}
+
+template <class Do>
+void each(const Array<int64_t>& ids, const Do& what) {
+    for (int64_t i = 0; i < ids.size(); ++i) what(ids.data()[i]);
+}
+
+void remove_items(Catalogue& c, const Array<int64_t>& ids) {
+    py::gil_scoped_release nogil;
+    each(ids, [&](int64_t id) {
+        const uint32_t ordinal = c.find(id);
+        if (ordinal != Catalogue::kNone) c.remove(ordinal);
+    });
 }
 
 void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim, int64_t limit) {
@@ -207,17 +240,23 @@ void bind_tables(py::module_& m) {
         .def("sort_frozen", &Warm::sort_frozen_count, py::call_guard<py::gil_scoped_release>())
         .def("collect", &collect, py::arg("start"), py::arg("n"))
         .def("thaw", &Warm::thaw, py::arg("committed"), py::call_guard<py::gil_scoped_release>())
-        .def("resident",
-             [](Warm& w) {
-                 std::vector<int64_t> ids;
-                 {
-                     py::gil_scoped_release nogil;
-                     w.resident(&ids);
-                     std::sort(ids.begin(), ids.end());
-                 }
-                 return to_array(ids);
-             })
+        .def("resident", [](Warm& w) { return sorted_ids([&](auto* ids) { w.resident(ids); }); })
+        .def(
+            "untouched_since",
+            [](Warm& w, uint64_t seq) { return sorted_ids([&](auto* ids) { w.untouched_since(seq, ids); }); },
+            py::arg("seq"))
+        .def(
+            "remove",
+            [](Warm& w, const Array<int64_t>& ids) {
+                py::gil_scoped_release nogil;
+                w.remove(ids.data(), ids.size());
+            },
+            fixed("ids"))
+        .def("bring", &bring, fixed("ids"),
+             "Slots for the first of `ids` that wait to be filled; how many got one. None of them may be here.")
+        .def("unpin", &Warm::unpin_all)
         .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
+        .def_property_readonly("seq_offset", [](const Warm& w) { return w.layout().meta_offset; })
         .def_property_readonly("row_bytes", [](const Warm& w) { return w.layout().stride; })
         .def_property_readonly("kept_bytes", &Warm::kept_bytes)
         .def_property_readonly("bytes", &Warm::bytes)
@@ -244,6 +283,14 @@ void bind_tables(py::module_& m) {
         .def(
             "entries", [](History& h, Warm& users, int64_t user) { return entries(users, h, user); }, py::arg("users"),
             py::arg("user"))
+        .def(
+            "forget",
+            [](History& h, const Array<int64_t>& items) {
+                const std::vector<int64_t> copy(items.data(), items.data() + items.size());
+                py::gil_scoped_release nogil;
+                h.forget(copy);
+            },
+            fixed("items"))
         .def("freeze", &History::freeze)
         .def(
             "collect",
@@ -254,13 +301,26 @@ void bind_tables(py::module_& m) {
             py::arg("users"), py::arg("committed"), py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("bytes", &History::bytes);
 
-    py::class_<Catalogue>(m, "Catalogue")
-        .def(py::init<int64_t>(), py::arg("dim"))
+    py::class_<Catalogue> catalogue(m, "Catalogue");
+    py::class_<Catalogue::Pin>(m, "Pin")
+        .def("__enter__", [](const Catalogue::Pin&) {})
+        .def("__exit__", [](Catalogue::Pin& pin, const py::args&) { pin.release(); });
+    catalogue.def(py::init<int64_t>(), py::arg("dim"))
         .def("ordinals", &ordinals, fixed("ids"))
         .def("read", &read_items, fixed("ordinals"))
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
-        .def("restored", &Catalogue::restored, py::arg("n"))
+        .def("restored", &Catalogue::restored, py::arg("n"), py::arg("end"))
+        .def("remove", &remove_items, fixed("ids"))
+        .def("hide", [](Catalogue& c, const Array<int64_t>& ids) { each(ids, [&](int64_t id) { c.hide(id); }); })
+        .def("unhide", [](Catalogue& c, const Array<int64_t>& ids) { each(ids, [&](int64_t id) { c.unhide(id); }); })
+        .def_property_readonly(
+            "hidden",
+            [](const Catalogue& c) {
+                return sorted_ids([&](auto* ids) { ids->assign(c.hidden().begin(), c.hidden().end()); });
+            })
+        .def(
+            "pin", [](Catalogue& c) { return std::make_unique<Catalogue::Pin>(c); }, py::keep_alive<0, 1>())
         .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),
              fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
              py::arg("threads"))
@@ -296,6 +356,7 @@ void bind_tables(py::module_& m) {
             py::arg("start"), "0: ready; 1: missing rows must be delivered; 2: an epoch must end first.")
         .def_property_readonly("missing_users", [](const Learner& l) { return ids_of(l.users(), l.missing_users); })
         .def_property_readonly("missing_items", [](const Learner& l) { return ids_of(l.items(), l.missing_items); })
+        .def("removed", &Learner::removed, py::arg("users"), py::arg("items"))
         .def("delivered", &Learner::delivered, "What was missing has come. Users that did not are new; items: False.")
         .def(
             "learn",

@@ -1,6 +1,7 @@
 #include "catalogue.h"
 
 #include <algorithm>
+#include <functional>
 
 void Catalogue::reach(int64_t ordinal) {
     auto& c = chunks_[static_cast<size_t>(ordinal >> kShift)];
@@ -9,13 +10,87 @@ void Catalogue::reach(int64_t ordinal) {
     bytes_ += static_cast<int64_t>(c->memory.bytes());
 }
 
+// The lowest ordinal without an item.
+uint32_t Catalogue::lowest_free() {
+    while (!free_.empty()) {
+        std::pop_heap(free_.begin(), free_.end(), std::greater<>());
+        const uint32_t o = free_.back();
+        free_.pop_back();
+        if (o < reserved_ && !state(o).load(std::memory_order_relaxed)) return o;
+    }
+    return static_cast<uint32_t>(reserved_++);
+}
+
 uint32_t Catalogue::reserve(int64_t id) {
-    const auto ordinal = static_cast<uint32_t>(reserved_++);
+    if (removed_) wait_for_pins();
+    const uint32_t ordinal = lowest_free();
     reach(ordinal);
-    chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
+    state(ordinal).store(kTaken, std::memory_order_relaxed);
+    pending_.push_back(ordinal);
     std::lock_guard lock(index_mutex_);
+    chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
     index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
     return ordinal;
+}
+
+void Catalogue::show_all() {
+    for (const uint32_t o : pending_) {
+        if (o < size()) --gaps_;
+        const bool hide = !hidden_.empty() && hidden_.contains(id(o));
+        state(o).store(hide ? kShown | kHidden : kShown, std::memory_order_release);
+    }
+    pending_.clear();
+    shown_.store(reserved_, std::memory_order_release);
+}
+
+void Catalogue::remove(uint32_t ordinal) {
+    {
+        std::lock_guard lock(index_mutex_);
+        index_.erase(id(ordinal), [this](uint32_t o) { return this->id(o); });
+    }
+    state(ordinal).store(0, std::memory_order_release);
+    free_.push_back(ordinal);
+    std::push_heap(free_.begin(), free_.end(), std::greater<>());
+    removed_ = true;
+    ++gaps_;
+    while (reserved_ > 0 && !state(reserved_ - 1).load(std::memory_order_relaxed)) --reserved_, --gaps_;
+    shown_.store(reserved_, std::memory_order_release);
+}
+
+void Catalogue::hide(int64_t id) {
+    hidden_.insert(id);
+    const uint32_t o = find(id);
+    if (o != kNone) state(o).fetch_or(kHidden, std::memory_order_release);
+}
+
+void Catalogue::unhide(int64_t id) {
+    hidden_.erase(id);
+    const uint32_t o = find(id);
+    if (o != kNone) state(o).fetch_and(static_cast<uint8_t>(~kHidden), std::memory_order_release);
+}
+
+// Pins are counted by phase. Who changed the phase waits until the old one's count is 0: those that come later are
+// counted in the new one, and see the removals from before.
+int Catalogue::enter() {
+    for (;;) {
+        const int phase = phase_.load();
+        pins_[static_cast<size_t>(phase)].fetch_add(1);
+        if (phase_.load() == phase) return phase;
+        leave(phase);
+    }
+}
+
+void Catalogue::leave(int phase) {
+    auto& pins = pins_[static_cast<size_t>(phase)];
+    if (pins.fetch_sub(1) == 1) pins.notify_all();
+}
+
+void Catalogue::wait_for_pins() {
+    const int phase = phase_.load();
+    phase_.store(phase ^ 1);
+    auto& pins = pins_[static_cast<size_t>(phase)];
+    for (int64_t n = pins.load(); n; n = pins.load()) pins.wait(n);
+    removed_ = false;
 }
 
 void Catalogue::publish(uint32_t ordinal, const float* row) {
@@ -32,21 +107,22 @@ void Catalogue::publish(uint32_t ordinal, const float* row) {
 
 void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row) {
     reach(ordinal);
+    if (state(ordinal).load(std::memory_order_relaxed)) return;
     chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
-    if (seen_.size() <= ordinal) seen_.resize(std::max<size_t>(ordinal + 1, seen_.size() * 2));
-    if (seen_[ordinal]) return;
-    seen_[ordinal] = true;
-    ++restored_;
+    state(ordinal).store(kTaken, std::memory_order_relaxed);
+    pending_.push_back(ordinal);
+    reserved_ = std::max<int64_t>(reserved_, ordinal + 1);
     index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
     publish(ordinal, row);
 }
 
-bool Catalogue::restored(int64_t n) {
-    const bool whole = restored_ == n && std::none_of(seen_.begin() + std::min<std::ptrdiff_t>(n, std::ssize(seen_)),
-                                                      seen_.end(), [](bool b) { return b; });
-    seen_ = {};
-    reserved_ = n;
+bool Catalogue::restored(int64_t n, int64_t end) {
+    const bool whole = std::ssize(pending_) == n && reserved_ == end;
     show_all();
+    for (int64_t o = 0; o < reserved_; ++o)
+        if (chunks_[static_cast<size_t>(o >> kShift)] == nullptr || !state(o).load(std::memory_order_relaxed))
+            reach(o), free_.push_back(static_cast<uint32_t>(o));  // rising: a heap
+    gaps_ = std::ssize(free_);
     return whole;
 }
 
@@ -56,7 +132,7 @@ void Catalogue::find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) c
         std::lock_guard lock(index_mutex_);
         for (int64_t i = start; i < std::min(n, start + 1024); ++i) {
             const uint32_t o = find(ids[i]);
-            ordinals[i] = o != kNone && o < shown ? o : kNone;
+            ordinals[i] = o != kNone && o < shown && is_shown(o) ? o : kNone;
         }
     }
 }

@@ -2,12 +2,14 @@
 //
 // One writer thread; readers score beside it without waiting: each 64 items have a version that is odd while the writer
 // is inside, and a reader that saw it move scores those items again. Chunks never move. An ordinal that is reserved but
-// not yet published is not scored.
+// not yet shown is not scored, nor is one whose item was removed: a gap. New items take the lowest gap first. Readers
+// use ordinals under a Pin; an ordinal is not given to another item while a Pin from before the removal is held.
 #pragma once
 #include <array>
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <unordered_set>
 
 #include "index.h"
 #include "kernels.h"
@@ -28,7 +30,7 @@ class Catalogue {
         const uint32_t o = index_.peek_home(id);
         if (o != kNone) __builtin_prefetch(&chunk(o).ids[o & (kItems - 1)]);
     }
-    uint32_t reserve(int64_t id);                      // the next ordinal, for an id that has none
+    uint32_t reserve(int64_t id);                      // the lowest free ordinal, for an id that has none
     void publish(uint32_t ordinal, const float* row);  // row: vector, then bias
     void prefetch_item(uint64_t ordinal) const {       // ahead of its publish
         const Chunk& c = chunk(static_cast<int64_t>(ordinal));
@@ -37,13 +39,40 @@ class Catalogue {
         __builtin_prefetch(c.biases + at, 1);
         __builtin_prefetch(&c.versions[static_cast<size_t>(at / kItemsPerVersion)], 1);
     }
-    void show_all() { shown_.store(reserved_, std::memory_order_release); }
+    void show_all();                                               // what was reserved and published
     void restore(uint32_t ordinal, int64_t id, const float* row);  // at opening, any order, before readers
-    bool restored(int64_t n);                                      // were ordinals 0..n-1 each restored once?
+    bool restored(int64_t n, int64_t end);                         // were they n items, the last at end - 1?
     int64_t reserved() const { return reserved_; }
+    // With nothing reserved that is not shown. What follows the last item is no gap: the catalogue gets shorter.
+    void remove(uint32_t ordinal);
+    // Ordinals below size() without a shown item; when there are none, nobody needs to ask is_shown().
+    int64_t gaps() const { return gaps_; }
+    bool is_shown(int64_t ordinal) const { return state(ordinal).load(std::memory_order_relaxed) & kShown; }
+    // Ids that are not ranked, be they items or not.
+    void hide(int64_t id);
+    void unhide(int64_t id);
+    const std::unordered_set<int64_t>& hidden() const { return hidden_; }
 
     // --- [any thread]
     int64_t size() const { return shown_.load(std::memory_order_acquire); }
+    bool is_ranked(int64_t ordinal) const { return state(ordinal).load(std::memory_order_acquire) == kShown; }
+    // While one is held, ordinals mean the items that they meant. The writer waits for those that are older than a
+    // removal before it uses an ordinal again.
+    class Pin {
+      public:
+        explicit Pin(Catalogue& c) : catalogue_(&c), phase_(c.enter()) {}
+        ~Pin() { release(); }
+        Pin(const Pin&) = delete;
+        Pin& operator=(const Pin&) = delete;
+        void release() {
+            if (catalogue_) catalogue_->leave(phase_);
+            catalogue_ = nullptr;
+        }
+
+      private:
+        Catalogue* catalogue_;
+        int phase_;
+    };
     int64_t id(int64_t ordinal) const { return chunk(ordinal).ids[ordinal & (kItems - 1)]; }
     // ordinals of ids, kNone where unknown or not yet shown
     void find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) const;
@@ -57,6 +86,7 @@ class Catalogue {
 
   private:
     static constexpr int64_t kShift = 14, kItems = int64_t{1} << kShift, kChunks = int64_t{1} << 18;
+    static constexpr uint8_t kTaken = 1, kShown = 2, kHidden = 4;  // a state is kShown alone where an item is ranked
     struct Chunk {
         explicit Chunk(int64_t stride) : memory(static_cast<size_t>(kItems * (stride * 4 + 4 + 8))) {
             vectors = reinterpret_cast<float*>(memory.data());
@@ -68,15 +98,28 @@ class Catalogue {
         float* biases;
         int64_t* ids;
         std::array<std::atomic<uint32_t>, kItems / kItemsPerVersion> versions{};
+        std::array<std::atomic<uint8_t>, kItems> states{};
     };
     Chunk& chunk(int64_t ordinal) const { return *chunks_[static_cast<size_t>(ordinal >> kShift)]; }
+    std::atomic<uint8_t>& state(int64_t ordinal) const {
+        return chunk(ordinal).states[static_cast<size_t>(ordinal & (kItems - 1))];
+    }
     void reach(int64_t ordinal);
+    uint32_t lowest_free();
+    int enter();
+    void leave(int phase);
+    void wait_for_pins();
 
     int64_t dim_, stride_;
     std::vector<std::unique_ptr<Chunk>> chunks_;
     IdIndex index_;
     mutable std::mutex index_mutex_;
-    int64_t reserved_ = 0, restored_ = 0;
-    std::vector<bool> seen_;
+    int64_t reserved_ = 0, restored_ = 0, gaps_ = 0;
+    std::vector<uint32_t> pending_;  // reserved, not shown
+    std::vector<uint32_t> free_;     // a heap, the lowest on top; may name some that are no longer free
+    bool removed_ = false;           // since the last wait_for_pins()
+    std::unordered_set<int64_t> hidden_;
     std::atomic<int64_t> shown_{0}, bytes_{0};
+    std::atomic<int> phase_{0};
+    std::array<std::atomic<int64_t>, 2> pins_{};
 };

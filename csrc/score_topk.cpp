@@ -49,6 +49,7 @@ class Best {
 };
 
 bool excluded(const TopkTask& t, int64_t query, int64_t position) {
+    if (t.masked && t.masked(position)) return true;
     if (!t.exclude.offsets) return false;
     const int64_t* p = t.exclude.positions;
     return std::binary_search(p + t.exclude.offsets[query], p + t.exclude.offsets[query + 1], position);

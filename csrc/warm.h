@@ -108,6 +108,11 @@ class Warm {
     int64_t evicted() const { return evicted_.load(std::memory_order_relaxed); }
     void resident(std::vector<int64_t>* ids);  // of all rows here, in no order
 
+    // --- removal: the writer, between records, while no epoch runs
+    void remove(const int64_t* ids, int64_t n);  // those that are here; total is the caller's
+    // Of rows here that no event after `seq` has named, in no order.
+    void untouched_since(uint64_t seq, std::vector<int64_t>* ids);
+
     int64_t total = 0;  // rows of the table, wherever they live (table state)
     // Is every row here? Slots that are still kFetching don't count: whether they have a row is not known yet.
     bool complete() const { return size() == total; }
@@ -115,6 +120,7 @@ class Warm {
   private:
     bool evict_some();
     void evict(uint32_t slot);
+    void release(uint32_t slot);
 
     Slab slab_;
     IdIndex index_;

@@ -65,6 +65,8 @@ class Settings:
     """softmax: items drawn per micro-batch; bpr: per event. More rank better and cost time in proportion."""
     batch_size: int
     """Events per optimizer step; default 1. Larger is faster and learns worse."""
+    row_ttl: int
+    """Events without a touch until a row leaves; default 0: rows stay. Bounds the disk; a sweep reads all rows."""
 
     FIXED = ("dim", "loss", "optimizer", "seed")
 
@@ -76,7 +78,7 @@ class Settings:
         """
         given = {name: x for name, x in given.items() if x is not None}
         loss = choice("loss", given.get("loss", stored.loss if stored else "softmax"), LOSSES)
-        base = stored or cls(64, loss, "adagrad", 0, DEFAULT_LR[loss], 0.0, DEFAULT_NEGATIVES[loss], 1)
+        base = stored or cls(64, loss, "adagrad", 0, DEFAULT_LR[loss], 0.0, DEFAULT_NEGATIVES[loss], 1, 0)
         checked: dict[str, Any] = {}
         for name, x in given.items():
             if name == "dim":
@@ -93,6 +95,8 @@ class Settings:
                 checked[name] = _number(name, x, 0.0, 1e6)
             elif name == "negatives" or name == "batch_size":
                 checked[name] = _whole(name, x, 1, 65_536)
+            elif name == "row_ttl":
+                checked[name] = _whole(name, x, 0, 2**53)
         if stored:
             for name in cls.FIXED:
                 if name in checked and checked[name] != getattr(stored, name):

@@ -44,6 +44,9 @@ class State:
     settings: Settings
     positions: dict[str, bytes]
     bit_exact: bool = True
+    ordinals: int = 0  # the last item's, and one more
+    hidden: int = 0  # ids
+    purge: bool = False  # log and LMDB may hold bytes of forgotten ids
 
     def to_meta(self) -> dict[str, bytes]:
         fields: dict[str, Any] = {
@@ -54,6 +57,9 @@ class State:
             "settings": self.settings.as_dict(),
             "positions": {source: position.hex() for source, position in self.positions.items()},
             "bit_exact": self.bit_exact,
+            "ordinals": self.ordinals,
+            "hidden": self.hidden,
+            "purge": self.purge,
         }
         return {"state": json.dumps(fields).encode(), "mean": self.mean.astype("<f4").tobytes()}
 
@@ -76,6 +82,9 @@ class State:
             settings=Settings(**fields["settings"]),
             positions={source: bytes.fromhex(position) for source, position in fields["positions"].items()},
             bit_exact=fields["bit_exact"] and made["fingerprint"] == fingerprint(),
+            ordinals=fields["ordinals"],
+            hidden=fields["hidden"],
+            purge=fields["purge"],
         )
 
     @classmethod

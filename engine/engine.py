@@ -25,12 +25,14 @@ from .rank.catalogue import Catalogue
 from .rank.history import HISTORY, History
 from .rank.topk import Ranker
 from .reading import Reading
+from .removal import Removal
+from .removing import Removing
 from .table.table import ITEMS, USERS, Table, capacities
 
 MEMORY = ":memory:"
 
 
-class Engine(Reading):
+class Engine(Reading, Removing):
     """A model that learns from events and ranks items. Made by `engine.open`."""
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
@@ -42,8 +44,11 @@ class Engine(Reading):
         self._users = Table(USERS, settings.dim, capacity[0], cold)
         self._items = Table(ITEMS, settings.dim, capacity[1], cold)
         self._catalogue = Catalogue(settings.dim)
-        self._history = History(self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [])
+        self._history = History(
+            self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [], self._users.is_gone
+        )
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
+        self._removal = Removal(self._users, self._items, self._catalogue, self._history, self._model)
         self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
         self._writing = threading.RLock()
         self._inside = False  # a call by the thread that holds the lock
@@ -74,17 +79,20 @@ class Engine(Reading):
     def _recover(self, directory: Directory) -> None:
         state = directory.state
         began = time.monotonic()
-        epoch.restore(directory, (self._users, self._items), self._catalogue, self._model)
+        epoch.restore(directory, (self._users, self._items), self._catalogue, self._removal, self._model)
         scanned = time.monotonic()
         self._seq, self._positions, self._bit_exact = state.seq, dict(state.positions), state.bit_exact
         self._epochs = epoch.Epochs(
             directory,
             (self._users, self._items),
             self._history,
+            self._removal,
             self._snapshot,
             self._resources.epoch_seconds,
             self._resources.warm_bytes // 4,
         )
+        self._removal.settle = self._epochs.finish
+        self._removal.make_room = self._epochs.complete
         self._syncer = ThreadPoolExecutor(1, "rowtide-sync")
         replayed = epoch.replay(directory, lambda record, start: self._learn(record, Learned(), start))
         self._opening = {
@@ -253,6 +261,10 @@ class Engine(Reading):
                 )
                 self._skipped += learned.skipped - skipped
                 self._seq = record.last_seq
+                if ttl := self._model.settings.row_ttl:
+                    self._removal.expire(record.first_seq - 1, self._seq, ttl)
+            if record.operation is not None:
+                self._removal.apply(record)
             if record.position is not None:
                 self._positions[record.position[0]] = record.position[1]
         except BaseException as e:
@@ -286,6 +298,9 @@ class Engine(Reading):
             settings=self._model.settings,
             positions=dict(self._positions),
             bit_exact=self._bit_exact,
+            ordinals=len(self._catalogue),
+            hidden=len(self._catalogue.native.hidden),
+            purge=self._removal.purge,
         )
 
     # --- state
@@ -303,17 +318,22 @@ class Engine(Reading):
         return self._positions.get(source)
 
     def checkpoint(self) -> int:
-        """Writes everything learned to LMDB now; returns the seq that is in LMDB."""
+        """Writes everything learned to LMDB now; returns the seq that is in LMDB.
+
+        After a `forget` it also copies LMDB's file without its free pages, and empties the log."""
         with self._writer():
             if self._epochs is not None:
                 self._epochs.complete()
+                if self._removal.purge:
+                    self._epochs.purge()
             return self._seq
 
     def digest(self) -> str:
         """Hex digest over all state, in id order, wherever it lives: a function of the log alone."""
         with self._writer():
             stored = self._directory.cold.scan_raw(HISTORY) if self._directory else iter(())
-            return digest(self._snapshot(), (self._users, self._items), self._history.chunks(stored))
+            hidden = self._catalogue.native.hidden
+            return digest(self._snapshot(), (self._users, self._items), hidden, self._history.chunks(stored))
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seqs by tier, and what opening and syncing took."""

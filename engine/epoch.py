@@ -7,12 +7,14 @@ log is kept one epoch back; one thread, this file's, writes LMDB. The writer's l
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 from .directory import Directory, State
 from .errors import CorruptionError, EngineError
 from .rank.catalogue import Catalogue
 from .rank.history import History
+from .removal import Removal
 from .table.table import ITEMS, Table
 
 LOG_BYTES = 1 << 30  # an epoch is due when the log has grown by as much
@@ -26,6 +28,7 @@ class Epochs:
         directory: Directory,
         tables: tuple[Table, Table],
         history: History,
+        removal: Removal,
         snapshot: Callable[[], State],
         seconds: float,
         kept_limit: int,
@@ -33,6 +36,7 @@ class Epochs:
         self._directory = directory
         self._users, self._items = tables
         self._history = history
+        self._removal = removal
         self._snapshot = snapshot
         self._seconds = seconds
         self._kept_limit = kept_limit
@@ -58,7 +62,7 @@ class Epochs:
             return True
         if time.monotonic() - self._began < self._seconds:
             return self._directory.log.appended_bytes - self._log_mark >= LOG_BYTES
-        return bool(self._users.warm.dirty + self._items.warm.dirty > 0)
+        return bool(self._users.warm.dirty + self._items.warm.dirty > 0) or self._removal.pending
 
     def crowded(self) -> bool:
         """Does a running epoch hold so many copies of changed rows that the writer should wait for its end?"""
@@ -80,7 +84,7 @@ class Epochs:
         self._users.warm.freeze()
         self._items.warm.freeze()
         self._history.freeze()
-        self._running = self._thread.submit(self._write, state)
+        self._running = self._thread.submit(self._write, state, *self._removal.freeze())
         self._interrupted = False
 
     def finish(self) -> None:
@@ -92,6 +96,7 @@ class Epochs:
         self._wait_seconds += time.monotonic() - began
         self._error = self._running.exception()
         self._running = None
+        self._removal.ended(self._error is None)
         if self._error is None:
             self._directory.log.drop_through(self._drop_seq)
 
@@ -109,6 +114,18 @@ class Epochs:
         if self._error is not None:
             raise self._error
 
+    def purge(self) -> None:
+        """Rids the files of what was forgotten: LMDB copied without its free pages, the log without a record.
+
+        After `complete`, so that LMDB has everything. If it fails or is cut off, the state in LMDB still says that it
+        is to be done.
+        """
+        self._directory.cold.compact()
+        self._directory.log.empty()
+        self._log_mark = self._directory.log.appended_bytes
+        self._directory.cold.write((), replace(self._snapshot(), purge=False).to_meta())
+        self._removal.purge = False
+
     def close(self) -> None:
         self._thread.shutdown()
 
@@ -119,12 +136,13 @@ class Epochs:
             "epoch_wait_seconds": self._wait_seconds,
         }
 
-    def _write(self, state: State) -> None:
+    def _write(self, state: State, deletes: list[bytes], hidden: list[tuple[bytes, bytes]]) -> None:
         began = time.monotonic()
         committed = False
         try:
-            self._directory.cold.write(self._batches(), state.to_meta())
+            self._directory.cold.write(self._batches(hidden), state.to_meta(), deletes)
             committed = True
+            self._removal.deleted()
         finally:
             self._history.thaw(committed)  # it needs the frozen users, so it comes first
             self._users.warm.thaw(committed)
@@ -134,23 +152,28 @@ class Epochs:
         self._saved_seq = state.seq
         self._count += 1
 
-    def _batches(self) -> Iterator[list[tuple[bytes, bytes]]]:
+    def _batches(self, hidden: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
         users = 0
         for batch in self._users.frozen():
             users += len(batch)
             yield batch
         yield from self._items.frozen()
         yield from self._history.frozen(users)
+        yield hidden
 
 
-def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, model: Any) -> None:
-    """Takes over the state of the last epoch: table states, settings, and the catalogue by a scan of the item rows."""
+def restore(
+    directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, removal: Removal, model: Any
+) -> None:
+    """Takes over the state of the last epoch: table states, hidden items, and the catalogue by a scan of the item
+    rows."""
     state = directory.state
     if len(state.mean) != state.settings.dim:
         raise CorruptionError("the running mean in LMDB has another dim than the settings")
     model.restore(state.mean, state.mean_count, state.users, state.items)
+    removal.restore(state.hidden, state.purge)
     items = tables[1]
-    catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items)
+    catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items, state.ordinals)
 
 
 def replay(directory: Directory, learn: Callable[[Any, int], None]) -> int:

@@ -20,7 +20,7 @@ LAYERS = [
     {"kernels"},
     {"rank", "learn", "table", "log"},
     {"directory"},
-    {"epoch", "verify", "digest", "reading"},
+    {"epoch", "verify", "digest", "reading", "removal", "removing"},
     {"engine"},
     {"popularity", "evaluate"},
     {"sources"},

@@ -77,6 +77,10 @@ class Model:
         self._learner.mean_count = count
         self._learner.restore_totals(users, items)
 
+    def removed(self, users: int, items: int) -> None:
+        """So many rows left the tables."""
+        self._learner.removed(users, items)
+
     def learn(
         self,
         users: Ids,

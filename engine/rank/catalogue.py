@@ -55,15 +55,20 @@ class Catalogue:
     def bytes(self) -> int:
         return int(self.native.bytes)
 
-    def restore(self, stored: Iterable[tuple[Ids, NDArray[np.uint8]]], n: int) -> None:
-        """Fills the catalogue at opening from the item rows of LMDB; they must be the ordinals 0..n-1, each once."""
+    def restore(self, stored: Iterable[tuple[Ids, NDArray[np.uint8]]], n: int, end: int) -> None:
+        """Fills the catalogue at opening from the item rows of LMDB: n, each with an ordinal of its own, the last one's
+        end - 1."""
         for ids, rows in stored:
-            self.native.restore(ids, rows, self.dim, n)
-        if not self.native.restored(n):
+            self.native.restore(ids, rows, self.dim, end)
+        if not self.native.restored(n, end):
             raise CorruptionError(f"the item rows in LMDB are not the {n} items that it says it has")
 
+    def pinned(self) -> Any:
+        """For `with`: ordinals keep their meaning in the block. Short, for the writer may have to wait for its end."""
+        return self.native.pin()
+
     def ordinals(self, ids: Ids) -> Ids:
-        """Ordinals of ids, -1 where there is no such item."""
+        """Ordinals of ids, -1 where there is no such item. Use them while pinned."""
         found: Ids = self.native.ordinals(ids)
         return found
 
@@ -80,20 +85,17 @@ class Catalogue:
     def topk(
         self, queries: Floats, k: int, *, exclude: Sequence[Lists], include: Lists, threads: int
     ) -> tuple[Ids, Floats, Ids]:
-        """The best k of the catalogue for each query [n, dim]: ids [n, k], scores [n, k], counts [n]."""
+        """The best k of the catalogue for each query [n, dim], hidden items left out: ids [n, k], scores [n, k],
+        counts [n]."""
         n = len(queries)
         shared = [self._positions(x) for x in (*exclude, include) if isinstance(x, np.ndarray)]
         chunk = int(max(1, min(_MOST_QUERIES, _MOST_POSITIONS // (1 + sum(map(len, shared))))))
-        parts = [
-            self.native.topk(
-                queries[start : start + chunk],
-                k,
-                *self._filter(exclude, start, min(n, start + chunk)),
-                *self._filter([include], start, min(n, start + chunk)),
-                threads,
-            )
-            for start in range(0, n, chunk)
-        ]
+        parts = []
+        for start in range(0, n, chunk):
+            stop = min(n, start + chunk)
+            with self.pinned():
+                filters = (*self._filter(exclude, start, stop), *self._filter([include], start, stop))
+                parts.append(self.native.topk(queries[start:stop], k, *filters, threads))
         if len(parts) == 1:
             return parts[0]  # type: ignore[no-any-return]  # native has no types
         if not parts:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..backend import native
 from ..events import Ids
@@ -21,11 +22,15 @@ Chunks = list[tuple[int, bytes]]
 
 
 class History:
-    """`users` is the native warm tier of the users' table; `fetch` reads one user's chunks from LMDB."""
+    """`users` is the native warm tier of the users' table; `fetch` reads one user's chunks from LMDB, which count for
+    nothing where `is_gone` says so."""
 
-    def __init__(self, users: Any, budget_bytes: int, fetch: Callable[[int], Chunks]):
+    def __init__(
+        self, users: Any, budget_bytes: int, fetch: Callable[[int], Chunks], is_gone: Callable[[Ids], NDArray[np.bool_]]
+    ):
         self._users = users
-        self._fetch = fetch
+        self._stored = fetch
+        self._gone = is_gone
         self._native: Any = native.History(users, budget_bytes)
 
     @property
@@ -42,6 +47,12 @@ class History:
         if raw is None:
             raw = b"".join(payload for _, payload in self._fetch(user))
         return np.ascontiguousarray(np.frombuffer(raw, ENTRY)["item"], dtype=np.int64)
+
+    def _fetch(self, user: int) -> Chunks:
+        return [] if self._is_gone(user) else self._stored(user)
+
+    def _is_gone(self, user: int) -> bool:
+        return bool(self._gone(np.array([user], np.int64))[0])
 
     def deliver(self, users: Ids) -> None:
         """Loads the histories of users whose rows are being brought in from LMDB, and still hidden. Writer only."""
@@ -63,17 +74,27 @@ class History:
         """Before the users' rows are thawed."""
         self._native.thaw(self._users, committed)
 
+    def owners(self, stored: Iterator[list[tuple[bytes, bytes]]], items: Ids) -> Ids:
+        """The users, rising, whose stored chunks name one of `items`. `stored`: LMDB's (key, payload) pairs."""
+        found: set[int] = set()
+        for pairs in stored:
+            entries = np.frombuffer(b"".join(payload for _, payload in pairs), ENTRY)["item"]
+            ends = np.cumsum([len(payload) // ENTRY.itemsize for _, payload in pairs])
+            for at in np.searchsorted(ends, np.flatnonzero(np.isin(entries, items)), side="right"):
+                found.add(_user(pairs[at][0]))
+        return np.array(sorted(found), np.int64)
+
     def chunks(self, stored: Iterator[list[tuple[bytes, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
         """Every chunk as (user, number, bytes), by user and number. `stored`: LMDB's (key, payload) pairs, in order."""
         resident = self._users.resident().tolist()
         here = set(resident)
         at = 0
         for key, payload in (pair for pairs in stored for pair in pairs):
-            user = int.from_bytes(key[1:9], "big") - (1 << 63)
+            user = _user(key)
             while at < len(resident) and resident[at] < user:
                 yield from self._resident_chunks(resident[at])
                 at += 1
-            if user not in here:
+            if user not in here and payload and not self._is_gone(user):
                 yield user, key[9], payload
         for user in resident[at:]:
             yield from self._resident_chunks(user)
@@ -82,6 +103,10 @@ class History:
         raw = self._native.entries(self._users, user)
         for start in range(0, len(raw), _CHUNK_BYTES):
             yield user, start // _CHUNK_BYTES, raw[start : start + _CHUNK_BYTES]
+
+
+def _user(key: bytes) -> int:
+    return int.from_bytes(key[1:9], "big") - (1 << 63)
 
 
 def _sealed(chunks: list[tuple[int, int, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -108,12 +108,13 @@ class Ranker:
         known, vectors = self._known_users(distinct)
         if not known.all():
             raise UnknownIdError(f"users: {int(distinct[~known][0])} has no row")
-        ordinals = self._known_items(np.ascontiguousarray(i).reshape(-1))
+        flat = np.ascontiguousarray(i).reshape(-1)
         which = which.reshape(-1)
         scores: Floats = np.empty(len(which), np.float32)
         for start in range(0, len(which), _PAIRS):
             part = slice(start, start + _PAIRS)
-            scores[part] = self._catalogue.score(vectors[which[part]], ordinals[part])
+            with self._catalogue.pinned():
+                scores[part] = self._catalogue.score(vectors[which[part]], self._known_items(flat[part]))
         scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
 
@@ -124,7 +125,8 @@ class Ranker:
         return vectors
 
     def item_vectors(self, ids: Ids) -> Floats:
-        return self._catalogue.read(self._known_items(ids))[0]
+        with self._catalogue.pinned():
+            return self._catalogue.read(self._known_items(ids))[0]
 
     def _known_users(self, ids: Ids) -> tuple[NDArray[np.bool_], Floats]:
         known, rows = self._users.peek(ids)

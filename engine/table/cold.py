@@ -216,10 +216,12 @@ class Cold:
 
     # Writing
 
-    def write(self, batches: Iterable[list[Pair]], meta: dict[str, bytes]) -> None:
-        """Puts all batches of sealed (key, value) pairs, then `meta`, in one transaction; synced when it returns.
+    def write(self, batches: Iterable[list[Pair]], meta: dict[str, bytes], deletes: Iterable[bytes] = ()) -> None:
+        """Deletes, then puts all batches of sealed (key, value) pairs, then `meta`, in one transaction; synced when it
+        returns.
 
-        Existing keys are overwritten. Keys in rising order are fast. If anything fails, also an exception out of
+        Existing keys are overwritten; of each of `deletes` every key goes that begins with it, if there is any. Keys in
+        rising order are fast. If anything fails, also an exception out of
         `batches`, nothing of it is in the file. StorageFullError: free space and call again. EngineError otherwise;
         when a commit failed for another reason than space, the disk is not trusted: open the tier again.
         """
@@ -232,14 +234,20 @@ class Cold:
                 if self._failed:
                     raise EngineError(f"an earlier write failed ({self._failed}); open the directory again")
                 self._env.reader_check()  # readers that died would keep pages from being used again
-                self._transact(batches, native.seal_values([(_meta_key(k), v) for k, v in sorted(meta.items())]))
+                self._transact(
+                    deletes, batches, native.seal_values([(_meta_key(k), v) for k, v in sorted(meta.items())])
+                )
         finally:
             self._writing.release()
 
-    def _transact(self, batches: Iterable[list[Pair]], last: list[Pair]) -> None:
+    def _transact(self, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]) -> None:
         txn = self._env.begin(write=True)
         try:
             cursor = txn.cursor()
+            for prefix in deletes:
+                there = cursor.set_range(prefix)
+                while there and cursor.key().startswith(prefix):
+                    there = cursor.delete()  # now on the next one
             for batch in batches:
                 cursor.putmulti(batch)
             cursor.putmulti(last)
