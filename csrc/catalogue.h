@@ -26,19 +26,16 @@ class Catalogue {
         return index_.find(id, [this](uint32_t o) { return this->id(o); });
     }
     void prefetch(int64_t id) const { index_.prefetch(id); }
-    void prefetch_id(int64_t id) const {  // later: what the index entry is compared with
-        const uint32_t o = index_.peek_home(id);
+    uint32_t guess(int64_t id) const { return index_.guess(id); }
+    uint32_t prefetch_id(int64_t id) const {  // later: what the index entry is compared with; returns the guess
+        const uint32_t o = guess(id);
         if (o != kNone) __builtin_prefetch(&chunk(o).ids[o & (kItems - 1)]);
+        return o;
     }
-    uint32_t reserve(int64_t id);                      // the lowest free ordinal, for an id that has none
-    void publish(uint32_t ordinal, const float* row);  // row: vector, then bias
-    void prefetch_item(uint64_t ordinal) const {       // ahead of its publish
-        const Chunk& c = chunk(static_cast<int64_t>(ordinal));
-        const int64_t at = static_cast<int64_t>(ordinal) & (kItems - 1);
-        for (int64_t d = 0; d < dim_; d += 16) __builtin_prefetch(c.vectors + at * stride_ + d, 1);
-        __builtin_prefetch(c.biases + at, 1);
-        __builtin_prefetch(&c.versions[static_cast<size_t>(at / kItemsPerVersion)], 1);
-    }
+    uint32_t reserve(int64_t id);  // the lowest free ordinal, for an id that has none
+    // Shows rows as they are now (each: vector, then bias) to every reader; n <= kMostPublished.
+    static constexpr int64_t kMostPublished = 64;
+    void publish(const uint32_t* ordinals, const float* const* rows, int64_t n);
     void show_all();                                               // what was reserved and published
     void restore(uint32_t ordinal, int64_t id, const float* row);  // at opening, any order, before readers
     bool restored(int64_t n, int64_t end);                         // were they n items, the last at end - 1?
@@ -100,6 +97,9 @@ class Catalogue {
         std::array<std::atomic<uint32_t>, kItems / kItemsPerVersion> versions{};
         std::array<std::atomic<uint8_t>, kItems> states{};
     };
+    std::atomic<uint32_t>& version(uint32_t ordinal) const {
+        return chunk(ordinal).versions[static_cast<size_t>((ordinal & (kItems - 1)) / kItemsPerVersion)];
+    }
     Chunk& chunk(int64_t ordinal) const { return *chunks_[static_cast<size_t>(ordinal >> kShift)]; }
     std::atomic<uint8_t>& state(int64_t ordinal) const {
         return chunk(ordinal).states[static_cast<size_t>(ordinal & (kItems - 1))];

@@ -57,11 +57,15 @@ class History final : public Attachment {
 
     void add(uint32_t slot, int64_t item, uint64_t seq);               // caller holds the lock
     void load(uint32_t slot, const HistoryEntry* entries, int64_t n);  // chunk after chunk
-    void prefetch(uint32_t slot) const {  // ahead of add(): twice, first what points to the entries
+    // Ahead of add(), one after the other: what points to the entries, the first of them, the last.
+    void prefetch(uint32_t slot) const {
         if (slot < blocks_.size()) __builtin_prefetch(&blocks_[slot]);
     }
     void prefetch_entries(uint32_t slot) const {
         if (slot < blocks_.size() && blocks_[slot]) __builtin_prefetch(blocks_[slot]);
+    }
+    void prefetch_last(uint32_t slot) const {
+        if (const Block* b = block(slot); b && b->n > 3) __builtin_prefetch(&b->entries[b->n]);
     }
     // Takes items, rising, out of the histories of all users in RAM. Between records, while no epoch runs.
     void forget(const std::vector<int64_t>& items);
@@ -102,7 +106,7 @@ class History final : public Attachment {
     Warm& users_;
     int64_t budget_;
     BlockPool pool_;
-    std::vector<Block*> blocks_;
+    HugeVector<Block*> blocks_;
     std::unordered_map<uint32_t, std::vector<Chunk>> kept_;
     std::atomic<int64_t> bytes_{0};
     int parity_ = 0;

@@ -1,67 +1,152 @@
 // From id to a number below 2^32 - 1 (a slot, an ordinal), where the id itself stands with what the number names.
-// Open addressing with linear probing, 4 bytes an entry, at most 3/4 full. Not thread-safe.
+// Buckets of one cache line: twelve numbers and a byte of each id's hash, so that a look reads one line of the index
+// and, but for one wrong guess in 255, no row but the one that is sought. A full bucket overflows into the next. At
+// most 7/8 full: 6.1 to 12.2 bytes an id. Not thread-safe.
 #pragma once
 #include <cstdint>
-#include <vector>
+#include <cstring>
 
+#include "huge.h"
 #include "mix.h"
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
 
 class IdIndex {
   public:
     static constexpr uint32_t kNone = UINT32_MAX;
 
-    IdIndex() : entries_(64, kNone) {}
+    IdIndex() : buckets_(4) {}
 
     template <class IdOf>
     uint32_t find(int64_t id, IdOf id_of) const {
-        for (size_t at = home(id);; at = next(at)) {
-            const uint32_t e = entries_[at];
-            if (e == kNone || id_of(e) == id) return e;
+        const Hash h = hash(id);
+        for (size_t at = h.bucket;; at = next(at)) {
+            const Bucket& b = buckets_[at];
+            for (uint32_t m = b.matches(h.tag); m; m &= m - 1) {
+                const uint32_t e = b.numbers[__builtin_ctz(m)];
+                if (id_of(e) == id) return e;
+            }
+            if (!b.full()) return kNone;
         }
+    }
+    // Makes room for n ids in all, so that adding them does not grow the index on the way.
+    template <class IdOf>
+    void reserve(int64_t n, IdOf id_of) {
+        size_t buckets = buckets_.size();
+        while (static_cast<size_t>(n) * 8 > buckets * kNumbers * 7) buckets *= 2;
+        if (buckets != buckets_.size()) rebuild(buckets, id_of);
     }
     // The id must not be there yet.
     template <class IdOf>
     void insert(int64_t id, uint32_t number, IdOf id_of) {
-        if ((size_ + 1) * 4 > entries_.size() * 3) grow(id_of);
-        place(id, number);
+        reserve(static_cast<int64_t>(size_ + 1), id_of);
+        place(hash(id), number);
         ++size_;
     }
-    // The id must be there. Entries behind the hole move up, so that no tombstones are needed.
+    // The id must be there. What had overflowed past the hole moves up, so that no tombstones are needed.
     template <class IdOf>
     void erase(int64_t id, IdOf id_of) {
-        size_t hole = home(id);
-        while (id_of(entries_[hole]) != id) hole = next(hole);
-        for (size_t at = next(hole); entries_[at] != kNone; at = next(at)) {
-            const size_t want = home(id_of(entries_[at]));
-            const size_t mask = entries_.size() - 1;
-            if (((at - want) & mask) < ((at - hole) & mask)) continue;  // it would land before its home
-            entries_[hole] = entries_[at];
-            hole = at;
+        size_t at = hash(id).bucket;
+        int i = buckets_[at].position(id, id_of);
+        while (i < 0) at = next(at), i = buckets_[at].position(id, id_of);
+        for (;;) {
+            const bool was_full = buckets_[at].full();
+            buckets_[at].remove(i);
+            --size_;
+            if (!was_full) return;
+            // The first entry behind that is not in its home and may stand here.
+            size_t from = at;
+            bool found = false;
+            while (!found) {
+                from = next(from);
+                const Bucket& b = buckets_[from];
+                for (i = 0; i < b.count() && !found; ++i)
+                    found = distance(hash(id_of(b.numbers[i])).bucket, from) >= distance(at, from);
+                if (!found && !b.full()) return;
+            }
+            --i;
+            buckets_[at].add(buckets_[from].tags[i], buckets_[from].numbers[i]);
+            ++size_;
+            at = from;
         }
-        entries_[hole] = kNone;
-        --size_;
     }
-    void prefetch(int64_t id) const { __builtin_prefetch(&entries_[home(id)]); }
-    uint32_t peek_home(int64_t id) const { return entries_[home(id)]; }
+    void prefetch(int64_t id) const { __builtin_prefetch(&buckets_[hash(id).bucket]); }
+    // A number that may well be the id's; kNone if none is likely.
+    uint32_t guess(int64_t id) const {
+        const Hash h = hash(id);
+        const Bucket& b = buckets_[h.bucket];
+        const uint32_t m = b.matches(h.tag);
+        return m ? b.numbers[__builtin_ctz(m)] : kNone;
+    }
     int64_t size() const { return static_cast<int64_t>(size_); }
-    int64_t bytes() const { return static_cast<int64_t>(entries_.size() * sizeof(uint32_t)); }
+    int64_t bytes() const { return static_cast<int64_t>(buckets_.size() * sizeof(Bucket)); }
 
   private:
-    size_t home(int64_t id) const { return mix64(static_cast<uint64_t>(id)) & (entries_.size() - 1); }
-    size_t next(size_t at) const { return (at + 1) & (entries_.size() - 1); }
-    void place(int64_t id, uint32_t number) {
-        size_t at = home(id);
-        while (entries_[at] != kNone) at = next(at);
-        entries_[at] = number;
+    static constexpr int kNumbers = 12;
+    struct Hash {
+        size_t bucket;
+        uint8_t tag;  // never 0
+    };
+    struct alignas(64) Bucket {
+        uint32_t numbers[kNumbers] = {};
+        uint8_t tags[16] = {};  // 0 where free; free ones last; the last four stay 0
+
+        uint32_t matches(uint8_t tag) const {
+#if defined(__SSE2__)
+            const __m128i all = _mm_load_si128(reinterpret_cast<const __m128i*>(tags));
+            return static_cast<uint32_t>(_mm_movemask_epi8(_mm_cmpeq_epi8(all, _mm_set1_epi8(static_cast<char>(tag)))));
+#else
+            uint32_t m = 0;
+            for (int i = 0; i < kNumbers; ++i) m |= static_cast<uint32_t>(tags[i] == tag) << i;
+            return m;
+#endif
+        }
+        bool full() const { return tags[kNumbers - 1] != 0; }
+        int count() const {
+            int n = 0;
+            while (n < kNumbers && tags[n]) ++n;
+            return n;
+        }
+        template <class IdOf>
+        int position(int64_t id, IdOf id_of) const {
+            for (int i = 0; i < count(); ++i)
+                if (id_of(numbers[i]) == id) return i;
+            return -1;
+        }
+        void add(uint8_t tag, uint32_t number) {
+            const int n = count();
+            numbers[n] = number;
+            tags[n] = tag;
+        }
+        void remove(int i) {
+            const int last = count() - 1;
+            numbers[i] = numbers[last];
+            tags[i] = tags[last];
+            tags[last] = 0;
+        }
+    };
+
+    Hash hash(int64_t id) const {
+        const uint64_t h = mix64(static_cast<uint64_t>(id));
+        return {h & (buckets_.size() - 1), static_cast<uint8_t>(1 + (h >> 32) % 255)};
+    }
+    size_t next(size_t at) const { return (at + 1) & (buckets_.size() - 1); }
+    size_t distance(size_t from, size_t to) const { return (to - from) & (buckets_.size() - 1); }
+    void place(Hash h, uint32_t number) {
+        size_t at = h.bucket;
+        while (buckets_[at].full()) at = next(at);
+        buckets_[at].add(h.tag, number);
     }
     template <class IdOf>
-    void grow(IdOf id_of) {
-        std::vector<uint32_t> old(entries_.size() * 2, kNone);
-        old.swap(entries_);
-        for (uint32_t e : old)
-            if (e != kNone) place(id_of(e), e);
+    void rebuild(size_t buckets, IdOf id_of) {
+        HugeVector<Bucket> old(buckets);
+        old.swap(buckets_);
+        for (const Bucket& b : old)
+            for (int i = 0; i < b.count(); ++i) place(hash(id_of(b.numbers[i])), b.numbers[i]);
     }
 
-    std::vector<uint32_t> entries_;
+    HugeVector<Bucket> buckets_;
     size_t size_ = 0;
 };

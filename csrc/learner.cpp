@@ -9,6 +9,13 @@ constexpr uint64_t kMeanHorizon = 4096;  // events over which the running mean f
 constexpr uint64_t kUserTable = 1, kItemTable = 2, kNoOrdinal = UINT64_MAX;
 constexpr uint64_t kRedraws = 16;       // of a negative, where a draw hits a gap of the catalogue
 constexpr int64_t kPrefetchRefs = 512;  // a micro-batch of more rows prefetches inside its kernels only
+
+// An event named the row.
+inline void named(RowMeta& m, uint64_t seq) {
+    m.seq = seq;
+    m.count += m.count != UINT32_MAX;
+}
+
 }  // namespace
 
 uint32_t Learner::resolve_user(int64_t id) {
@@ -101,15 +108,22 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
     taken_gaps_.clear();
     // Items that existed before the window; grows as the window's own come in, also when it is planned again.
     uint64_t known = static_cast<uint64_t>(catalogue_.size());
-    constexpr int64_t kAhead = 24;
+    constexpr int64_t kAhead = 12;
     for (int64_t b0 = begin_; b0 < end_; b0 += B) {
         const int64_t b1 = std::min(end_, b0 + B);
         const uint64_t before = known;
         for (int64_t b = b0; b < b1; ++b) {
-            // Two distances: first the index entry, then, once that is here, the row that it names.
-            if (b + kAhead < end_) users_.prefetch(r.users[b + kAhead]), catalogue_.prefetch(r.items[b + kAhead]);
-            if (b + kAhead / 2 < end_)
-                users_.prefetch_row(r.users[b + kAhead / 2]), catalogue_.prefetch_id(r.items[b + kAhead / 2]);
+            // Three distances: the index entries, then the ids that they name, then what the slots name.
+            if (const int64_t i = b + 3 * kAhead; i < end_)
+                users_.prefetch(r.users[i]), catalogue_.prefetch(r.items[i]);
+            if (const int64_t i = b + 2 * kAhead; i < end_) {
+                users_.prefetch_row(r.users[i]);
+                items_.prefetch_ordinal(catalogue_.prefetch_id(r.items[i]));
+            }
+            if (const int64_t i = b + kAhead; i < end_) {
+                users_.prefetch_pin(users_.guess(r.users[i]));
+                items_.prefetch_pin(items_.slot_of_ordinal(catalogue_.guess(r.items[i])));
+            }
             const uint32_t user = resolve_user(r.users[b]);
             const uint32_t item = resolve_item(r.items[b], b, &known);
             if (user == kNone || item == kNone) return Plan::blocked;
@@ -185,25 +199,62 @@ void Learner::make_fresh(const LearnSettings& s, const uint32_t* users, int64_t 
     }
 }
 
-int64_t Learner::update(Warm& table, const UpdateStep& step, const Groups& groups) {
-    rows_.resize(static_cast<size_t>(groups.size()));
-    for (int64_t g = 0; g < groups.size(); ++g)
-        rows_[static_cast<size_t>(g)] = table.row(groups.slot[static_cast<size_t>(g)]);
+void Learner::gather_rows(Warm& table) {
+    rows_.resize(static_cast<size_t>(groups_.size()));
+    for (int64_t g = 0; g < groups_.size(); ++g)
+        rows_[static_cast<size_t>(g)] = table.row(groups_.slot[static_cast<size_t>(g)]);
+}
+
+// Term b < events is that of event b's positive; the others are of negatives.
+int64_t Learner::update_items(const UpdateStep& step, int64_t events, uint64_t first_seq) {
+    gather_rows(items_);
     int64_t skipped = 0;
-    const auto slot = [&](int64_t g) { return groups.slot[static_cast<size_t>(g)]; };
-    for (int64_t g = 0; g < groups.size(); g += kLockRows) {
-        const int64_t end = std::min(groups.size(), g + kLockRows);
-        for (int64_t i = end; i < std::min(groups.size(), end + kLockRows); ++i) table.prefetch_flags(slot(i));
+    const auto slot = [this](int64_t g) { return groups_.slot[static_cast<size_t>(g)]; };
+    for (int64_t g = 0; g < groups_.size(); g += kLockRows) {
+        const int64_t end = std::min(groups_.size(), g + kLockRows);
+        for (int64_t i = end; i < std::min(groups_.size(), end + kLockRows); ++i) items_.prefetch_flags(slot(i));
         {
-            std::lock_guard lock(table.mutex());
-            for (int64_t i = g; i < end; ++i) table.touch(slot(i));
-            skipped += kernels().update_groups(step, groups, g, end, rows_.data(), scratch_.data());
+            std::lock_guard lock(items_.mutex());
+            for (int64_t i = g; i < end; ++i) items_.touch(slot(i));
+            skipped += kernels().update_groups(step, groups_, g, end, rows_.data(), scratch_.data());
+            for (int64_t i = g; i < end; ++i)
+                for (uint32_t t = groups_.head[static_cast<size_t>(i)]; t < events; t = groups_.next[t])
+                    named(items_.meta(slot(i)), first_seq + t);
         }
-        if (&table != &items_) continue;
         // While the rows are in the cache. Only rows of durable records come here, so readers may see them.
-        for (int64_t i = g; i < end; ++i) catalogue_.prefetch_item(items_.meta(slot(i)).ordinal);
-        for (int64_t i = g; i < end; ++i)
-            catalogue_.publish(static_cast<uint32_t>(items_.meta(slot(i)).ordinal), rows_[static_cast<size_t>(i)]);
+        uint32_t ordinals[kLockRows];
+        for (int64_t i = g; i < end; ++i) ordinals[i - g] = static_cast<uint32_t>(items_.meta(slot(i)).ordinal);
+        catalogue_.publish(ordinals, rows_.data() + g, end - g);
+    }
+    return skipped;
+}
+
+// Groups stand in order of their first event, so what an event changes besides the row can follow its group at once,
+// while the row is in the cache, and still happens in the order of events.
+int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
+                              uint64_t first_seq) {
+    gather_rows(users_);
+    int64_t skipped = 0, g = 0;
+    for (int64_t from = 0; from < events; from += kLockRows) {
+        const int64_t to = std::min(events, from + kLockRows);
+        int64_t end = g;
+        while (end < groups_.size() && groups_.head[static_cast<size_t>(end)] < to) ++end;
+        for (int64_t b = to + kLockRows; b < std::min(events, to + 2 * kLockRows); ++b) history_.prefetch(users[b]);
+        for (int64_t b = to; b < std::min(events, to + kLockRows); ++b)
+            users_.prefetch_flags(users[b]), history_.prefetch_entries(users[b]);
+        std::lock_guard lock(users_.mutex());
+        for (int64_t i = g; i < end; ++i) users_.touch(groups_.slot[static_cast<size_t>(i)]);
+        skipped += kernels().update_groups(step, groups_, g, end, rows_.data(), scratch_.data());
+        g = end;
+        for (int64_t b = from; b < to; ++b) history_.prefetch_last(users[b]);
+        for (int64_t b = from; b < to; ++b) {
+            const uint64_t seq = first_seq + static_cast<uint64_t>(b);
+            named(users_.meta(users[b]), seq);
+            history_.add(users[b], items[b], seq);
+            ++mean_count;
+            const float rate = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
+            kernels().move_mean(mean.data(), users_.row(users[b]), rate, step.dim);
+        }
     }
     return skipped;
 }
@@ -261,36 +312,13 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
         }
     }
     groups_.build(term_slots_.data(), terms);
-    int64_t skipped = update(items_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, groups_);
+    const uint64_t first_seq = r.first_seq + static_cast<uint64_t>(b0);
+    int64_t skipped = update_items({D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, B, first_seq);
 
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
     coefs_.assign(at(B), 1.0f);
     groups_.build(users, B);
-    skipped += update(users_, {D, sources_.data(), coefs_.data(), s.lr, s.l2, false}, groups_);
-
-    for (int64_t from = 0; from < B; from += kLockRows) {
-        const int64_t to = std::min(B, from + kLockRows);
-        {
-            std::lock_guard lock(users_.mutex());
-            for (int64_t b = from; b < to; ++b) {
-                if (b + 16 < B) history_.prefetch(users[b + 16]), items_.prefetch_meta(items[b + 16]);
-                if (b + 8 < B) history_.prefetch_entries(users[b + 8]), users_.prefetch_slot(users[b + 8]);
-                RowMeta& m = users_.meta(users[b]);
-                m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
-                m.count += m.count != UINT32_MAX;
-                history_.add(users[b], r.items[b0 + b], m.seq);
-                ++mean_count;
-                const float rate = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
-                kernels().move_mean(mean.data(), users_.row(users[b]), rate, D);
-            }
-        }
-        std::lock_guard lock(items_.mutex());
-        for (int64_t b = from; b < to; ++b) {
-            RowMeta& m = items_.meta(items[b]);
-            m.seq = r.first_seq + static_cast<uint64_t>(b0 + b);
-            m.count += m.count != UINT32_MAX;
-        }
-    }
+    skipped += update_users({D, sources_.data(), coefs_.data(), s.lr, s.l2, false}, users, r.items + b0, B, first_seq);
     return skipped;
 }
 

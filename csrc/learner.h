@@ -85,7 +85,10 @@ class Learner {
     void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
                     int64_t n_items);
     int64_t step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
-    int64_t update(Warm& table, const UpdateStep& step, const Groups& groups);
+    int64_t update_items(const UpdateStep& step, int64_t events, uint64_t first_seq);
+    int64_t update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
+                         uint64_t first_seq);
+    void gather_rows(Warm& table);
 
     int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
     std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;

@@ -6,7 +6,7 @@ Warm::Warm(int64_t dim, int64_t capacity, bool ordinals)
     : slab_(RowLayout(dim), capacity), capacity_(capacity), ordinals_(ordinals) {}
 
 void Warm::prefetch_row(int64_t id) const {
-    const uint32_t s = index_.peek_home(id);
+    const uint32_t s = index_.guess(id);
     if (s != kNone) __builtin_prefetch(&slab_.meta(s));
 }
 
@@ -26,7 +26,7 @@ uint32_t Warm::admit(int64_t id, uint8_t mark) {
             // Atomics cannot be moved, so growing means new ones with the old values.
             const size_t n =
                 std::min<size_t>(std::max<size_t>(1024, flags_.size() * 2), static_cast<size_t>(capacity_));
-            std::vector<std::atomic<uint8_t>> grown(n);
+            HugeVector<std::atomic<uint8_t>> grown(n);
             for (size_t i = 0; i < flags_.size(); ++i) grown[i] = flags_[i].load(std::memory_order_relaxed);
             flags_.swap(grown);
             pinned_.resize(n);

@@ -43,6 +43,7 @@ class Warm {
         return index_.find(id, [this](uint32_t s) { return slab_.meta(s).id; });
     }
     void prefetch(int64_t id) const { index_.prefetch(id); }
+    uint32_t guess(int64_t id) const { return index_.guess(id); }
     void prefetch_row(int64_t id) const;
     void prefetch_ordinal(uint64_t ordinal) const {
         if (ordinal < slot_of_ordinal_.size()) __builtin_prefetch(&slot_of_ordinal_[ordinal]);
@@ -128,9 +129,10 @@ class Warm {
     bool ordinals_;
     Attachment* attachment_ = nullptr;
     std::mutex mutex_;
-    std::vector<std::atomic<uint8_t>> flags_;
-    std::vector<uint8_t> pinned_;
-    std::vector<uint32_t> pinned_list_, free_, dirty_list_, frozen_list_, slot_of_ordinal_;
+    HugeVector<std::atomic<uint8_t>> flags_;
+    HugeVector<uint8_t> pinned_;
+    HugeVector<uint32_t> slot_of_ordinal_;
+    std::vector<uint32_t> pinned_list_, free_, dirty_list_, frozen_list_;
     std::unordered_map<uint32_t, std::vector<std::byte>> kept_;
     int64_t high_water_ = 0, hand_ = 0;
     int parity_ = 0;
