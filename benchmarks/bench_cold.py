@@ -9,6 +9,7 @@ import pytest
 
 from engine.backend import native
 from engine.table.cold import Cold, verify
+from engine.table.cold_file import data_file
 
 ROWS, WIDTH, BATCH = 500_000, 296, 8192
 
@@ -75,7 +76,7 @@ def test_seal(benchmark):
 @pytest.mark.parametrize("values", [False, True], ids=["pages", "values"])
 def test_check(benchmark, cold, values):
     size = cold.stats()["file_bytes"]
-    with open(cold.directory / "data.mdb", "rb") as file:
+    with open(data_file(cold.directory), "rb") as file:
         report = benchmark.pedantic(native.check_pages, (file.fileno(), values), rounds=5)
     assert report["ok"]
     assert verify(cold.directory)["entries"] == ROWS

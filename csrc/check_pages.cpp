@@ -28,8 +28,8 @@ constexpr int kMaxDepth = 32;  // LMDB's cursors hold no more
 constexpr uint64_t kRun = 64;  // neighbouring leaf pages read at once
 
 enum PageFlags : uint16_t { kBranch = 0x01, kLeaf = 0x02, kOverflow = 0x04, kMeta = 0x08 };
-constexpr uint16_t kBigData = 0x01;     // node flag: the value is on overflow pages
-constexpr uint16_t kIntegerKey = 0x08;  // flag of the tree of free pages: keys are native u64
+constexpr uint16_t kBigData = 0x01;          // node flag: the value is on overflow pages
+constexpr uint16_t kFreeListFlags = 0x4008;  // of the tree of free pages: keys are native u64; MDB_NOSUBDIR
 
 template <typename T>
 T load(const uint8_t* p) {
@@ -138,7 +138,7 @@ class Walk {
         meta.txnid = load<uint64_t>(m + 128);
         const uint32_t ps = meta.page_size();
         if (ps < 512 || ps > 32768 || (ps & (ps - 1))) throw Damage{"impossible page size", offset};
-        if (load<uint64_t>(m + 8) != 0 || meta.free_list.flags != kIntegerKey || meta.main.flags != 0)
+        if (load<uint64_t>(m + 8) != 0 || meta.free_list.flags != kFreeListFlags || meta.main.flags != 0)
             throw Damage{"flags that the engine never sets", offset};
         return meta;
     }

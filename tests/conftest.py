@@ -36,7 +36,7 @@ def contents(path: Path) -> dict[str, str]:
     return {
         str(file.relative_to(path)): f"{file.lstat().st_mode:o} {hashlib.sha256(file.read_bytes()).hexdigest()}"
         for file in sorted(path.rglob("*"))
-        if file.is_file() and file.name != "lock.mdb"
+        if file.is_file() and not file.name.endswith("-lock")
     }
 
 

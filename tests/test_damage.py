@@ -109,14 +109,14 @@ def test_a_damaged_log(whole, tmp_path, damage):
 
 @pytest.mark.parametrize("damage", [flip, cut, zero, append])
 def test_a_damaged_tier(whole, tmp_path, damage):
-    lines = verdicts(whole, tmp_path, lambda path, rng: damage(path / "rows" / "data.mdb", rng))
+    lines = verdicts(whole, tmp_path, lambda path, rng: damage(path / "rows" / "data-1.mdb", rng))
     if damage is not append:
         assert any(line.startswith("refused") for line in lines)
 
 
 def test_many_flips_everywhere(whole, tmp_path):
     def damage(path, rng):
-        flip(path / "rows" / "data.mdb", rng, bits=40)
+        flip(path / "rows" / "data-1.mdb", rng, bits=40)
         flip(log_of(path), rng, bits=3)
 
     verdicts(whole, tmp_path, damage)
@@ -124,12 +124,12 @@ def test_many_flips_everywhere(whole, tmp_path):
 
 def test_a_damaged_lock_file_is_of_no_matter(whole, tmp_path):
     def damage(path, rng):
-        (zero, flip, append)[int(rng.integers(3))](path / "rows" / "lock.mdb", rng)
+        (zero, flip, append)[int(rng.integers(3))](path / "rows" / "data-1.mdb-lock", rng)
 
     assert set(verdicts(whole, tmp_path, damage)) == {"right"}
 
 
-@pytest.mark.parametrize("missing", ["LOCK", "log", "rows", "rows/data.mdb", "segment"])
+@pytest.mark.parametrize("missing", ["LOCK", "log", "rows", "rows/data-1.mdb", "segment"])
 def test_missing_files(whole, tmp_path, contents, missing):
     path = tmp_path / "model"
     shutil.copytree(whole[0], path)

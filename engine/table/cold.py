@@ -1,18 +1,18 @@
 """The cold tier: rows, history chunks and metadata in LMDB, one environment per directory.
 
-Responsible for keys, values and their CRCs (FORMAT.md), and for one write transaction per epoch. Not for the files as
-such (cold_file.py), for what a row's bytes mean, when an epoch is due, or who may write the directory (the engine holds
-that lock). Invariants: a file is checked before LMDB maps it; bytes whose CRC is wrong are never returned; a write
+Responsible for the environment's life, for one write transaction per epoch, and for compaction. Not for the files as
+such (cold_file.py), for keys and values (snapshot.py, FORMAT.md), for what a row's bytes mean, when an epoch is due, or
+who may write the directory (the engine holds that lock). Invariants: a file is checked before LMDB maps it; a write
 happens whole or not at all, and is on the disk when `write` returns. Any thread may call anything; a second writer is
-refused. Each call begins and ends its own transaction, except a scan, which holds one until it is exhausted or closed:
-meanwhile LMDB cannot use pages again that the scan may still see.
+refused. Each call begins and ends its own transaction, except a snapshot, which is one for the length of a block, and a
+scan, which holds one until it is exhausted or closed: meanwhile LMDB cannot use pages again that they may still see.
 """
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -21,37 +21,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import native
-from ..errors import CorruptionError, EngineError, InputError, ReadOnlyError, StorageFullError
+from ..errors import EngineError, ReadOnlyError, StorageFullError
 from ..files import sync_directory
-from .cold_file import DATA, check_file, map_file, translated, verify
+from . import cold_file
+from .cold_file import check_file, data_file, map_file, newest, translated, verify, write_copy
+from .snapshot import CHUNK, HISTORY, META, Ids, Pair, Rows, Snapshot, chunk_key, meta_key
 
-__all__ = ["DATA", "Cold", "chunk_key", "verify"]
+__all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "newest", "verify"]
 
-Pair = tuple[bytes, bytes]
-Ids = NDArray[np.int64]
-Rows = NDArray[np.uint8]
 T = TypeVar("T")
 
-META, HISTORY = 0, 3
-CHUNK = 1024  # entries per step of a scan: the step's objects stay in the CPU's cache
+CHANGES = 4  # what the last epochs wrote: not in a compacted file
 
 
-def chunk_key(table: int, id: int, chunk: int) -> bytes:
-    """The key of one chunk: table and chunk 0..255, id any int64."""
-    return bytes([table]) + (id + (1 << 63)).to_bytes(8, "big") + bytes([chunk])
+class _Mapped:
+    """One generation, mapped. Its counts are guarded by the Cold's lock."""
+
+    def __init__(self, directory: Path, generation: int, *, readonly: bool):
+        self.generation = generation
+        self.path = data_file(directory, generation)
+        self.env: Any = map_file(self.path, readonly=readonly)
+        self.inside = 0  # calls that are using the map now; closing waits for them
+        self.scans = 0  # unfinished ones: a newer generation leaves the map to them, closing does not
 
 
 class Cold:
     """One open cold tier. `Cold.create` and `Cold.open` make it; `close`, or a `with` block, ends it."""
 
-    def __init__(self, directory: Path, env: Any, readonly: bool):
+    def __init__(self, directory: Path, generation: int, *, readonly: bool):
         self.directory = directory
         self.readonly = readonly
-        self._env = env
+        self._mapped = _Mapped(directory, generation, readonly=readonly)
+        self._retired: list[_Mapped] = []
         self._pid = os.getpid()
         self._writing = threading.Lock()
         self._turn = threading.Condition()
-        self._inside = 0  # calls that are using the map now; close() waits for them
         self._closed = False
         self._failed: str | None = None
 
@@ -66,9 +70,9 @@ class Cold:
             directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as e:
             raise translated(e, directory) from e
-        if (directory / DATA).exists():
-            raise EngineError(f"{directory / DATA} is there already")
-        cold = cls(directory, map_file(directory, readonly=False), readonly=False)
+        if data_file(directory).exists():
+            raise EngineError(f"{data_file(directory)} is there already")
+        cold = cls(directory, 1, readonly=False)
         try:
             cold.write((), meta)
             sync_directory(directory)
@@ -79,17 +83,35 @@ class Cold:
 
     @classmethod
     def open(cls, directory: Path, *, readonly: bool = False, values: bool = True) -> Self:
-        """Checks the data file, page by page and value by value, and only then maps it.
+        """Checks the newest data file, page by page and value by value, and only then maps it.
 
         Without `values` the CRCs of values are checked when they are read, and not before: a third less work, but a
         row whose key was damaged then looks absent to `fetch`.
 
-        `readonly`: for a process beside the writer; sees each transaction as it is committed.
+        `readonly`: for a process beside the writer; sees each transaction as it is committed, in this generation.
         CorruptionError (file, offset) if the file is missing or damaged; ReadOnlyError if it may not be written or,
         when `readonly`, if the lock file beside it may not.
         """
-        check_file(directory / DATA, values=values)
-        return cls(directory, map_file(directory, readonly=readonly), readonly)
+        while True:
+            generation = newest(directory)
+            try:
+                check_file(data_file(directory, generation), values=values)
+                cold = cls(directory, generation, readonly=readonly)
+            except EngineError:
+                if readonly and newest(directory) != generation:
+                    continue  # it was compacted meanwhile
+                raise
+            break
+        try:
+            if not readonly:
+                # Who made this generation may have been killed before its name was durable: not before are older ones
+                # deleted.
+                _sync(directory)
+                cold_file.sweep(directory, keep=generation)
+        except BaseException:
+            cold.close()
+            raise
+        return cold
 
     def __enter__(self) -> Self:
         return self
@@ -97,151 +119,133 @@ class Cold:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def generation(self) -> int:
+        """1 at creation; one more after each compaction."""
+        return self._mapped.generation
+
     def close(self) -> None:
         """Waits for the calls that are in progress, then unmaps. Unfinished scans raise at their next step."""
         with self._turn:
             if self._closed:
                 return
             self._closed = True
-            self._turn.wait_for(lambda: self._inside == 0)
+            every = [self._mapped, *self._retired]
+            self._turn.wait_for(lambda: not any(mapped.inside for mapped in every))
         if os.getpid() == self._pid:  # a child that closed it would take the parent's locks away
-            self._env.close()
+            for mapped in every:
+                cold_file.unmap(mapped.env)
 
     @contextmanager
-    def _using(self) -> Iterator[None]:
-        """Keeps the map in place for the length of a block; translates what LMDB raises in it."""
+    def _using(self, of: _Mapped | None = None) -> Iterator[_Mapped]:
+        """Keeps the map (the current one if none is given) in place for a block; translates what LMDB raises in it."""
         if os.getpid() != self._pid:
             raise EngineError("a cold tier cannot be used after fork; open it in the child")
         with self._turn:
             if self._closed:
                 raise EngineError("the cold tier is closed")
-            self._inside += 1
+            mapped = of or self._mapped
+            mapped.inside += 1
         try:
-            yield
+            yield mapped
         except lmdb.Error as e:
-            raise translated(e, self.directory / DATA) from e
+            raise translated(e, mapped.path) from e
         finally:
-            with self._turn:
-                self._inside -= 1
-                self._turn.notify_all()
+            self._leave(mapped, inside=1)
 
-    def _corrupt(self, pair: tuple[Any, Any]) -> CorruptionError:
-        key = bytes(pair[0][:16]).hex()
-        return CorruptionError(f"the value of key 0x{key} is not what was written", file=str(self.directory / DATA))
+    def _leave(self, mapped: _Mapped, *, inside: int = 0, scans: int = 0) -> None:
+        with self._turn:
+            mapped.inside -= inside
+            mapped.scans -= scans
+            self._turn.notify_all()
+            idle = mapped in self._retired and not mapped.inside and not mapped.scans and not self._closed
+            if idle:
+                self._retired.remove(mapped)
+        if idle and os.getpid() == self._pid:
+            cold_file.unmap(mapped.env)
 
     # Reading
 
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """What is in LMDB now, unchanged for the length of the block. `close` waits for its end."""
+        with self._using() as mapped, mapped.env.begin() as txn:
+            yield Snapshot(txn, str(mapped.path))
+
     def fetch(self, table: int, ids: Ids, width: int) -> tuple[NDArray[np.bool_], Rows]:
-        """Reads the rows of `ids` (int64 [N], rising) in one transaction.
-
-        Returns found (bool [N]) and rows (uint8 [count of found, width]), in the order of ids. CorruptionError;
-        InputError if ids do not rise strictly.
-        """
-        if (ids[1:] <= ids[:-1]).any():
-            raise InputError("ids: must rise strictly")
-        keys: list[bytes] = native.row_keys(table, np.ascontiguousarray(ids))
-        with self._using(), self._env.begin() as txn:
-            pairs = txn.cursor().getmulti(keys)
-            got = np.empty(len(pairs), np.int64)
-            rows = np.empty((len(pairs), width), np.uint8)
-            count: int = native.unseal_rows(table, pairs, got, rows)
-            if count != len(pairs):
-                raise self._corrupt(pairs[-1 - count])
-        found = np.zeros(len(ids), np.bool_)
-        found[np.searchsorted(ids, got)] = True
-        return found, rows
-
-    def scan(self, table: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[Ids, Rows]]:
-        """Yields all rows of a table in the order of ids: (int64 [n], uint8 [n, width]), 1 <= n <= chunk."""
-
-        def unseal(pairs: list[Any]) -> tuple[int, tuple[Ids, Rows]]:
-            ids = np.empty(len(pairs), np.int64)
-            rows = np.empty((len(pairs), width), np.uint8)
-            count: int = native.unseal_rows(table, pairs, ids, rows)
-            if count < 0:
-                raise self._corrupt(pairs[-1 - count])
-            return count, (ids[:count], rows[:count])
-
-        return self._walk(bytes([table]), chunk, unseal)
-
-    def scan_raw(self, table: int, chunk: int = CHUNK) -> Iterator[list[Pair]]:
-        """Yields everything of a table in the order of keys, as lists of (key, payload)."""
-        return self._walk(bytes([table]), chunk, lambda pairs: self._unseal(table, pairs))
+        """`Snapshot.fetch`, of now."""
+        with self.snapshot() as now:
+            return now.fetch(table, ids, width)
 
     def fetch_chunks(self, user: int, table: int = HISTORY) -> list[tuple[int, bytes]]:
-        """The chunks of one id, (number, payload) by number; empty if there are none."""
-        prefix = chunk_key(table, user, 0)[:-1]
-        with self._using(), self._env.begin() as txn:
-            cursor = txn.cursor()
-            pairs: list[Pair] = []
-            if cursor.set_range(prefix):
-                for pair in cursor.iternext():
-                    pairs.append(pair)
-                    if pair[0][:9] != prefix:  # kept: whatever ends the list has its CRC checked, too
-                        break
-            chunks = self._unseal(table, pairs)[1]
-        return [(key[9], payload) for key, payload in chunks if key[:9] == prefix]
+        """`Snapshot.fetch_chunks`, of now."""
+        with self.snapshot() as now:
+            return now.fetch_chunks(user, table)
 
-    def meta(self, key: str) -> bytes | None:
-        """One metadata item, or None."""
-        name = _meta_key(key)
-        with self._using(), self._env.begin() as txn:
-            value = txn.get(name)
-            return None if value is None else self._unseal(META, [(name, value)])[1][0][1]
+    def meta(self, name: str) -> bytes | None:
+        """`Snapshot.meta`, of now."""
+        with self.snapshot() as now:
+            return now.meta(name)
 
-    def _unseal(self, table: int, pairs: list[Any]) -> tuple[int, list[Pair]]:
-        payloads: list[Pair]
-        payloads, bad = native.unseal_values(table, pairs)
-        if bad >= 0:
-            raise self._corrupt(pairs[bad])
-        return len(payloads), payloads
+    def scan(self, table: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[Ids, Rows]]:
+        """`Snapshot.scan`, of when it begins."""
+        return self._walk(lambda then: then.scan(table, width, chunk))
 
-    def _walk(self, start: bytes, chunk: int, unseal: Callable[[list[Any]], tuple[int, T]]) -> Iterator[T]:
-        with self._using():
-            txn = self._env.begin()
+    def scan_raw(self, table: int, chunk: int = CHUNK) -> Iterator[list[Pair]]:
+        """`Snapshot.scan_raw`, of when it begins."""
+        return self._walk(lambda then: then.scan_raw(table, chunk))
+
+    def _walk(self, begin: Callable[[Snapshot], Iterator[T]]) -> Iterator[T]:
+        with self._using() as mapped:
+            txn = mapped.env.begin()
+            with self._turn:
+                mapped.scans += 1
         try:
-            with self._using():
-                cursor = txn.cursor()
-                entries = cursor.iternext() if cursor.set_range(start) else iter(())
-            count = chunk
-            while count == chunk:
-                with self._using():
-                    pairs = list(islice(entries, chunk))
-                    count, part = unseal(pairs)
-                if count:
-                    yield part
+            steps = begin(Snapshot(txn, str(mapped.path)))
+            end = object()
+            while True:
+                with self._using(mapped):
+                    step = next(steps, end)
+                if step is end:
+                    return
+                yield step  # type: ignore[misc]  # not the end, so a T
         finally:
             if os.getpid() == self._pid:  # the parent's reader slot is not the child's to free
                 txn.abort()
+            self._leave(mapped, scans=1)
 
     # Writing
 
     def write(self, batches: Iterable[list[Pair]], meta: dict[str, bytes], deletes: Iterable[bytes] = ()) -> None:
-        """Deletes, then puts all batches of sealed (key, value) pairs, then `meta`, in one transaction; synced when it
-        returns.
+        """Deletes, puts all batches of sealed (key, value) pairs, then `meta`, in one transaction; synced at return.
 
-        Existing keys are overwritten; of each of `deletes` every key goes that begins with it, if there is any. Keys in
-        rising order are fast. If anything fails, also an exception out of
-        `batches`, nothing of it is in the file. StorageFullError: free space and call again. EngineError otherwise;
+        For each of `deletes`, every key that begins with it goes, if there is any. Existing keys are overwritten. Keys
+        in rising order are fast. If anything fails, also an exception out of `batches`, nothing of it is in the file. StorageFullError: free space and call again. EngineError otherwise;
         when a commit failed for another reason than space, the disk is not trusted: open the tier again.
         """
+        with self._sole_writer() as mapped:
+            mapped.env.reader_check()  # readers that died would keep pages from being used again
+            last = native.seal_values([(meta_key(k), v) for k, v in sorted(meta.items())])
+            self._transact(mapped, deletes, batches, last)
+
+    @contextmanager
+    def _sole_writer(self) -> Iterator[_Mapped]:
         if self.readonly:
             raise ReadOnlyError(f"{self.directory} was opened for reading")
         if not self._writing.acquire(blocking=False):
             raise EngineError("another thread is writing the cold tier")
         try:
-            with self._using():
+            with self._using() as mapped:
                 if self._failed:
                     raise EngineError(f"an earlier write failed ({self._failed}); open the directory again")
-                self._env.reader_check()  # readers that died would keep pages from being used again
-                self._transact(
-                    deletes, batches, native.seal_values([(_meta_key(k), v) for k, v in sorted(meta.items())])
-                )
+                yield mapped
         finally:
             self._writing.release()
 
-    def _transact(self, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]) -> None:
-        txn = self._env.begin(write=True)
+    def _transact(
+        self, mapped: _Mapped, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]
+    ) -> None:
+        txn = mapped.env.begin(write=True)
         try:
             cursor = txn.cursor()
             for prefix in deletes:
@@ -257,16 +261,54 @@ class Cold:
         try:
             txn.commit()
         except lmdb.Error as e:
-            error = translated(e, self.directory / DATA)
+            error = translated(e, mapped.path)
             if not isinstance(error, StorageFullError):
                 self._failed = str(e)
             raise error from e
 
+    def compact(self) -> None:
+        """Moves to a new file that holds what is in LMDB now and no byte besides, and deletes the old one.
+
+        What was deleted or overwritten is then in no file of the tier, be it in free pages or between the entries of
+        used ones. A process that reads goes on with the old file until it opens the new one. Calls and scans of other
+        threads that are in progress end on the old map; writes are refused meanwhile.
+
+        StorageFullError or EngineError: the old file is still in use and whole, or, if names could not be made durable,
+        nothing more is written until the directory is opened again. If only the deletion failed, the next compaction or
+        opening deletes.
+        """
+        with self._sole_writer() as old:
+            data = data_file(self.directory, old.generation + 1)
+            aside = cold_file.aside_file(data)
+            cold_file.sweep(self.directory, keep=old.generation)
+            try:
+                with old.env.begin() as txn:
+                    all_pairs = Snapshot(txn, str(old.path)).pairs(without=CHANGES)
+                    write_copy(all_pairs, aside, room_for=os.stat(old.path).st_size)
+                cold_file.reserve_lock(data)  # while it can still fail for want of room
+                self._failed = "a compaction was interrupted"  # from here on either file may be the one that is found
+                os.rename(aside, data)
+            except BaseException as e:
+                with contextlib.suppress(OSError):  # if this fails, too, `sweep` will find it
+                    os.unlink(aside)
+                    self._failed = None
+                if isinstance(e, OSError) and not isinstance(e, EngineError):
+                    raise translated(e, data) from e
+                raise
+            _sync(self.directory)
+            mapped = _Mapped(self.directory, old.generation + 1, readonly=False)
+            with self._turn:
+                self._mapped = mapped
+                self._retired.append(old)
+            self._failed = None
+            cold_file.sweep(self.directory, keep=mapped.generation)
+
     def stats(self) -> dict[str, int]:
         """`file_bytes`, `disk_bytes`, `map_bytes`, `page_bytes`, `used_pages`, `free_pages` (LMDB's own list included),
-        `entries`, `txnid`, and `readers`: the most transactions at once since the first process opened it."""
-        with self._using():
-            file, stat, info = os.stat(self.directory / DATA), self._env.stat(), self._env.info()
+        `entries`, `txnid`, `generation`, and `readers`: the most transactions at once since the first process opened
+        it."""
+        with self._using() as mapped:
+            file, stat, info = os.stat(mapped.path), mapped.env.stat(), mapped.env.info()
         used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return {
             "file_bytes": file.st_size,
@@ -277,9 +319,13 @@ class Cold:
             "free_pages": info["last_pgno"] + 1 - 2 - used,
             "entries": stat["entries"],
             "txnid": info["last_txnid"],
+            "generation": mapped.generation,
             "readers": info["num_readers"],
         }
 
 
-def _meta_key(name: str) -> bytes:
-    return bytes([META]) + name.encode()
+def _sync(directory: Path) -> None:
+    try:
+        sync_directory(directory)
+    except OSError as e:
+        raise translated(e, directory) from e

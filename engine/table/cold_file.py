@@ -1,11 +1,16 @@
-"""The cold tier's files: checked, then mapped by LMDB; and what LMDB and the disk say about them, as our errors.
+"""The cold tier's files: found, checked, mapped by LMDB, copied; and what LMDB and the disk say, as our errors.
 
-Responsible for data.mdb and lock.mdb as files. Not for keys and values (cold.py). Invariants: `check_file` and `verify`
-write nothing and need no lock; a file that fails the check is never mapped. Any thread.
+Responsible for data-<generation>.mdb and its lock file as files. Not for keys and values (snapshot.py, cold.py).
+Invariants: `check_file` and `verify` write nothing and need no lock; a file that fails the check is never mapped; a
+file that has its name is whole. Any thread.
 """
 
+import contextlib
 import errno
 import os
+import re
+import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +18,78 @@ import lmdb
 
 from ..backend import native
 from ..errors import CorruptionError, EngineError, ReadOnlyError, StorageFullError
-from ..files import NO_ROOM, NOT_OURS
+from ..files import NO_ROOM, NOT_OURS, sync_directory
 
-__all__ = ["DATA", "check_file", "map_file", "translated", "verify"]
+__all__ = [
+    "aside_file",
+    "check_file",
+    "data_file",
+    "lock_file",
+    "map_file",
+    "newest",
+    "reserve_lock",
+    "sweep",
+    "translated",
+    "unmap",
+    "verify",
+    "write_copy",
+]
 
-DATA = "data.mdb"
+Pair = tuple[bytes, bytes]
+
 MAP_BYTES = 1 << 40
 READERS = 1000  # transactions at once, over all processes
 LOCK_BYTES = 1 << 16  # room for so many, 64 bytes each
 PROBE_BYTES = 1 << 16
+_NAME = re.compile(r"data-([1-9][0-9]{0,17})\.mdb")
+# Between the end of close() and its own book-keeping, lmdb takes a new file with the old one's inode for one that is
+# open. So nobody opens while anybody closes.
+_opening = threading.Lock()
+os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
+_OURS = re.compile(r"data-([1-9][0-9]{0,17})\.mdb(|-lock|\.new)")
+
+
+def data_file(directory: Path, generation: int = 1) -> Path:
+    return directory / f"data-{generation}.mdb"
+
+
+def lock_file(data: Path) -> Path:
+    """Where LMDB keeps the table of readers of a data file."""
+    return data.with_name(f"{data.name}-lock")
+
+
+def aside_file(data: Path) -> Path:
+    """Where a data file is made before it gets its name."""
+    return data.with_name(f"{data.name}.new")
+
+
+def newest(directory: Path) -> int:
+    """The generation that counts: the highest. CorruptionError if there is none."""
+    try:
+        found = [int(match[1]) for name in os.listdir(directory) if (match := _NAME.fullmatch(name))]
+    except FileNotFoundError:
+        found = []
+    except OSError as e:
+        raise translated(e, directory) from e
+    if not found:
+        raise CorruptionError("the data file is missing", file=str(data_file(directory)))
+    return max(found)
+
+
+def sweep(directory: Path, keep: int) -> None:
+    """Deletes the data and lock files of all generations but `keep`, and what was left half made; durable.
+
+    Only once the name of the one that is kept is durable. Processes that have the others open go on with them.
+    """
+    try:
+        names = [m for name in sorted(os.listdir(directory)) if (m := _OURS.fullmatch(name))]
+        gone = [m for m in names if int(m[1]) != keep or m[2] == ".new"]
+        for match in gone:
+            os.unlink(directory / match[0])
+        if gone:
+            sync_directory(directory)
+    except OSError as e:
+        raise translated(e, directory) from e
 
 
 def verify(directory: Path) -> dict[str, Any]:
@@ -32,7 +100,13 @@ def verify(directory: Path) -> dict[str, Any]:
     `metadata`: its items by name.
     CorruptionError says where the first damage is.
     """
-    return check_file(directory / DATA, values=True)
+    while True:
+        generation = newest(directory)
+        try:
+            return check_file(data_file(directory, generation), values=True)
+        except CorruptionError:
+            if newest(directory) == generation:
+                raise  # else it was compacted meanwhile
 
 
 def check_file(path: Path, *, values: bool) -> dict[str, Any]:
@@ -58,37 +132,78 @@ def check_file(path: Path, *, values: bool) -> dict[str, Any]:
     raise EngineError(f"{path} changes faster than it can be checked")
 
 
-def map_file(directory: Path, *, readonly: bool) -> Any:
-    """Opens the LMDB environment. The map is far larger than the file, less where address space is limited."""
+def map_file(data: Path, *, readonly: bool, lock: bool = True, room_for: int = 0) -> Any:
+    """Opens the LMDB environment. The map is far larger than the file, less where address space is limited.
+
+    Without `lock` nobody else may have it open. `room_for`: bytes that the map must be able to hold twice.
+    """
     lmdb.enable_drop_gil()
-    _reserve_lock(directory / "lock.mdb")
-    data = directory / DATA
-    floor = 2 * data.stat().st_size if data.exists() else 1 << 20
+    if lock:
+        reserve_lock(data)
+    floor = max(1 << 20, 2 * room_for, 2 * data.stat().st_size if data.exists() else 0)
     size = max(MAP_BYTES, floor)
     while True:
         try:
-            return lmdb.open(
-                os.fspath(directory),
-                map_size=size,
-                readonly=readonly,
-                mode=0o700,
-                create=False,
-                max_readers=READERS,
-                max_spare_txns=1,
-                lib_version=0,
-            )
+            with _opening:
+                return lmdb.open(
+                    os.fspath(data),
+                    map_size=size,
+                    subdir=False,
+                    readonly=readonly,
+                    mode=0o600,
+                    create=False,
+                    max_readers=READERS,
+                    max_spare_txns=1,
+                    lock=lock,
+                    lib_version=0,
+                )
         except lmdb.Error as e:
             if e.code != errno.ENOMEM or size // 2 < floor:
                 raise translated(e, data) from e
             size //= 2
 
 
-def _reserve_lock(path: Path) -> None:
+def unmap(env: Any) -> None:
+    """Closes what `map_file` opened."""
+    with _opening:
+        env.close()
+
+
+def write_copy(batches: Iterable[list[Pair]], data: Path, room_for: int) -> None:
+    """Makes a data file of sealed pairs in rising order, in one transaction; durable and checked when it returns.
+
+    LMDB's own copy takes pages as they are, with what was deleted in the gaps between their nodes. Here the file never
+    holds anything but these pairs. If it fails, no file is left. StorageFullError, CorruptionError.
+    """
+    entries = 0
+    try:
+        env = map_file(data, readonly=False, lock=False, room_for=room_for)
+        try:
+            with env.begin(write=True) as txn:
+                cursor = txn.cursor()
+                for batch in batches:
+                    cursor.putmulti(batch, append=True)
+                    entries += len(batch)
+        except lmdb.Error as e:
+            raise translated(e, data) from e
+        finally:
+            unmap(env)
+        found = check_file(data, values=True)["entries"]
+        if found != entries:
+            raise CorruptionError(f"the copy holds {found} entries, not {entries}", file=str(data))
+    except BaseException:
+        with contextlib.suppress(OSError):  # `sweep` finds what cannot be deleted now
+            data.unlink()
+        raise
+
+
+def reserve_lock(data: Path) -> None:
     """Gives the lock file its blocks. LMDB makes it sparse and writes it through a map, which on a full disk is SIGBUS.
 
     A file that has them is not touched: closing a descriptor of it would release the locks of an environment that this
     process has open on it.
     """
+    path = lock_file(data)
     try:
         if path.exists() and path.stat().st_blocks * 512 >= LOCK_BYTES:
             return
@@ -122,7 +237,7 @@ def _no_room(path: Path) -> bool:
     """Whether a write behind the end of `path` is cut short for want of space, quota or allowed file size: tried out on
     a file without a name."""
     try:
-        end = path.stat().st_size
+        end = path.stat().st_size if path.exists() else 0
         fd = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as e:
         return e.errno in NO_ROOM

@@ -199,6 +199,7 @@ class Program:
                     if call.checkpoint:
                         eng.checkpoint()
                         mark.acked(number)
+                        eng._directory.cold.compact()
                     mark.submitted(call.last)
                     eng = self.make_call(eng, root, call)
                 except self.typed as error:

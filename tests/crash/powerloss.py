@@ -40,7 +40,7 @@ OPS = (
 HEADER = struct.Struct("<4I5qQ")
 SECTOR = 512
 NEVER = float("inf")
-NOT_DATA = {"lock.mdb"}
+NOT_DATA = ("lock.mdb", ".mdb-lock")
 
 
 @dataclass(frozen=True, eq=False)
@@ -305,7 +305,7 @@ def _flatten(root: Folder, names_of, content) -> dict:
 
     def walk(folder: Folder, prefix: str) -> None:
         for name, node in sorted((names_of(folder) if names_of else folder.names).items()):
-            if name in NOT_DATA:
+            if name.endswith(NOT_DATA):
                 continue
             path = prefix + name
             if isinstance(node, Folder):

@@ -17,7 +17,8 @@ import pytest
 
 from engine.backend import native
 from engine.errors import CorruptionError, EngineError
-from engine.table.cold import DATA, Cold, verify
+from engine.table.cold import Cold, verify
+from engine.table.cold_file import data_file, lock_file
 
 PAGE = 4096
 WIDTHS = {1: 100, 2: 5000}  # rows of table 2 lie on overflow pages
@@ -99,7 +100,7 @@ def damage(data: bytearray, rng: random.Random) -> str:
 
 
 def torture(directory: Path, seed: int, count: int) -> None:
-    file = directory / DATA
+    file = data_file(directory)
     good = file.read_bytes()
     with Cold.open(directory) as cold:
         right = [contents(cold)]
@@ -113,7 +114,7 @@ def torture(directory: Path, seed: int, count: int) -> None:
         how = damage(data, rng)
         print(n, how, flush=True)  # the last line tells what killed the process
         file.write_bytes(data)
-        (directory / "lock.mdb").unlink(missing_ok=True)
+        lock_file(data_file(directory)).unlink(missing_ok=True)
         try:
             with Cold.open(directory, values=rng.random() < 0.5) as cold:
                 assert contents(cold) in right, how
@@ -132,13 +133,13 @@ def torture(directory: Path, seed: int, count: int) -> None:
 def sound(tmp_path_factory) -> bytes:
     directory = tmp_path_factory.mktemp("sound") / "cold"
     build(directory)
-    return (directory / DATA).read_bytes()
+    return data_file(directory).read_bytes()
 
 
 def put(tmp_path: Path, data: bytes) -> Path:
     directory = tmp_path / "cold"
     directory.mkdir(exist_ok=True)
-    (directory / DATA).write_bytes(data)
+    data_file(directory).write_bytes(data)
     return directory
 
 
@@ -146,8 +147,8 @@ def refusal(tmp_path: Path, data: bytes) -> CorruptionError:
     directory = put(tmp_path, data)
     with pytest.raises(CorruptionError) as caught:
         Cold.open(directory)
-    assert (directory / DATA).read_bytes() == data
-    assert not (directory / "lock.mdb").exists()  # LMDB has not seen it
+    assert data_file(directory).read_bytes() == data
+    assert not lock_file(data_file(directory)).exists()  # LMDB has not seen it
     return caught.value
 
 
@@ -201,7 +202,7 @@ def test_every_bit_of_the_meta_pages(tmp_path, sound):
     """What LMDB reads of a meta page is either refused or without effect; one bit falls back by one transaction."""
     directory = put(tmp_path, sound)
     before = verify(directory)
-    with open(directory / DATA, "r+b", buffering=0) as file:
+    with open(data_file(directory), "r+b", buffering=0) as file:
         for page in (0, 1):
             for bit in range(152 * 8):
                 at = page * PAGE + bit // 8
@@ -230,18 +231,18 @@ def test_free_pages_at_the_end_may_be_missing(tmp_path):
     with Cold.create(directory, {}) as cold:
         for version in range(3):
             cold.write([native.seal_rows(1, ids, rows_of(1, ids, version))], {})
-    data = (directory / DATA).read_bytes()
+    data = data_file(directory).read_bytes()
     report = verify(directory)
     shortest = None
     for cut in range(1, report["free_pages"]):
-        (directory / DATA).write_bytes(data[: len(data) - cut * PAGE])
+        data_file(directory).write_bytes(data[: len(data) - cut * PAGE])
         try:
             assert verify(directory)["tables"] == report["tables"]
             shortest = cut
         except CorruptionError:
             break
     if shortest:  # what is left opens, reads and takes writes
-        (directory / DATA).write_bytes(data[: len(data) - shortest * PAGE])
+        data_file(directory).write_bytes(data[: len(data) - shortest * PAGE])
         with Cold.open(directory) as cold:
             cold.write([native.seal_rows(1, ids, rows_of(1, ids, 7))], {})
             assert np.array_equal(cold.fetch(1, ids, 100)[1], rows_of(1, ids, 7))
@@ -258,7 +259,7 @@ def test_something_else_is_refused(tmp_path, data):
 def test_what_is_no_file_is_refused(tmp_path):
     with pytest.raises(CorruptionError, match="missing"):
         Cold.open(tmp_path)
-    os.mkfifo(tmp_path / DATA)
+    os.mkfifo(data_file(tmp_path))
     with pytest.raises(CorruptionError, match="regular"):
         Cold.open(tmp_path)
 

@@ -14,7 +14,8 @@ from known_rows import column, put_rows, read_all, rows_for
 
 from engine.errors import EngineError, StorageFullError
 from engine.table import cold_file
-from engine.table.cold import DATA, Cold, verify
+from engine.table.cold import Cold, verify
+from engine.table.cold_file import data_file, lock_file
 
 
 @pytest.fixture
@@ -30,18 +31,19 @@ def test_modes_and_what_is_there_already(tmp_path):
     finally:
         os.umask(old)
     assert (tmp_path / "c").stat().st_mode & 0o777 == 0o700
-    assert {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "c").iterdir()} == {DATA: 0o600, "lock.mdb": 0o600}
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "c").iterdir()}
+    assert modes == {"data-1.mdb": 0o600, "data-1.mdb-lock": 0o600}
     with pytest.raises(EngineError, match="there already"):
         Cold.create(tmp_path / "c", {})
 
 
 def test_verify_works_beside_the_writer_and_changes_nothing(cold):
     put_rows(cold, np.arange(500))
-    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in [cold.directory / DATA]}
-    (cold.directory / "lock.mdb").rename(cold.directory / "aside")
+    files = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in [data_file(cold.directory)]}
+    lock_file(data_file(cold.directory)).rename(cold.directory / "aside")
     assert verify(cold.directory)["tables"] == {0: 2, 1: 500}
     assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in files} == files
-    assert not (cold.directory / "lock.mdb").exists()
+    assert not lock_file(data_file(cold.directory)).exists()
 
 
 def run_script(text: str, *arguments: object, **how) -> subprocess.CompletedProcess[str]:
@@ -161,7 +163,7 @@ def test_a_full_disk(tmp_path):
 
 
 def test_a_disk_error_stops_writing_until_reopened(cold, monkeypatch):
-    real = cold._env
+    real = cold._mapped.env
 
     class Broken:
         def begin(self, write=False):
@@ -180,11 +182,11 @@ def test_a_disk_error_stops_writing_until_reopened(cold, monkeypatch):
 
         reader_check = real.reader_check
 
-    monkeypatch.setattr(cold, "_env", Broken())
+    monkeypatch.setattr(cold._mapped, "env", Broken())
     with pytest.raises(EngineError, match="Input/output") as caught:
         put_rows(cold, column(1))
     assert not isinstance(caught.value, StorageFullError)
-    monkeypatch.setattr(cold, "_env", real)
+    monkeypatch.setattr(cold._mapped, "env", real)
     with pytest.raises(EngineError, match="open the directory again"):
         put_rows(cold, column(1))
 
