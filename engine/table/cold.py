@@ -220,8 +220,9 @@ class Cold:
         """Deletes, puts all batches of sealed (key, value) pairs, then `meta`, in one transaction; synced at return.
 
         For each of `deletes`, every key that begins with it goes, if there is any. Existing keys are overwritten. Keys
-        in rising order are fast. If anything fails, also an exception out of `batches`, nothing of it is in the file. StorageFullError: free space and call again. EngineError otherwise;
-        when a commit failed for another reason than space, the disk is not trusted: open the tier again.
+        in rising order are fast. If anything fails, also an exception out of `batches`, nothing of it is in the file.
+        StorageFullError: free space and call again. EngineError otherwise; when a commit failed for another reason than
+        space, the disk is not trusted: open the tier again.
         """
         with self._sole_writer() as mapped:
             mapped.env.reader_check()  # readers that died would keep pages from being used again
