@@ -45,7 +45,7 @@ class Engine(Reading, Removing):
         self._items = Table(ITEMS, settings.dim, capacity[1], cold)
         self._catalogue = Catalogue(settings.dim)
         self._history = History(
-            self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [], self._users.is_gone
+            self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [], lambda: self._users.gone
         )
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
         self._removal = Removal(self._users, self._items, self._catalogue, self._history, self._model)

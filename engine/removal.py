@@ -58,12 +58,12 @@ class Removal:
             self._flipped = np.union1d(self._flipped, items)
 
     def _forget(self, users: Ids, items: Ids) -> None:
+        self.purge = self._items.cold is not None
         self._remove(users, items)
         self._flip(items[np.isin(items, self._catalogue.native.hidden)], hide=False)
         if len(items):
             self._history.native.forget(items)
             self._forget_in_cold_histories(items)
-        self.purge = self._items.cold is not None
 
     def _forget_in_cold_histories(self, items: Ids) -> None:
         """Brings the users in who have had one of the items, as many at a time as there is room for."""
@@ -71,7 +71,7 @@ class Removal:
         if cold is None or len(self._users.warm) == len(self._users):
             return
         left = self._history.owners(cold.scan_raw(HISTORY), items)
-        left = left[~(np.isin(left, self._users.warm.resident()) | self._users.is_gone(left))]
+        left = np.setdiff1d(left, np.union1d(self._users.warm.resident(), self._users.gone))
         while len(left):
             n = self._users.bring(left, self._history.deliver)
             self._history.native.forget(items)

@@ -298,6 +298,34 @@ def test_removal_waits_for_the_epoch_that_runs(home, monkeypatch):
         assert eng.digest() == digest
 
 
+@pytest.mark.parametrize("scan", ["scan", "scan_raw"])
+def test_a_digest_does_not_see_what_is_deleted_while_it_reads(home, monkeypatch, scan):
+    with engine.open(home, **SMALL) as eng:
+        eng.ingest([1, 2, 3], [10, 11, 12])
+        eng.checkpoint()
+        eng.forget(1, 10)
+        digest = eng.digest()
+        cold = eng._directory.cold
+        write, read, go_on = cold.write, getattr(cold, scan), threading.Event()
+
+        def wait(*args):
+            go_on.wait()
+            write(*args)
+
+        def commit_meanwhile(*args):
+            steps = read(*args)
+            first = next(steps)
+            go_on.set()
+            eng._epochs._running.result()
+            yield first
+            yield from steps
+
+        monkeypatch.setattr(cold, "write", wait)
+        monkeypatch.setattr(cold, scan, commit_meanwhile)
+        eng._epochs.begin()
+        assert eng.digest() == digest
+
+
 def test_a_failed_epoch_keeps_what_was_to_be_deleted(home, monkeypatch):
     with engine.open(home, **SMALL) as eng:
         eng.ingest([1, 2], [10, 11])

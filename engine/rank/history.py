@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..backend import native
 from ..events import Ids
@@ -22,15 +21,13 @@ Chunks = list[tuple[int, bytes]]
 
 
 class History:
-    """`users` is the native warm tier of the users' table; `fetch` reads one user's chunks from LMDB, which count for
-    nothing where `is_gone` says so."""
+    """`users` is the native warm tier of the users' table; `fetch` reads one user's chunks from LMDB, but not for
+    those that are `gone`."""
 
-    def __init__(
-        self, users: Any, budget_bytes: int, fetch: Callable[[int], Chunks], is_gone: Callable[[Ids], NDArray[np.bool_]]
-    ):
+    def __init__(self, users: Any, budget_bytes: int, fetch: Callable[[int], Chunks], gone: Callable[[], Ids]):
         self._users = users
         self._stored = fetch
-        self._gone = is_gone
+        self._gone = gone
         self._native: Any = native.History(users, budget_bytes)
 
     @property
@@ -49,10 +46,9 @@ class History:
         return np.ascontiguousarray(np.frombuffer(raw, ENTRY)["item"], dtype=np.int64)
 
     def _fetch(self, user: int) -> Chunks:
-        return [] if self._is_gone(user) else self._stored(user)
-
-    def _is_gone(self, user: int) -> bool:
-        return bool(self._gone(np.array([user], np.int64))[0])
+        gone = self._gone()
+        at = int(np.searchsorted(gone, user))
+        return [] if at < len(gone) and gone[at] == user else self._stored(user)
 
     def deliver(self, users: Ids) -> None:
         """Loads the histories of users whose rows are being brought in from LMDB, and still hidden. Writer only."""
@@ -87,14 +83,14 @@ class History:
     def chunks(self, stored: Iterator[list[tuple[bytes, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
         """Every chunk as (user, number, bytes), by user and number. `stored`: LMDB's (key, payload) pairs, in order."""
         resident = self._users.resident().tolist()
-        here = set(resident)
+        here = {*resident, *self._gone().tolist()}  # before the scan begins
         at = 0
         for key, payload in (pair for pairs in stored for pair in pairs):
             user = _user(key)
             while at < len(resident) and resident[at] < user:
                 yield from self._resident_chunks(resident[at])
                 at += 1
-            if user not in here and payload and not self._is_gone(user):
+            if user not in here and payload:
                 yield user, key[9], payload
         for user in resident[at:]:
             yield from self._resident_chunks(user)

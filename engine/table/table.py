@@ -93,10 +93,11 @@ class Table:
     def rows(self) -> Iterator[tuple[Ids, Rows]]:
         """Every row in id order, wherever it lives. The writer's lock must be held."""
         resident: Ids = self.warm.resident()
+        gone = self._gone  # before the scan begins: what it still finds of them is not valid
         cold = iter(()) if self.cold is None else self.cold.scan(self.number, self.warm.stored_bytes)
         done = 0
         for ids, rows in cold:
-            if len(self._gone) and not (kept := ~self.is_gone(ids)).all():
+            if len(gone) and not (kept := ~contains(gone, ids)).all():
                 ids, rows = ids[kept], rows[kept]
             if not len(ids):
                 continue
@@ -136,11 +137,11 @@ class Table:
         """The ids, rising, of rows that no event after `seq` has named, wherever they live."""
         parts: list[Ids] = [self.warm.untouched_since(seq)]
         if self.cold is not None and len(self.warm) < len(self):
-            resident: Ids = self.warm.resident()
+            elsewhere = np.union1d(self.warm.resident(), self._gone)
             for ids, rows in self.cold.scan(self.number, self.warm.stored_bytes):
                 last = np.ascontiguousarray(rows[:, self.warm.seq_offset :][:, :8]).view(np.uint64)[:, 0]
                 old = ids[last <= seq]
-                parts.append(old[~(_contains(resident, old) | self.is_gone(old))])
+                parts.append(old[~contains(elsewhere, old)])
         return np.sort(np.concatenate(parts))
 
     def bring(self, ids: Ids, first: Callable[[Ids], None] | None = None) -> int:
@@ -152,19 +153,16 @@ class Table:
 
     @property
     def gone(self) -> Ids:
-        """Ids, rising, whose keys the next epoch has to delete from LMDB before it writes rows."""
+        """Ids, rising, of which nothing that LMDB has is valid: the next epoch deletes it. Any thread, but look before
+        you begin to read LMDB."""
         return self._gone
 
     def deleted(self) -> None:
         """LMDB has lost the keys. Before the rows are thawed: one that came again may then leave RAM. Epoch thread."""
         self._gone = NO_IDS
 
-    def is_gone(self, ids: Ids) -> NDArray[np.bool_]:
-        """Of which ids is what LMDB has not valid any more? Any thread."""
-        return _contains(self._gone, ids)
-
     def _not_gone(self, ids: Ids) -> Ids:
-        return ids[~self.is_gone(ids)] if len(self._gone) else ids
+        return ids[~contains(self._gone, ids)]
 
     def stats(self) -> dict[str, int]:
         """Rows and bytes by tier."""
@@ -179,7 +177,8 @@ class Table:
         }
 
 
-def _contains(rising: Ids, ids: Ids) -> NDArray[np.bool_]:
+def contains(rising: Ids, ids: Ids) -> NDArray[np.bool_]:
+    """Which of `ids` are in `rising`, bool [n]."""
     if not len(rising):
         return np.zeros(len(ids), np.bool_)
     at = np.searchsorted(rising, ids)

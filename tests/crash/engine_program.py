@@ -235,7 +235,6 @@ class Program:
                     if call.checkpoint:
                         eng.checkpoint()
                         mark.acked(number)
-                        eng._directory.cold.compact()
                     mark.submitted(call.last)
                     eng = self.make_call(eng, root, call)
                 except self.typed as error:
