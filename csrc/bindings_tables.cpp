@@ -5,6 +5,7 @@
 #include "bindings.h"
 #include "learner.h"
 #include "score_topk.h"
+#include "sightings.h"
 
 namespace py = pybind11;
 
@@ -54,11 +55,35 @@ Array<int64_t> sorted_ids(const List& list) {
     return to_array(ids);
 }
 
-int64_t bring(Warm& w, const Array<int64_t>& ids) {
-    py::gil_scoped_release nogil;
+// Pins the first of `ids` that there is room for; (how many, those of them that wait to be filled).
+py::tuple bring(Warm& w, const Array<int64_t>& ids) {
+    std::vector<int64_t> missing;
     int64_t n = 0;
-    while (n < ids.size() && w.admit(ids.data()[n], Warm::kFetching) != Warm::kNone) ++n;
-    return n;
+    {
+        py::gil_scoped_release nogil;
+        for (; n < ids.size(); ++n) {
+            const int64_t id = ids.data()[n];
+            if (const uint32_t slot = w.find(id); slot != Warm::kNone) {
+                w.pin(slot);
+            } else if (w.admit(id, Warm::kFetching) != Warm::kNone) {
+                missing.push_back(id);
+            } else {
+                break;
+            }
+        }
+    }
+    return py::make_tuple(n, to_array(missing));
+}
+
+Array<bool> admit(Sightings& s, uint64_t seed, const Array<int64_t>& users, const Array<int64_t>& items,
+                  const Array<bool>& users_known, const Array<bool>& items_known, uint8_t after) {
+    const int64_t n = users.size();
+    require(items.size() == n && users_known.size() == n && items_known.size() == n, "columns must be [N]");
+    Array<bool> learned(n);
+    bool* out = learned.mutable_data();
+    py::gil_scoped_release nogil;
+    s.admit(seed, users.data(), items.data(), users_known.data(), items_known.data(), n, after, out);
+    return learned;
 }
 
 py::tuple collect(Warm& w, int64_t from, int64_t n) {
@@ -252,8 +277,16 @@ void bind_tables(py::module_& m) {
                 w.remove(ids.data(), ids.size());
             },
             fixed("ids"))
-        .def("bring", &bring, fixed("ids"),
-             "Slots for the first of `ids` that wait to be filled; how many got one. None of them may be here.")
+        .def("bring", &bring, fixed("ids"))
+        .def(
+            "name",
+            [](Warm& w, const Array<int64_t>& ids, const Array<int64_t>& seqs) {
+                require(ids.size() == seqs.size(), "ids and seqs must be [N]");
+                py::gil_scoped_release nogil;
+                for (int64_t i = 0; i < ids.size(); ++i)
+                    w.name(w.find(ids.data()[i]), static_cast<uint64_t>(seqs.data()[i]));
+            },
+            fixed("ids"), fixed("seqs"), "The rows, which are here, were named by events.")
         .def("unpin", &Warm::unpin_all)
         .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
         .def_property_readonly("seq_offset", [](const Warm& w) { return w.layout().meta_offset; })
@@ -266,6 +299,19 @@ void bind_tables(py::module_& m) {
         .def_property_readonly("crowded", &Warm::crowded)
         .def("__len__", &Warm::size)
         .def_readonly("total", &Warm::total);
+
+    py::class_<Sightings>(m, "Sightings")
+        .def(py::init<>())
+        .def("admit", &admit, py::arg("seed"), fixed("users"), fixed("items"), fixed("users_known"),
+             fixed("items_known"), py::arg("after"), "Which events are learned, bool [N].")
+        .def("halve", &Sightings::halve)
+        .def_property(
+            "cells", [](const Sightings& s) { return to_array(s.cells); },
+            [](Sightings& s, const py::bytes& saved) {
+                const std::string_view raw(saved);
+                require(raw.size() == Sightings::kRows * Sightings::kWidth, "not the sketch");
+                s.cells.assign(raw.begin(), raw.end());
+            });
 
     py::class_<History>(m, "History")
         .def(py::init<Warm&, int64_t>(), py::arg("users"), py::arg("budget_bytes"), py::keep_alive<1, 2>())

@@ -224,6 +224,12 @@ void Warm::remove(const int64_t* ids, int64_t n) {
     crowded_ = false;
 }
 
+void Warm::name(uint32_t slot, uint64_t seq) {
+    std::lock_guard lock(mutex_);
+    touch(slot);
+    meta(slot).seq = std::max(meta(slot).seq, seq);
+}
+
 void Warm::untouched_since(uint64_t seq, std::vector<int64_t>* ids) {
     ids->clear();
     for (int64_t s = 0; s < high_water_; ++s) {

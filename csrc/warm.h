@@ -111,6 +111,8 @@ class Warm {
 
     // --- removal: the writer, between records, while no epoch runs
     void remove(const int64_t* ids, int64_t n);  // those that are here; total is the caller's
+    // An event that is not learned named the row; caller holds no lock.
+    void name(uint32_t slot, uint64_t seq);
     // Of rows here that no event after `seq` has named, in no order.
     void untouched_since(uint64_t seq, std::vector<int64_t>* ids);
 

@@ -67,6 +67,8 @@ class Settings:
     """Events per optimizer step; default 1. Larger is faster and learns worse."""
     row_ttl: int
     """Events without a touch until a row leaves; default 0: rows stay. Bounds the disk; a sweep reads all rows."""
+    admit_after: int
+    """Sightings before an id gets a row; default 0: at once. Made-up ids cost no row; real ones learn later."""
 
     FIXED = ("dim", "loss", "optimizer", "seed")
 
@@ -78,7 +80,7 @@ class Settings:
         """
         given = {name: x for name, x in given.items() if x is not None}
         loss = choice("loss", given.get("loss", stored.loss if stored else "softmax"), LOSSES)
-        base = stored or cls(64, loss, "adagrad", 0, DEFAULT_LR[loss], 0.0, DEFAULT_NEGATIVES[loss], 1, 0)
+        base = stored or cls(64, loss, "adagrad", 0, DEFAULT_LR[loss], 0.0, DEFAULT_NEGATIVES[loss], 1, 0, 0)
         checked: dict[str, Any] = {}
         for name, x in given.items():
             if name == "dim":
@@ -97,6 +99,8 @@ class Settings:
                 checked[name] = _whole(name, x, 1, 65_536)
             elif name == "row_ttl":
                 checked[name] = _whole(name, x, 0, 2**53)
+            elif name == "admit_after":
+                checked[name] = _whole(name, x, 0, 255)
         if stored:
             for name in cls.FIXED:
                 if name in checked and checked[name] != getattr(stored, name):

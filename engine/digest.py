@@ -21,7 +21,7 @@ def digest(state: State, tables: tuple[Table, ...], hidden: Ids, chunks: Iterabl
     meta = state.to_meta()
     fields = json.loads(meta["state"])
     del fields["bit_exact"], fields["purge"]  # of this machine and of its files, not of the log
-    h.update(json.dumps(fields, sort_keys=True).encode() + meta["mean"] + hidden.tobytes())
+    h.update(json.dumps(fields, sort_keys=True).encode() + meta["mean"] + hidden.tobytes() + meta["sightings"])
     for table in tables:
         for ids, rows in table.rows():
             h.update(np.hstack([ids.reshape(-1, 1).view(np.uint8), rows]).tobytes())  # each id beside its row

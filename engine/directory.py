@@ -47,6 +47,8 @@ class State:
     ordinals: int = 0  # the last item's, and one more
     hidden: int = 0  # ids
     purge: bool = False  # log and LMDB may hold bytes of forgotten ids
+    sightings: bytes = b""  # the sketch of admission
+    decided: bytes = b""  # in the middle of a record: which of its events are learned, a byte each
 
     def to_meta(self) -> dict[str, bytes]:
         fields: dict[str, Any] = {
@@ -61,7 +63,12 @@ class State:
             "hidden": self.hidden,
             "purge": self.purge,
         }
-        return {"state": json.dumps(fields).encode(), "mean": self.mean.astype("<f4").tobytes()}
+        return {
+            "state": json.dumps(fields).encode(),
+            "mean": self.mean.astype("<f4").tobytes(),
+            "sightings": self.sightings,
+            "decided": self.decided,
+        }
 
     @classmethod
     def from_meta(cls, meta: Callable[[str], bytes | None], directory: Path) -> "State":
@@ -85,6 +92,8 @@ class State:
             ordinals=fields["ordinals"],
             hidden=fields["hidden"],
             purge=fields["purge"],
+            sightings=meta("sightings") or b"",
+            decided=meta("decided") or b"",
         )
 
     @classmethod

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from . import config, epoch
+from .admission import Admission
 from .config import Resources, Settings
 from .digest import digest
 from .directory import Directory, State, checked_path
@@ -49,6 +50,7 @@ class Engine(Reading, Removing):
         )
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
         self._removal = Removal(self._users, self._items, self._catalogue, self._history, self._model)
+        self._admission = Admission(self._users, self._items, self._catalogue, self._history, settings.seed)
         self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
         self._writing = threading.RLock()
         self._inside = False  # a call by the thread that holds the lock
@@ -79,7 +81,9 @@ class Engine(Reading, Removing):
     def _recover(self, directory: Directory) -> None:
         state = directory.state
         began = time.monotonic()
-        epoch.restore(directory, (self._users, self._items), self._catalogue, self._removal, self._model)
+        epoch.restore(
+            directory, (self._users, self._items), self._catalogue, self._removal, self._admission, self._model
+        )
         scanned = time.monotonic()
         self._seq, self._positions, self._bit_exact = state.seq, dict(state.positions), state.bit_exact
         self._epochs = epoch.Epochs(
@@ -179,13 +183,14 @@ class Engine(Reading, Removing):
                 raise e
             seq = self._seq
         return IngestReport(
-            events=learned.events,
+            events=learned.events + learned.unlearned,
             seq=seq,
             loss=learned.loss / learned.events if learned.events else math.nan,
             new_users=learned.new_users,
             new_items=learned.new_items,
             seconds=time.perf_counter() - began,
             found={"warm": learned.warm, "cold": learned.cold, "made": learned.new_users + learned.new_items},
+            unlearned=learned.unlearned,
         )
 
     def _log_and_learn(
@@ -220,12 +225,12 @@ class Engine(Reading, Removing):
                         synced.result()
                         waiting = record
                 if progress:
-                    progress(learned.events, len(events))
+                    progress(learned.events + learned.unlearned, len(events))
         finally:
             if waiting is not None and self._failure is None:
                 self._learn(waiting, learned)
         if progress:
-            progress(learned.events, len(events))
+            progress(learned.events + learned.unlearned, len(events))
 
     def _accepted(self, durable: bool) -> int:
         """The last event that a call has had accepted: the log decides, for what it holds is learned on reopening."""
@@ -247,21 +252,27 @@ class Engine(Reading, Removing):
             if record.count > start:
                 if record.first_seq + start != self._seq + 1:
                     raise EngineError(f"event {record.first_seq + start} is due after {self._seq}")
-                skipped = learned.skipped
-                self._model.learn(
-                    record.users,
-                    record.items,
-                    record.weights,
-                    first_seq=record.first_seq,
-                    batch_size=record.batch_size,
-                    start=start,
-                    deliver=self._deliver,
-                    make_room=self._make_room,
-                    into=learned,
+                before = learned.skipped, learned.events
+                settings = self._model.settings
+                runs = self._admission.begin(
+                    record, start, settings.admit_after, lambda: self._make_room(record.first_seq - 1)
                 )
-                self._skipped += learned.skipped - skipped
+                for first, stop in runs:
+                    self._model.learn(
+                        record.users[first:stop],
+                        record.items[first:stop],
+                        None if record.weights is None else record.weights[first:stop],
+                        first_seq=record.first_seq + first,
+                        batch_size=record.batch_size,
+                        deliver=self._deliver,
+                        make_room=self._make_room,
+                        into=learned,
+                    )
+                self._admission.end()
+                self._skipped += learned.skipped - before[0]
+                learned.unlearned += record.count - start - (learned.events - before[1])
                 self._seq = record.last_seq
-                if ttl := self._model.settings.row_ttl:
+                if ttl := settings.row_ttl:
                     self._removal.expire(record.first_seq - 1, self._seq, ttl)
             if record.operation is not None:
                 self._removal.apply(record)
@@ -301,6 +312,8 @@ class Engine(Reading, Removing):
             ordinals=len(self._catalogue),
             hidden=len(self._catalogue.native.hidden),
             purge=self._removal.purge,
+            sightings=self._admission.sightings,
+            decided=self._admission.decided,
         )
 
     # --- state
@@ -336,7 +349,8 @@ class Engine(Reading, Removing):
             return digest(self._snapshot(), (self._users, self._items), hidden, self._history.chunks(stored))
 
     def stats(self) -> dict[str, Any]:
-        """Rows, bytes and seqs by tier, and what opening and syncing took."""
+        """Rows, bytes and seqs by tier; `disk` by cause: pages of LMDB with live rows, its free pages, the log; and what
+        opening and syncing took."""
         self._alive()
         out: dict[str, Any] = {
             "seq": self._seq,
@@ -348,10 +362,17 @@ class Engine(Reading, Removing):
             "items": self._items.stats(),
             "catalogue_bytes": self._catalogue.bytes,
             "history_bytes": self._history.ram_bytes,
+            "hidden_items": len(self._catalogue.native.hidden),
+            "expired_rows": self._removal.expired,
         }
         if self._directory and self._epochs:
-            out["lmdb"] = self._directory.cold.stats()
+            lmdb = out["lmdb"] = self._directory.cold.stats()
             out["log_bytes"] = self._directory.log.bytes
+            out["disk"] = {
+                "live_bytes": lmdb["used_pages"] * lmdb["page_bytes"],
+                "free_bytes": lmdb["free_pages"] * lmdb["page_bytes"],
+                "log_bytes": self._directory.log.bytes,
+            }
             out["sync_seconds"] = self._sync_seconds
             out["opening"] = dict(self._opening)
             out |= self._epochs.stats()

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
+from .admission import Admission
 from .directory import Directory, State
 from .errors import CorruptionError, EngineError
 from .rank.catalogue import Catalogue
@@ -76,7 +77,7 @@ class Epochs:
             raise EngineError("an epoch was interrupted while it began; close and open the directory again")
         log = self._directory.log
         state = self._snapshot()
-        if log.synced_seq < state.seq:
+        if log.synced_seq < state.seq or state.decided:  # what was decided is of a record that must not be lost
             log.sync()
         self._log_mark = log.appended_bytes
         self._began = time.monotonic()
@@ -163,7 +164,12 @@ class Epochs:
 
 
 def restore(
-    directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, removal: Removal, model: Any
+    directory: Directory,
+    tables: tuple[Table, Table],
+    catalogue: Catalogue,
+    removal: Removal,
+    admission: Admission,
+    model: Any,
 ) -> None:
     """Takes over the state of the last epoch: table states, hidden items, and the catalogue by a scan of the item
     rows."""
@@ -172,6 +178,7 @@ def restore(
         raise CorruptionError("the running mean in LMDB has another dim than the settings")
     model.restore(state.mean, state.mean_count, state.users, state.items)
     removal.restore(state.hidden, state.purge)
+    admission.restore(state.sightings, state.decided)
     items = tables[1]
     catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items, state.ordinals)
 

@@ -167,7 +167,8 @@ class IngestReport:
     """What one call to `ingest` did.
 
     `loss` is the mean over the events, each taken before the step that learned it (NaN for an empty batch); `found`
-    counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made".
+    counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made". `unlearned` of the
+    events named an id that `admit_after` keeps out; they are in `events` and not in `loss`.
     """
 
     events: int
@@ -177,6 +178,7 @@ class IngestReport:
     new_items: int
     seconds: float
     found: dict[str, int]
+    unlearned: int
 
 
 @dataclass(frozen=True, slots=True)

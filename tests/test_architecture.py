@@ -20,7 +20,7 @@ LAYERS = [
     {"kernels"},
     {"rank", "learn", "table", "log"},
     {"directory"},
-    {"epoch", "verify", "digest", "reading", "removal", "removing"},
+    {"epoch", "verify", "digest", "reading", "removal", "removing", "admission"},
     {"engine"},
     {"popularity", "evaluate"},
     {"sources"},

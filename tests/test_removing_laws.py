@@ -16,9 +16,9 @@ import pytest
 import engine
 from engine.backend import native
 
-DIM, STEP, CALLS = 8, 4, 120
+DIM, STEP, CALLS = 8, 4, 84
 SETTINGS = {"dim": DIM, "batch_size": STEP, "negatives": 6, "seed": 5, "epoch_seconds": 1e9}
-FEW = -(-30 * native.row_bytes(DIM) * 16 // 7)
+FEW = -(-36 * native.row_bytes(DIM) * 16 // 7)
 
 
 def calls(seed=2):
@@ -64,10 +64,10 @@ def run(path, start=0, each=None, **more):
         return eng.digest()
 
 
-@pytest.fixture(scope="module", params=["softmax", "bpr"])
+@pytest.fixture(scope="module", params=[("softmax", 0), ("bpr", 2)], ids=["softmax", "bpr, admission"])
 def law(request):
     """Settings, and the digest of the plainest engine there is."""
-    settings = {"loss": request.param, "row_ttl": 500}
+    settings = {"loss": request.param[0], "row_ttl": 500, "admit_after": request.param[1]}
     return settings, run(":memory:", **settings)
 
 

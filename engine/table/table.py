@@ -145,11 +145,11 @@ class Table:
         return np.sort(np.concatenate(parts))
 
     def bring(self, ids: Ids, first: Callable[[Ids], None] | None = None) -> int:
-        """Brings rows that are in LMDB alone into RAM, as many of `ids` as there is room for; returns how many. They
-        stay until `warm.unpin`."""
-        n: int = self.warm.bring(ids)
-        self.deliver(ids[:n], first)
-        return n
+        """Brings the rows of `ids`, rising, into RAM, as many as there is room for; returns how many. All of them must
+        exist; they stay until `warm.unpin`. `first` as in `deliver`."""
+        n, missing = self.warm.bring(ids)
+        self.deliver(missing, first)
+        return int(n)
 
     @property
     def gone(self) -> Ids:
