@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
 
-.PHONY: demo test lint crash heavy bench clean
+.PHONY: demo test lint crash heavy stress bench clean
 
 $(VENV)/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rowtide needs Python 3.11 or newer; set PYTHON=")'
@@ -41,6 +41,9 @@ crash: $(VENV)/test
 
 heavy: $(VENV)/test
 	$(PY) -m pytest -m heavy tests --ignore tests/crash
+
+stress: $(VENV)/test
+	$(PY) -m pytest -m 'heavy or not heavy' tests/test_reader_stress.py -s
 
 bench: $(VENV)/bench
 	$(PY) benchmarks/run.py

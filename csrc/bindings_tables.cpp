@@ -233,15 +233,36 @@ void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows
     require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
             "rows must be [n, stored_bytes]");
     py::gil_scoped_release nogil;
-    std::vector<float> row(static_cast<size_t>(dim + 1));
+    constexpr int64_t kAhead = 16;
     for (int64_t i = 0; i < ids.size(); ++i) {
+        if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
         const std::byte* stored = bytes_of(rows) + i * layout.stored_bytes;
         uint64_t ordinal;
         std::memcpy(&ordinal, stored + layout.meta_offset + 16, 8);
         if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
-        std::memcpy(row.data(), stored, row.size() * 4);
-        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], row.data());
+        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
     }
+}
+
+bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim) {
+    const RowLayout layout(dim);
+    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
+            "rows must be [n, stored_bytes]");
+    py::gil_scoped_release nogil;
+    std::vector<std::pair<uint64_t, int64_t>> order(static_cast<size_t>(ids.size()));
+    for (int64_t i = 0; i < ids.size(); ++i) {
+        auto& [ordinal, at] = order[static_cast<size_t>(i)];
+        std::memcpy(&ordinal, bytes_of(rows) + i * layout.stored_bytes + layout.meta_offset + 16, 8);
+        at = i;
+    }
+    std::sort(order.begin(), order.end());
+    std::vector<float> row(static_cast<size_t>(dim + 1));
+    for (const auto& [ordinal, i] : order) {
+        std::memcpy(row.data(), bytes_of(rows) + i * layout.stored_bytes, row.size() * 4);
+        if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
+    }
+    c.show_all();
+    return true;
 }
 
 RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& weights,
@@ -254,6 +275,9 @@ RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const 
 void bind_tables(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
 
+    m.def(
+        "stored_bytes", [](int64_t dim) { return RowLayout(dim).stored_bytes; }, py::arg("dim"),
+        "Bytes of one row in LMDB.");
     m.def(
         "row_bytes", [](int64_t dim) { return RowLayout(dim).stride + Warm::kOverheadBytes; }, py::arg("dim"),
         "RAM of one warm row, with its share of the index and the bookkeeping.");
@@ -300,6 +324,7 @@ void bind_tables(py::module_& m) {
         .def("__len__", &Warm::size)
         .def_readonly("total", &Warm::total);
 
+    m.attr("SKETCH_BYTES") = Sightings::kRows * Sightings::kWidth;
     py::class_<Sightings>(m, "Sightings")
         .def(py::init<>())
         .def("admit", &admit, py::arg("seed"), fixed("users"), fixed("items"), fixed("users_known"),
@@ -356,6 +381,8 @@ void bind_tables(py::module_& m) {
         .def("read", &read_items, fixed("ordinals"))
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
+        .def("reserve_for", &Catalogue::reserve_for, py::arg("n"), py::arg("end"))
+        .def("follow", &follow, fixed("ids"), fixed("rows"), py::arg("dim"))
         .def("restored", &Catalogue::restored, py::arg("n"), py::arg("end"))
         .def("remove", &remove_items, fixed("ids"))
         .def("hide", [](Catalogue& c, const Array<int64_t>& ids) { each(ids, [&](int64_t id) { c.hide(id); }); })

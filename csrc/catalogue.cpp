@@ -124,6 +124,17 @@ void Catalogue::wait_for_pins() {
     removed_ = false;
 }
 
+void Catalogue::write(uint32_t ordinal, const float* row, bool streamed) {
+    Chunk& c = chunk(ordinal);
+    const int64_t at = ordinal & (kItems - 1);
+    float* to = c.vectors + at * stride_;
+    if (streamed)
+        stream(to, row, dim_);
+    else
+        std::memcpy(to, row, static_cast<size_t>(dim_) * 4);
+    c.biases[at] = row[dim_];
+}
+
 void Catalogue::publish(const uint32_t* ordinals, const float* const* rows, int64_t n) {
     // All versions turn odd, all items are written, all versions turn even: two fences for the whole block.
     for (int64_t i = 0; i < n; ++i) {
@@ -133,16 +144,7 @@ void Catalogue::publish(const uint32_t* ordinals, const float* const* rows, int6
     }
     const bool streamed = bytes_.load(std::memory_order_relaxed) > kStreamedFrom;
     fence(streamed);
-    for (int64_t i = 0; i < n; ++i) {
-        Chunk& c = chunk(ordinals[i]);
-        const int64_t at = ordinals[i] & (kItems - 1);
-        float* to = c.vectors + at * stride_;
-        if (streamed)
-            stream(to, rows[i], dim_);
-        else
-            std::memcpy(to, rows[i], static_cast<size_t>(dim_) * 4);
-        c.biases[at] = rows[i][dim_];
-    }
+    for (int64_t i = 0; i < n; ++i) write(ordinals[i], rows[i], streamed);
     fence(streamed);
     for (int64_t i = 0; i < n; ++i) {
         auto& v = version(ordinals[i]);
@@ -159,10 +161,21 @@ void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row) {
     pending_.push_back(ordinal);
     reserved_ = std::max<int64_t>(reserved_, ordinal + 1);
     index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
-    publish(&ordinal, &row, 1);
+    write(ordinal, row, false);
+}
+
+void Catalogue::reserve_for(int64_t n, int64_t end) {
+    index_.reserve(n, [this](uint32_t o) { return this->id(o); });
+    if (end > 4 * n + kItems) return;  // mostly gaps
+    for (int64_t ordinal = 0; ordinal < end; ordinal += kItems) reach(ordinal);
+    // Finding the memory takes about as long as filling it, so one thread does the one while another does the other.
+    populating_ = std::thread([this, end] {
+        for (int64_t ordinal = 0; ordinal < end; ordinal += kItems) chunk(ordinal).memory.populate();
+    });
 }
 
 bool Catalogue::restored(int64_t n, int64_t end) {
+    if (populating_.joinable()) populating_.join();
     const bool whole = std::ssize(pending_) == n && reserved_ == end;
     show_all();
     for (int64_t o = 0; o < reserved_; ++o)
@@ -170,6 +183,15 @@ bool Catalogue::restored(int64_t n, int64_t end) {
             reach(o), free_.push_back(static_cast<uint32_t>(o));  // rising: a heap
     gaps_ = std::ssize(free_);
     return whole;
+}
+
+bool Catalogue::follow(uint64_t ordinal, int64_t id, const float* row) {
+    const auto at = static_cast<uint32_t>(ordinal);
+    const auto known = static_cast<uint64_t>(reserved_);
+    if (ordinal > known || find(id) != (ordinal < known ? at : kNone)) return false;
+    if (ordinal == known && (gaps_ || reserve(id) != at)) return false;
+    publish(&at, &row, 1);
+    return true;
 }
 
 void Catalogue::find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) const {

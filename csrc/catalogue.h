@@ -9,6 +9,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <thread>
 #include <unordered_set>
 
 #include "index.h"
@@ -20,6 +21,9 @@ class Catalogue {
     static constexpr uint32_t kNone = IdIndex::kNone;
 
     explicit Catalogue(int64_t dim) : dim_(dim), stride_((dim + 15) / 16 * 16), chunks_(kChunks) {}
+    ~Catalogue() {
+        if (populating_.joinable()) populating_.join();
+    }
 
     // --- writer
     uint32_t find(int64_t id) const {
@@ -36,9 +40,14 @@ class Catalogue {
     // Shows rows as they are now (each: vector, then bias) to every reader; n <= kMostPublished.
     static constexpr int64_t kMostPublished = 64;
     void publish(const uint32_t* ordinals, const float* const* rows, int64_t n);
-    void show_all();                                               // what was reserved and published
-    void restore(uint32_t ordinal, int64_t id, const float* row);  // at opening, any order, before readers
-    bool restored(int64_t n, int64_t end);                         // were they n items, the last at end - 1?
+    void show_all();  // what was reserved and published
+    // At opening, before readers: n items are coming, the last with the ordinal end - 1; and whether all of them came.
+    void reserve_for(int64_t n, int64_t end);
+    void restore(uint32_t ordinal, int64_t id, const float* row);
+    bool restored(int64_t n, int64_t end);
+    // One item of a later epoch, new ones in the order of ordinals; nobody reads meanwhile. False: not such an item, or
+    // one that came when there were gaps.
+    bool follow(uint64_t ordinal, int64_t id, const float* row);
     int64_t reserved() const { return reserved_; }
     // With nothing reserved that is not shown. What follows the last item is no gap: the catalogue gets shorter.
     void remove(uint32_t ordinal);
@@ -105,6 +114,7 @@ class Catalogue {
         return chunk(ordinal).states[static_cast<size_t>(ordinal & (kItems - 1))];
     }
     void reach(int64_t ordinal);
+    void write(uint32_t ordinal, const float* row, bool streamed);
     uint32_t lowest_free();
     int enter();
     void leave(int phase);
@@ -114,11 +124,12 @@ class Catalogue {
     std::vector<std::unique_ptr<Chunk>> chunks_;
     IdIndex index_;
     mutable std::mutex index_mutex_;
-    int64_t reserved_ = 0, restored_ = 0, gaps_ = 0;
+    int64_t reserved_ = 0, gaps_ = 0;
     std::vector<uint32_t> pending_;  // reserved, not shown
     std::vector<uint32_t> free_;     // a heap, the lowest on top; may name some that are no longer free
     bool removed_ = false;           // since the last wait_for_pins()
     std::unordered_set<int64_t> hidden_;
+    std::thread populating_;
     std::atomic<int64_t> shown_{0}, bytes_{0};
     std::atomic<int> phase_{0};
     std::array<std::atomic<int64_t>, 2> pins_{};

@@ -1,5 +1,7 @@
 #include "history.h"
 
+#include <stdexcept>
+
 void History::append(uint32_t slot, HistoryEntry e) {
     if (blocks_.size() <= slot) blocks_.resize(std::max<size_t>(slot + 1, blocks_.size() * 3 / 2), nullptr);
     Block*& b = blocks_[slot];
@@ -59,6 +61,8 @@ void History::forget(const std::vector<int64_t>& items) {
 
 void History::load(uint32_t slot, const HistoryEntry* entries, int64_t n) {
     std::lock_guard lock(users_.mutex());
+    const Block* b = block(slot);
+    if ((b ? b->n : 0) + n > kMost) throw std::invalid_argument("a history longer than there can be");
     for (int64_t i = 0; i < n; ++i) append(slot, entries[i]);
 }
 

@@ -6,7 +6,7 @@ It learns from every event and shows what it learned in the next request.
 from typing import Any
 
 from . import evaluate
-from .engine import Engine, open_engine
+from .engine import Engine
 from .errors import (
     BusyError,
     ConfigError,
@@ -19,6 +19,8 @@ from .errors import (
     UnknownIdError,
 )
 from .events import IngestReport, TopK
+from .opening import open_engine
+from .reader import Reader
 from .verify import VerifyReport, verify
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "IngestReport",
     "InputError",
     "ReadOnlyError",
+    "Reader",
     "StorageFullError",
     "TopK",
     "UnknownIdError",
@@ -59,12 +62,14 @@ def open(
     warm_bytes: int | None = None,
     epoch_seconds: float = 30,
     threads: int | None = None,
+    untrusted: bool = False,
 ) -> Engine:
     """Opens the model in the directory `path`, or makes it; ":memory:" keeps everything in RAM and nothing on disk.
 
     Args:
         path: a directory; its parent must be there.
-        mode: "a" opens or creates, "x" creates and refuses what is there already.
+        mode: "a" opens or creates, "x" creates and refuses what is there already. "r" gives a `Reader`: it answers from
+            the last epoch, beside a writer in another process, and refuses to write.
         dim, loss, optimizer, seed: fixed at creation; 64, "softmax" (or "bpr"), "adagrad", 0.
         lr, l2, negatives, batch_size: may change at any opening; what is not given stays as it was. `batch_size` is the
             number of events per optimizer step.
@@ -76,6 +81,9 @@ def open(
         warm_bytes: RAM for rows and histories; half of the machine's by default. Changes speed, never results.
         epoch_seconds: how old a change may get before it is written to LMDB.
         threads: that rank one call to `topk`; 1 by default.
+        untrusted: checks every byte first and works on a private copy, for a directory that somebody else has made or
+            may be changing. The copy lies among the system's temporary files and is deleted on closing, with all that
+            was learned since.
 
     Raises ConfigError, DeviceError, BusyError, ReadOnlyError, CorruptionError, StorageFullError.
     """
@@ -92,4 +100,4 @@ def open(
         "admit_after": admit_after,
     }
     resources = {"device": device, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds, "threads": threads}
-    return open_engine(path, mode, settings, resources)
+    return open_engine(path, mode, settings, resources, untrusted)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .backend import native
+from .errors import CorruptionError
 from .log.record import Record
 from .rank.catalogue import Catalogue
 from .rank.history import History
@@ -45,7 +46,7 @@ class Admission:
         """At opening: what the last epoch saved."""
         if sightings:
             self._sightings.cells = sightings
-        self._learned = np.frombuffer(decided, np.bool_) if decided else None
+        self._learned = np.frombuffer(decided, np.uint8) != 0 if decided else None
 
     def begin(
         self, record: Record, start: int, admit_after: int, make_room: Callable[[], None]
@@ -58,6 +59,8 @@ class Admission:
             return [(start, record.count)]
         if self._learned is None:
             self._learned = self._decide(record, admit_after)
+        elif len(self._learned) != record.count:
+            raise CorruptionError("the state in LMDB is of another log record", seq=record.first_seq)
         if start == 0:
             self._name(record, ~self._learned, make_room)
         edges = np.flatnonzero(np.diff(self._learned[start:], prepend=False, append=False)) + start

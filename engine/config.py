@@ -116,6 +116,17 @@ class Settings:
             )
         return settings
 
+    @classmethod
+    def stored(cls, found: dict[str, Any]) -> "Settings":
+        """The settings that a directory has. Raises ValueError or TypeError if no Engine can have stored them."""
+        try:
+            resolved = cls.resolve(found, None)
+        except ConfigError as e:
+            raise ValueError(str(e)) from e
+        if found.keys() != resolved.as_dict().keys() or any(x is None for x in found.values()):
+            raise ValueError(f"settings with the names {sorted(found)}")
+        return resolved
+
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}
 

@@ -5,18 +5,25 @@ A function of the log alone: neither tiers, epochs nor how rows are grouped on t
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .directory import State
 from .events import Ids
-from .table.table import Table
 
 
-def digest(state: State, tables: tuple[Table, ...], hidden: Ids, chunks: Iterable[tuple[int, int, bytes]]) -> str:
-    """Hex of 16 bytes. `hidden`: ids of items, rising; `chunks`: of all histories, (user, number, bytes) in order. The
-    writer's lock must be held."""
+class Rows(Protocol):
+    """A table, as far as the digest needs it."""
+
+    def rows(self) -> Iterator[tuple[Ids, NDArray[np.uint8]]]: ...
+
+
+def digest(state: State, tables: Iterable[Rows], hidden: Ids, chunks: Iterable[tuple[int, int, bytes]]) -> str:
+    """Hex of 16 bytes. `hidden`: ids of items, rising; `chunks`: of all histories, (user, number, bytes) in order.
+    Nothing may change meanwhile."""
     h = hashlib.blake2b(digest_size=16)
     meta = state.to_meta()
     fields = json.loads(meta["state"])

@@ -11,17 +11,18 @@ import contextlib
 import errno
 import fcntl
 import json
+import operator
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .backend import fingerprint
+from .backend import fingerprint, native
 from .config import Settings
 from .errors import BusyError, ConfigError, CorruptionError, EngineError
 from .events import Floats, describe
@@ -30,6 +31,7 @@ from .log.log import Log
 from .table.cold import Cold
 
 FORMAT = 1
+_COUNTS = ("seq", "users", "items", "mean_count", "ordinals", "hidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +78,33 @@ class State:
         created, state, mean = meta("created"), meta("state"), meta("mean")
         if created is None or state is None or mean is None:
             raise CorruptionError("the cold tier holds no state of an engine", file=str(directory))
-        made = json.loads(created)
-        if made["format"] != FORMAT:
-            raise ConfigError(f"{directory}: made in format {made['format']}, this version reads format {FORMAT}")
-        fields = json.loads(state)
-        return cls(
-            seq=fields["seq"],
-            users=fields["users"],
-            items=fields["items"],
-            mean=np.frombuffer(mean, "<f4").astype(np.float32),
-            mean_count=fields["mean_count"],
-            settings=Settings(**fields["settings"]),
-            positions={source: bytes.fromhex(position) for source, position in fields["positions"].items()},
-            bit_exact=fields["bit_exact"] and made["fingerprint"] == fingerprint(),
-            ordinals=fields["ordinals"],
-            hidden=fields["hidden"],
-            purge=fields["purge"],
-            sightings=meta("sightings") or b"",
-            decided=meta("decided") or b"",
-        )
+        try:
+            made = json.loads(created)
+            if made["format"] != FORMAT:
+                raise ConfigError(f"{directory}: made in format {made['format']}, this version reads format {FORMAT}")
+            fields = json.loads(state)
+            counts = {name: operator.index(fields[name]) for name in _COUNTS}
+            if not all(0 <= count < 2**63 for count in counts.values()):
+                raise ValueError("a count that cannot be")
+            read = cls(
+                **counts,
+                mean=np.frombuffer(mean, "<f4").astype(np.float32),
+                settings=Settings.stored(fields["settings"]),
+                positions={str(source): bytes.fromhex(position) for source, position in fields["positions"].items()},
+                bit_exact=bool(fields["bit_exact"]) and made["fingerprint"] == fingerprint(),
+                purge=bool(fields["purge"]),
+                sightings=meta("sightings") or b"",
+                decided=meta("decided") or b"",
+            )
+            if read.ordinals >= 2**32 or len(read.sightings) not in (0, native.SKETCH_BYTES):
+                raise ValueError("a part that cannot be so long")
+            if len(read.mean) != read.settings.dim:
+                raise ValueError("the running mean has another dim than the settings")
+            return read
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as e:
+            if isinstance(e, EngineError):
+                raise
+            raise CorruptionError(f"the state in the cold tier makes no sense: {e!r}", file=str(directory)) from e
 
     @classmethod
     def initial(cls, settings: Settings) -> "State":
@@ -133,7 +143,7 @@ class Directory:
 
     @classmethod
     def _open_existing(cls, path: Path) -> "Directory":
-        lock = _lock(path)
+        lock = hold(path)
         cold = log = None
         try:
             # Who made it may have been killed before its name was durable.
@@ -157,13 +167,13 @@ class Directory:
             os.close(self._lock)
 
 
-def checked_path(path: Any) -> Path:
+def checked_path(path: Any, name: str = "path") -> Path:
     try:
         found = os.fspath(path)
     except Exception as e:  # the caller's own __fspath__ may raise anything
-        raise ConfigError(f"path: got {describe(path)}, wanted a directory's path or ':memory:'") from e
+        raise ConfigError(f"{name}: got {describe(path)}, wanted a directory's path or ':memory:'") from e
     if not isinstance(found, str) or not found or "\0" in found:
-        raise ConfigError(f"path: got {describe(found)}, wanted a directory's path or ':memory:'")
+        raise ConfigError(f"{name}: got {describe(found)}, wanted a directory's path or ':memory:'")
     return Path(os.path.abspath(found))  # a later chdir must not move it, and "." cannot be renamed onto
 
 
@@ -183,36 +193,56 @@ def exists(path: Path) -> bool:
 
 
 def _create(path: Path, settings: Settings, mode: str) -> None:
+    made = {"format": FORMAT, "fingerprint": fingerprint()}
+    meta = {"created": json.dumps(made).encode(), **State.initial(settings).to_meta()}
+    try:
+        with made_aside(path, "path") as aside:
+            Cold.create(aside / "rows", meta).close()
+            Log.create(aside / "log").close()
+    except FileExistsError as e:
+        if mode == "x":
+            raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e
+
+
+@contextlib.contextmanager
+def made_aside(path: Path, name: str) -> Iterator[Path]:
+    """A new folder with a LOCK, to be filled in the block, that then gets the name `path`, durable; else it is deleted.
+
+    `name`: the argument that `path` came with. ConfigError without a parent directory; FileExistsError if somebody else
+    made `path` meanwhile.
+    """
     parent = path.absolute().parent
     if not parent.is_dir():
-        raise ConfigError(f"path: the parent directory {parent} is not there")
+        raise ConfigError(f"{name}: the parent directory {parent} is not there")
     # A creation that was cut off leaves such a folder behind; nobody opens it, and it can be deleted.
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=parent))
     try:
-        made = {"format": FORMAT, "fingerprint": fingerprint()}
-        os.close(os.open(aside / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        meta = {"created": json.dumps(made).encode(), **State.initial(settings).to_meta()}
-        Cold.create(aside / "rows", meta).close()
-        Log.create(aside / "log").close()
+        make_lock(aside)
+        yield aside
         sync_directory(aside)
         try:
             os.rename(aside, path)
         except OSError as e:
-            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                 raise
-            if mode == "x":
-                raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e
-            shutil.rmtree(aside)  # theirs is opened
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
         sync_directory(parent)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
 
 
-def _lock(path: Path) -> int:
-    fd = os.open(path / "LOCK", os.O_RDWR | os.O_CLOEXEC)
+def make_lock(path: Path) -> None:
+    """The file that `hold` locks."""
+    os.close(os.open(path / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def hold(path: Path, *, shared: bool = False) -> int:
+    """Locks the directory and returns the descriptor that holds it: against everybody, or against a writer alone."""
+    how = os.O_RDONLY if shared else os.O_RDWR
+    fd = os.open(path / "LOCK", how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError as e:
         os.close(fd)
         raise BusyError(f"{path}: another process, or another Engine of this one, has it open for writing") from e

@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Self
 
-from . import config, epoch
+from . import backup, epoch
 from .admission import Admission
 from .config import Resources, Settings
 from .digest import digest
-from .directory import Directory, State, checked_path
+from .directory import Directory, State
 from .errors import ConfigError, EngineError, InputError
 from .events import Events, Ids, IngestReport, describe, flag
 from .learn.model import Learned, Model, require_room
@@ -29,8 +29,6 @@ from .reading import Reading
 from .removal import Removal
 from .removing import Removing
 from .table.table import ITEMS, USERS, Table, capacities
-
-MEMORY = ":memory:"
 
 
 class Engine(Reading, Removing):
@@ -56,6 +54,7 @@ class Engine(Reading, Removing):
         self._inside = False  # a call by the thread that holds the lock
         self._pid = os.getpid()
         self._closed = False
+        self._at_end = ExitStack()
         self._failure: str | None = None
         self._seq = 0
         self._positions: dict[str, bytes] = {}
@@ -318,6 +317,15 @@ class Engine(Reading, Removing):
 
     # --- state
 
+    def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
+        self._alive()
+        return nullcontext((self._seq, self._ranker))  # the seq before anything is read
+
+    def refresh(self) -> int:
+        """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`."""
+        self._alive()
+        return self._seq
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings in force, by name."""
@@ -341,6 +349,21 @@ class Engine(Reading, Removing):
                     self._epochs.purge()
             return self._seq
 
+    def backup(self, dst: Any) -> int:
+        """Makes a second directory `dst` of what is learned now, while learning goes on; returns its seq.
+
+        It is verified and durable when this returns, opens like any other, and has the digest of that seq. `dst` must
+        not be there yet, its parent must. Raises ConfigError, StorageFullError, EngineError, with nothing left there.
+        """
+        if self._directory is None or self._epochs is None:
+            raise ConfigError("backup: ':memory:' has no directory to make a second one of")
+        path = backup.checked_target(dst, self._directory.path)
+        with ExitStack() as until_written:
+            with self._writer():
+                self._epochs.complete()
+                snapshot = until_written.enter_context(self._directory.cold.snapshot())
+            return backup.write_backup(snapshot, path)
+
     def digest(self) -> str:
         """Hex digest over all state, in id order, wherever it lives: a function of the log alone."""
         with self._writer():
@@ -349,7 +372,7 @@ class Engine(Reading, Removing):
             return digest(self._snapshot(), (self._users, self._items), hidden, self._history.chunks(stored))
 
     def stats(self) -> dict[str, Any]:
-        """Rows, bytes and seqs by tier; `disk` by cause: pages of LMDB with live rows, its free pages, the log; and what
+        """Rows, bytes and seqs by tier; `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what
         opening and syncing took."""
         self._alive()
         out: dict[str, Any] = {
@@ -401,6 +424,7 @@ class Engine(Reading, Removing):
                     self._syncer.shutdown()
                 if self._directory:
                     self._directory.close()
+                self._at_end.close()
 
     def _witness(self) -> None:
         """One more record, so that damage to the last one with events is not taken for a torn tail."""
@@ -438,31 +462,6 @@ class Engine(Reading, Removing):
                 yield
             finally:
                 self._inside = False
-
-
-def open_engine(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine:
-    """`engine.open`, whose arguments these are; `given` holds the settings, None where not given."""
-    config.choice("mode", mode, ("a", "x"))
-    if isinstance(path, str) and path == MEMORY:
-        if resources["warm_bytes"] is not None:
-            raise ConfigError("warm_bytes: got a limit, but ':memory:' keeps all rows in RAM")
-        if mode == "x":
-            raise ConfigError("mode: got 'x', but ':memory:' is always new")
-        settings = Settings.resolve(given, None)
-        return Engine(None, settings, Resources.check(**resources), given)
-    checked = Resources.check(**resources)
-    Settings.resolve(given, None)  # bad values are refused before anything is made
-    directory = Directory.open(
-        checked_path(path),
-        mode,
-        given,
-        lambda settings: require_room(settings, capacities(settings.dim, checked.warm_bytes)[0]),
-    )
-    try:
-        return Engine(directory, directory.state.settings, checked, given)
-    except BaseException:
-        directory.close()
-        raise
 
 
 def _changeable(settings: Settings) -> dict[str, Any]:

@@ -10,13 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from .admission import Admission
 from .directory import Directory, State
-from .errors import CorruptionError, EngineError
+from .errors import EngineError
+from .events import Ids
+from .log.record import NO_IDS
 from .rank.catalogue import Catalogue
 from .rank.history import History
-from .removal import Removal
-from .table.table import ITEMS, Table
+from .removal import Frozen, Removal
+from .table import changes
+from .table.table import HIDDEN, ITEMS, Table
 
 LOG_BYTES = 1 << 30  # an epoch is due when the log has grown by as much
 
@@ -44,6 +49,8 @@ class Epochs:
         self._thread = ThreadPoolExecutor(1, "rowtide-epoch")
         self._running: Future[None] | None = None
         self._saved_seq = directory.state.seq  # in LMDB
+        with directory.cold.snapshot() as saved:
+            self._number = changes.epoch_of(saved)
         self._drop_seq = 0
         self._error: BaseException | None = None
         self._interrupted = False
@@ -85,7 +92,7 @@ class Epochs:
         self._users.warm.freeze()
         self._items.warm.freeze()
         self._history.freeze()
-        self._running = self._thread.submit(self._write, state, *self._removal.freeze())
+        self._running = self._thread.submit(self._write, state, self._removal.freeze())
         self._interrupted = False
 
     def finish(self) -> None:
@@ -137,11 +144,14 @@ class Epochs:
             "epoch_wait_seconds": self._wait_seconds,
         }
 
-    def _write(self, state: State, deletes: list[bytes], hidden: list[tuple[bytes, bytes]]) -> None:
+    def _write(self, state: State, work: Frozen) -> None:
         began = time.monotonic()
         committed = False
         try:
-            self._directory.cold.write(self._batches(hidden), state.to_meta(), deletes)
+            number = self._number + 1
+            meta = state.to_meta() | {changes.EPOCH: number.to_bytes(8, "little")}
+            self._directory.cold.write(self._batches(number, state.items, work), meta, work.deletes)
+            self._number = number
             committed = True
             self._removal.deleted()
         finally:
@@ -153,14 +163,17 @@ class Epochs:
         self._saved_seq = state.seq
         self._count += 1
 
-    def _batches(self, hidden: list[tuple[bytes, bytes]]) -> Iterator[list[tuple[bytes, bytes]]]:
+    def _batches(self, number: int, items: int, work: Frozen) -> Iterator[list[tuple[bytes, bytes]]]:
         users = 0
         for batch in self._users.frozen():
             users += len(batch)
             yield batch
-        yield from self._items.frozen()
+        changed: list[Ids] = [NO_IDS]
+        yield from self._items.frozen(changed.append)
         yield from self._history.frozen(users)
-        yield hidden
+        yield work.hidden
+        if work.can_be_followed:
+            yield changes.encode(number, np.concatenate(changed), items)
 
 
 def restore(
@@ -174,13 +187,13 @@ def restore(
     """Takes over the state of the last epoch: table states, hidden items, and the catalogue by a scan of the item
     rows."""
     state = directory.state
-    if len(state.mean) != state.settings.dim:
-        raise CorruptionError("the running mean in LMDB has another dim than the settings")
     model.restore(state.mean, state.mean_count, state.users, state.items)
-    removal.restore(state.hidden, state.purge)
+    removal.purge = state.purge
     admission.restore(state.sightings, state.decided)
     items = tables[1]
-    catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items, state.ordinals)
+    cold = directory.cold
+    hidden = cold.scan(HIDDEN, 0), state.hidden
+    catalogue.restore(cold.scan(ITEMS, items.warm.stored_bytes), state.items, state.ordinals, *hidden)
 
 
 def replay(directory: Directory, learn: Callable[[Any, int], None]) -> int:

@@ -4,6 +4,8 @@ Nothing here changes anything. Any thread; no lock of the engine is taken.
 """
 
 import os
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 from .errors import EngineError, InputError
@@ -11,13 +13,17 @@ from .events import Floats, TopK, id_column
 from .rank.topk import Ranker
 
 
-class Reading:
+class Reading(ABC):
     """Top-k lists, scores and vectors, as of at least `seq`."""
 
-    _ranker: Ranker
     _seq: int  # events applied so far
     _pid: int
     _closed: bool
+    _at_end: ExitStack  # what to do when it is closed
+
+    @abstractmethod
+    def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
+        """For the length of one answer: the seq that it is at least at, and what it comes from. Raises if closed."""
 
     @property
     def seq(self) -> int:
@@ -48,29 +54,28 @@ class Reading:
 
         Returns TopK. Raises InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
         """
-        self._alive()
-        seq = self._seq  # before anything is read: what the answer is at least at
-        return self._ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
+        with self._answering() as (seq, ranker):
+            return ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
 
     def score(self, users: Any, items: Any) -> Any:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
 
         Raises UnknownIdError for an id without a row.
         """
-        self._alive()
-        return self._ranker.score(users, items)
+        with self._answering() as (_, ranker):
+            return ranker.score(users, items)
 
     def vectors(self, users: Any = None, items: Any = None) -> Floats:
         """The vectors of users or of items, float32 [n, dim], in the order asked for. Raises UnknownIdError."""
-        self._alive()
-        if (users is None) == (items is None):
-            raise InputError("users, items: wanted exactly one of the two")
-        if items is not None:
-            return self._ranker.item_vectors(id_column("items", items))
-        return self._ranker.user_vectors(id_column("users", users))
+        with self._answering() as (_, ranker):
+            if (users is None) == (items is None):
+                raise InputError("users, items: wanted exactly one of the two")
+            if items is not None:
+                return ranker.item_vectors(id_column("items", items))
+            return ranker.user_vectors(id_column("users", users))
 
     def _alive(self) -> None:
         if self._pid != os.getpid():
-            raise EngineError("this Engine belongs to the parent process; open the directory in the child")
+            raise EngineError("this Engine belongs to the parent process; a child cannot use it")
         if self._closed:
             raise EngineError("this Engine is closed")

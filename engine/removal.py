@@ -8,12 +8,11 @@ those that followed them, come to the same. The writer's thread only, except whe
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .backend import native
-from .errors import CorruptionError
 from .events import PADDING, Ids
 from .log.record import Record
 from .rank.catalogue import Catalogue
@@ -21,6 +20,15 @@ from .rank.history import HISTORY, History
 from .table.table import HIDDEN, NO_IDS, Table
 
 _SWEEPS = 4  # in the time that a row may stay untouched
+
+
+class Frozen(NamedTuple):
+    """What an epoch has to do beside writing rows. `deletes`: what keys begin with that go, in rising order; `hidden`:
+    pairs to put. A reader can follow from a list of changed items only if none was removed, hidden or shown."""
+
+    deletes: list[bytes]
+    hidden: list[tuple[bytes, bytes]]
+    can_be_followed: bool
 
 
 class Removal:
@@ -105,8 +113,8 @@ class Removal:
         """Has an epoch something to delete, or to hide or show?"""
         return bool(len(self._users.gone) or len(self._items.gone) or len(self._flipped))
 
-    def freeze(self) -> tuple[list[bytes], list[tuple[bytes, bytes]]]:
-        """For the epoch that begins: what LMDB's keys to delete begin with, and pairs to put, both rising."""
+    def freeze(self) -> Frozen:
+        """For the epoch that begins."""
         self._frozen, self._flipped = self._flipped, NO_IDS
         hidden = np.isin(self._frozen, self._catalogue.native.hidden)
         deletes: list[bytes] = [
@@ -116,7 +124,8 @@ class Removal:
             *native.row_keys(HIDDEN, self._frozen[~hidden]),
         ]
         ids = self._frozen[hidden]
-        return deletes, native.seal_rows(HIDDEN, ids, np.empty((len(ids), 0), np.uint8))
+        sealed = native.seal_rows(HIDDEN, ids, np.empty((len(ids), 0), np.uint8))
+        return Frozen(deletes, sealed, not len(self._items.gone) and not len(self._frozen))
 
     def deleted(self) -> None:
         """The epoch is committed, its rows not thawed yet. Epoch thread."""
@@ -128,14 +137,3 @@ class Removal:
         if not committed:
             self._flipped = np.union1d(self._flipped, self._frozen)
         self._frozen = NO_IDS
-
-    # --- opening
-
-    def restore(self, hidden: int, purge: bool) -> None:
-        """At opening, before the catalogue's items: what the last epoch saved; `hidden` is how many ids were."""
-        assert self._items.cold is not None
-        for ids, _ in self._items.cold.scan(HIDDEN, 0):
-            self._catalogue.native.hide(ids)
-        if (found := len(self._catalogue.native.hidden)) != hidden:
-            raise CorruptionError(f"LMDB holds {found} hidden ids, its state says {hidden}")
-        self.purge = purge

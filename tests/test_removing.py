@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 from junk import but, refused
+from other_process import other_process
 
 import engine
 from engine.backend import native
@@ -224,6 +225,32 @@ def test_settings_and_positions_survive_the_emptied_log(home):
         digest = eng.digest()
     with engine.open(home) as eng:
         assert (eng.settings["lr"], eng.position("shop"), eng.digest(), eng.seq) == (0.25, b"two", digest, 2)
+
+
+def test_readers_follow(home, stream):
+    users, items = stream(300)
+    with engine.open(home, **SMALL) as eng:
+        eng.ingest(users, items)
+        eng.checkpoint()
+        with other_process() as reader:
+            reader(f"eng = engine.open({str(home)!r}, mode='r')")
+            reader("everything = lambda: set(eng.topk(vectors=np.zeros(8), k=500).ids.tolist()) - {-1}")
+            steps = [
+                lambda: eng.hide([items[0], 99]),
+                lambda: eng.forget(users[1], items[1:9]),
+                lambda: eng.ingest([5, 6, 7], [98, 99, 100]),
+                lambda: eng.forget(items=np.unique(items)[-3:]),
+                lambda: eng.ingest(np.arange(40), np.arange(1000, 1040)),
+                lambda: eng.show(items[0]),
+                lambda: eng.ingest([5, 6, 7], [98, 99, 100]),
+                lambda: eng.forget(users, items),
+            ]
+            for step in steps:
+                step()
+                eng.checkpoint()
+                assert set(reader("sorted(everything())")) == everything(eng)
+                assert reader("eng.digest()") == eng.digest()
+            assert reader("eng.stats()")["moves"]["followed"] > 0
 
 
 @pytest.mark.parametrize("step", ["compact", "empty", "write"])

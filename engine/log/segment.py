@@ -46,6 +46,11 @@ def segment_name(first_seq: int) -> str:
     return f"{first_seq:020d}.log"
 
 
+def segments_in(directory: Path) -> list[str]:
+    """The names of the segments, in order."""
+    return sorted(name for name in os.listdir(directory) if _NAME.fullmatch(name))
+
+
 def open_segment(path: Path) -> BinaryIO:
     """The file for reading; a symbolic link is refused with OSError."""
     return open(path, "rb", buffering=_READ_AHEAD, opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW))
@@ -73,7 +78,7 @@ def survey(directory: Path, known_durable_seq: int | None) -> list[Segment]:
     `known_durable_seq` is the last event that LMDB holds; None: not held against the log. Raises CorruptionError where
     anything that was durable once is not whole now; OSError when a file cannot be read.
     """
-    names = sorted(name for name in os.listdir(directory) if _NAME.fullmatch(name))
+    names = segments_in(directory)
     if not names:
         raise CorruptionError("a log without a segment", file=str(directory))
     segments: list[Segment] = []

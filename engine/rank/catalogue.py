@@ -1,7 +1,7 @@
 """The catalogue: one scoring copy of every item that can be ranked, and which of them a call may show.
 
 Wraps csrc/catalogue.h. An item's ordinal is its position here, given at first sight; ids are never positions.
-Any thread may call anything but `restore`.
+Any thread may call anything but `restore` and `follow`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,6 +15,7 @@ from ..errors import CorruptionError, InputError
 from ..events import Floats, Ids, describe, id_array
 
 Lists = Ids | Sequence[Ids] | None  # one list for all queries, one per query, or none
+_Stored = Iterable[tuple[Ids, NDArray[np.uint8]]]  # ids and rows, in parts
 _MOST_POSITIONS = 1 << 22  # filter entries per native call
 _MOST_QUERIES = 4096
 
@@ -55,9 +56,14 @@ class Catalogue:
     def bytes(self) -> int:
         return int(self.native.bytes)
 
-    def restore(self, stored: Iterable[tuple[Ids, NDArray[np.uint8]]], n: int, end: int) -> None:
-        """Fills the catalogue at opening from the item rows of LMDB: n, each with an ordinal of its own, the last one's
-        end - 1."""
+    def restore(self, stored: _Stored, n: int, end: int, hidden: _Stored, n_hidden: int) -> None:
+        """Fills the catalogue at opening from the item rows of LMDB, n of them, the last one's ordinal end - 1, and
+        from the rows of hidden ids."""
+        for ids, _ in hidden:
+            self.native.hide(ids)
+        if (found := len(self.native.hidden)) != n_hidden:
+            raise CorruptionError(f"LMDB holds {found} hidden ids, its state says {n_hidden}")
+        self.native.reserve_for(n, end)
         for ids, rows in stored:
             self.native.restore(ids, rows, self.dim, end)
         if not self.native.restored(n, end):
@@ -66,6 +72,13 @@ class Catalogue:
     def pinned(self) -> Any:
         """For `with`: ordinals keep their meaning in the block. Short, for the writer may have to wait for its end."""
         return self.native.pin()
+
+    def follow(self, ids: Ids, rows: NDArray[np.uint8]) -> bool:
+        """Moves on to the item rows of a later epoch; nobody may read meanwhile.
+
+        False, and the catalogue is of no use any more, if these are not rows that it had and the ones that came after.
+        """
+        return bool(self.native.follow(ids, rows, self.dim))
 
     def ordinals(self, ids: Ids) -> Ids:
         """Ordinals of ids, -1 where there is no such item. Use them while pinned."""

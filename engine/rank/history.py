@@ -14,6 +14,7 @@ from ..events import Ids
 
 HISTORY = 3
 ENTRY = np.dtype([("item", "<i8"), ("seq", "<u8")])
+CHUNKS = 16  # of a user, at most
 _CHUNK_BYTES = 64 * ENTRY.itemsize
 _CHUNK = 2048  # users at a time
 
@@ -43,7 +44,7 @@ class History:
         raw = self._native.entries(self._users, user)
         if raw is None:
             raw = b"".join(payload for _, payload in self._fetch(user))
-        return np.ascontiguousarray(np.frombuffer(raw, ENTRY)["item"], dtype=np.int64)
+        return items_in(raw)
 
     def _fetch(self, user: int) -> Chunks:
         gone = self._gone()
@@ -85,13 +86,12 @@ class History:
         resident = self._users.resident().tolist()
         here = {*resident, *self._gone().tolist()}  # before the scan begins
         at = 0
-        for key, payload in (pair for pairs in stored for pair in pairs):
-            user = _user(key)
+        for user, number, payload in stored_chunks(stored):
             while at < len(resident) and resident[at] < user:
                 yield from self._resident_chunks(resident[at])
                 at += 1
-            if user not in here and payload:
-                yield user, key[9], payload
+            if user not in here:
+                yield user, number, payload
         for user in resident[at:]:
             yield from self._resident_chunks(user)
 
@@ -99,6 +99,28 @@ class History:
         raw = self._native.entries(self._users, user)
         for start in range(0, len(raw), _CHUNK_BYTES):
             yield user, start // _CHUNK_BYTES, raw[start : start + _CHUNK_BYTES]
+
+
+def items_in(raw: bytes) -> Ids:
+    """The item ids of a user's chunks, put together."""
+    return np.ascontiguousarray(np.frombuffer(raw, ENTRY)["item"], dtype=np.int64)
+
+
+class StoredHistory:
+    """What users have had, as one snapshot of LMDB has it; `fetch` reads one user's chunks there."""
+
+    def __init__(self, fetch: Callable[[int], Chunks]):
+        self._fetch = fetch
+
+    def items_of(self, user: int) -> Ids:
+        return items_in(b"".join(payload for _, payload in self._fetch(user)))
+
+
+def stored_chunks(stored: Iterator[list[tuple[bytes, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
+    """Every chunk as (user, number, bytes), out of LMDB's (key, payload) pairs."""
+    for key, payload in (pair for pairs in stored for pair in pairs):
+        if payload:  # else its entries were forgotten
+            yield _user(key), key[9], payload
 
 
 def _user(key: bytes) -> int:

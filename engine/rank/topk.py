@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ..errors import InputError, UnknownIdError
 from ..events import PADDING, Floats, Ids, TopK, choice, describe, flag, id_array, query_vectors, whole_number
 from .catalogue import Catalogue, filter_lists
-from .history import History
 
 _MOST_K = 2**24
 _MOST_ANSWERS = 2**27  # users x k of one call: 1.5 GiB, for short answers are padded
@@ -26,6 +25,12 @@ class Rows(Protocol):
     def floats(self, rows: NDArray[np.uint8]) -> Floats: ...
 
 
+class Seen(Protocol):
+    """What users have had."""
+
+    def items_of(self, user: int) -> Ids: ...
+
+
 class Strangers(Protocol):
     """What a user without a row is ranked with."""
 
@@ -34,7 +39,7 @@ class Strangers(Protocol):
 
 
 class Ranker:
-    def __init__(self, users: Rows, catalogue: Catalogue, history: History, strangers: Strangers, threads: int):
+    def __init__(self, users: Rows, catalogue: Catalogue, history: Seen, strangers: Strangers, threads: int):
         self._users = users
         self._catalogue = catalogue
         self._history = history

@@ -24,14 +24,12 @@ from ..backend import native
 from ..errors import EngineError, ReadOnlyError, StorageFullError
 from ..files import sync_directory
 from . import cold_file
-from .cold_file import check_file, data_file, map_file, newest, translated, verify, write_copy
-from .snapshot import CHUNK, HISTORY, META, Ids, Pair, Rows, Snapshot, chunk_key, meta_key
+from .cold_file import check_file, data_file, map_file, newest, translated, verify
+from .snapshot import CHANGES, CHUNK, HISTORY, META, Ids, Pair, Rows, Snapshot, chunk_key, meta_key
 
-__all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "newest", "verify"]
+__all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "data_file", "newest", "verify"]
 
 T = TypeVar("T")
-
-CHANGES = 4  # what the last epochs wrote: not in a compacted file
 
 
 class _Mapped:
@@ -123,6 +121,11 @@ class Cold:
     def generation(self) -> int:
         """1 at creation; one more after each compaction."""
         return self._mapped.generation
+
+    @property
+    def current(self) -> bool:
+        """False once another process has moved to a newer generation: this one sees nothing new any more."""
+        return self._mapped.path.exists()
 
     def close(self) -> None:
         """Waits for the calls that are in progress, then unmaps. Unfinished scans raise at their next step."""
@@ -284,8 +287,7 @@ class Cold:
             cold_file.sweep(self.directory, keep=old.generation)
             try:
                 with old.env.begin() as txn:
-                    all_pairs = Snapshot(txn, str(old.path)).pairs(without=CHANGES)
-                    write_copy(all_pairs, aside, room_for=os.stat(old.path).st_size)
+                    Snapshot(txn, str(old.path)).copy(aside)
                 cold_file.reserve_lock(data)  # while it can still fail for want of room
                 self._failed = "a compaction was interrupted"  # from here on either file may be the one that is found
                 os.rename(aside, data)
@@ -309,11 +311,16 @@ class Cold:
         `entries`, `txnid`, `generation`, and `readers`: the most transactions at once since the first process opened
         it."""
         with self._using() as mapped:
-            file, stat, info = os.stat(mapped.path), mapped.env.stat(), mapped.env.info()
+            stat, info = mapped.env.stat(), mapped.env.info()
+        try:
+            file = os.stat(mapped.path)
+            sizes = file.st_size, file.st_blocks * 512
+        except FileNotFoundError:  # another process has compacted it away: what it has without a name
+            sizes = ((info["last_pgno"] + 1) * stat["psize"],) * 2
         used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
         return {
-            "file_bytes": file.st_size,
-            "disk_bytes": file.st_blocks * 512,
+            "file_bytes": sizes[0],
+            "disk_bytes": sizes[1],
             "map_bytes": info["map_size"],
             "page_bytes": stat["psize"],
             "used_pages": used,

@@ -17,7 +17,7 @@ from typing import Any
 import lmdb
 
 from ..backend import native
-from ..errors import CorruptionError, EngineError, ReadOnlyError, StorageFullError
+from ..errors import BusyError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
 from ..files import NO_ROOM, NOT_OURS, sync_directory
 
 __all__ = [
@@ -132,15 +132,15 @@ def check_file(path: Path, *, values: bool) -> dict[str, Any]:
     raise EngineError(f"{path} changes faster than it can be checked")
 
 
-def map_file(data: Path, *, readonly: bool, lock: bool = True, room_for: int = 0) -> Any:
+def map_file(data: Path, *, readonly: bool, lock: bool = True) -> Any:
     """Opens the LMDB environment. The map is far larger than the file, less where address space is limited.
 
-    Without `lock` nobody else may have it open. `room_for`: bytes that the map must be able to hold twice.
+    Without `lock` nobody else may have it open.
     """
     lmdb.enable_drop_gil()
     if lock:
         reserve_lock(data)
-    floor = max(1 << 20, 2 * room_for, 2 * data.stat().st_size if data.exists() else 0)
+    floor = max(1 << 20, 2 * data.stat().st_size if data.exists() else 0)
     size = max(MAP_BYTES, floor)
     while True:
         try:
@@ -158,6 +158,8 @@ def map_file(data: Path, *, readonly: bool, lock: bool = True, room_for: int = 0
                     lib_version=0,
                 )
         except lmdb.Error as e:
+            if "already open in this process" in str(e):  # LMDB's rule: once per process
+                raise BusyError(f"{data}: this process, or the one that it was forked from, has it open already") from e
             if e.code != errno.ENOMEM or size // 2 < floor:
                 raise translated(e, data) from e
             size //= 2
@@ -169,7 +171,7 @@ def unmap(env: Any) -> None:
         env.close()
 
 
-def write_copy(batches: Iterable[list[Pair]], data: Path, room_for: int) -> None:
+def write_copy(batches: Iterable[list[Pair]], data: Path) -> None:
     """Makes a data file of sealed pairs in rising order, in one transaction; durable and checked when it returns.
 
     LMDB's own copy takes pages as they are, with what was deleted in the gaps between their nodes. Here the file never
@@ -177,7 +179,7 @@ def write_copy(batches: Iterable[list[Pair]], data: Path, room_for: int) -> None
     """
     entries = 0
     try:
-        env = map_file(data, readonly=False, lock=False, room_for=room_for)
+        env = map_file(data, readonly=False, lock=False)
         try:
             with env.begin(write=True) as txn:
                 cursor = txn.cursor()

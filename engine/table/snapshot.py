@@ -6,6 +6,7 @@ Invariant: bytes whose CRC is wrong are never returned. One thread at a time.
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..errors import CorruptionError, InputError
+from .cold_file import write_copy
 
 Pair = tuple[bytes, bytes]
 Ids = NDArray[np.int64]
@@ -20,6 +22,7 @@ Rows = NDArray[np.uint8]
 T = TypeVar("T")
 
 META, HISTORY = 0, 3
+CHANGES = 4  # what the last epochs wrote: not in a compacted file
 CHUNK = 1024  # entries per step of a scan: the step's objects stay in the CPU's cache
 
 
@@ -72,6 +75,11 @@ class Snapshot:
         chunks = self._unseal(table, pairs)[1]
         return [(key[9], payload) for key, payload in chunks if key[:9] == prefix]
 
+    def get(self, table: int, ids: Ids) -> list[bytes]:
+        """The payloads of `ids` (int64 [N], rising), of any length; those that are not there are passed over."""
+        pairs = self._txn.cursor().getmulti(native.row_keys(table, ids))
+        return [payload for _, payload in self._unseal(table, pairs)[1]]
+
     def meta(self, name: str) -> bytes | None:
         """One metadata item, or None."""
         key = meta_key(name)
@@ -95,12 +103,18 @@ class Snapshot:
         """Yields everything of a table in the order of keys, as lists of (key, payload)."""
         return self._walk(bytes([table]), chunk, lambda pairs: self._unseal(table, pairs))
 
-    def pairs(self, without: int) -> Iterator[list[Pair]]:
-        """Yields all sealed pairs of all tables but `without`, in the order of keys."""
+    def copy(self, data: Path) -> None:
+        """Makes the data file `data` of everything but the lists of changes: no byte besides, checked and durable.
+
+        If it fails, no file is left. StorageFullError, CorruptionError.
+        """
+        write_copy(self._pairs(), data)
+
+    def _pairs(self) -> Iterator[list[Pair]]:
         cursor = self._txn.cursor()
         entries = cursor.iternext() if cursor.first() else iter(())
         while part := list(islice(entries, CHUNK)):
-            yield [pair for pair in part if pair[0][0] != without]
+            yield [pair for pair in part if pair[0][0] != CHANGES]
 
     def _walk(self, start: bytes, chunk: int, unseal: Callable[[list[Any]], tuple[int, T]]) -> Iterator[T]:
         cursor = self._txn.cursor()

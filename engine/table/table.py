@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..events import Ids
-from .cold import Cold
+from .cold import Cold, Snapshot
 
 Rows = NDArray[np.uint8]
 
@@ -54,20 +54,14 @@ class Table:
         rows: Rows
         found, rows = self.warm.peek(ids)
         if self.cold is not None and not found.all():
-            missed = self._not_gone(np.unique(ids[~found]))
-            if not len(missed):
-                return found, rows
-            there, fetched = self.cold.fetch(self.number, missed, rows.shape[1])
-            at = np.searchsorted(missed, ids)
-            at[at == len(missed)] = 0
-            from_cold = ~found & there[at] & (missed[at] == ids)
-            rows[from_cold] = fetched[(np.cumsum(there) - 1)[at[from_cold]]]
-            found |= from_cold
+            missed = ~found
+            missed[missed] = ~contains(self._gone, ids[missed])  # looked at before LMDB is read
+            found[missed] = _fetch(self.cold, self.number, ids[missed], rows, np.flatnonzero(missed))
         return found, rows
 
     def floats(self, rows: Rows) -> NDArray[np.float32]:
         """The vectors of rows, float32 [n, dim]."""
-        return np.ascontiguousarray(rows[:, : 4 * self.dim]).view(np.float32)
+        return _vectors(rows, self.dim)
 
     def deliver(self, missing: Ids, first: Callable[[Ids], None] | None = None) -> None:
         """Fills the slots that wait for `missing` with what LMDB has.
@@ -83,11 +77,13 @@ class Table:
             first(found)
         self.warm.fill(found, rows)
 
-    def frozen(self) -> Iterator[list[tuple[bytes, bytes]]]:
-        """The frozen rows as LMDB's pairs, by rising key. Epoch thread, once per freeze."""
+    def frozen(self, also: Callable[[Ids], None] | None = None) -> Iterator[list[tuple[bytes, bytes]]]:
+        """The frozen rows as LMDB's pairs, by rising key; `also` gets their ids. Epoch thread, once per freeze."""
         n = self.warm.sort_frozen()
         for start in range(0, n, _CHUNK):
             ids, rows = self.warm.collect(start, min(_CHUNK, n - start))
+            if also:
+                also(ids)
             yield native.seal_rows(self.number, ids, rows)
 
     def rows(self) -> Iterator[tuple[Ids, Rows]]:
@@ -185,3 +181,39 @@ def contains(rising: Ids, ids: Ids) -> NDArray[np.bool_]:
     at[at == len(rising)] = 0
     found: NDArray[np.bool_] = rising[at] == ids
     return found
+
+
+class StoredTable:
+    """A table as one snapshot of LMDB has it: what `Table` answers, without RAM. One thread at a time."""
+
+    def __init__(self, number: int, dim: int, snapshot: Snapshot):
+        self.number = number
+        self.dim = dim
+        self._snapshot = snapshot
+        self._width = native.stored_bytes(dim)
+
+    def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], Rows]:
+        """As `Table.peek`."""
+        rows = np.empty((len(ids), self._width), np.uint8)
+        return _fetch(self._snapshot, self.number, ids, rows, np.arange(len(ids))), rows
+
+    def floats(self, rows: Rows) -> NDArray[np.float32]:
+        """As `Table.floats`."""
+        return _vectors(rows, self.dim)
+
+    def rows(self) -> Iterator[tuple[Ids, Rows]]:
+        """As `Table.rows`."""
+        return self._snapshot.scan(self.number, self._width)
+
+
+def _fetch(source: Cold | Snapshot, number: int, ids: Ids, rows: Rows, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Puts the rows of `ids` (any order, repeated or not) to rows[at]; which of them there are, bool [len(ids)]."""
+    wanted, which = np.unique(ids, return_inverse=True)
+    there, fetched = source.fetch(number, wanted, rows.shape[1])
+    found = there[which]
+    rows[at[found]] = fetched[(np.cumsum(there) - 1)[which[found]]]
+    return found
+
+
+def _vectors(rows: Rows, dim: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(rows[:, : 4 * dim]).view(np.float32)

@@ -1,10 +1,10 @@
 """The engine as a program under test: 400 events in calls of every kind, from creation to the last event.
 
 Calls of one event and of many, of several records each, durable or not, with positions, weights and timestamps; a
-position alone; hiding, showing and forgetting, and rows that expire all along; checkpoints, of which those after a
-forget rewrite LMDB and empty the log; other settings on reopening; log rotation; epochs beside learning. Where the
-disk fails, the program does what a caller would: tries the call again if there was no room, opens the directory anew
-otherwise.
+position alone; hiding, showing and forgetting, and rows that expire all along; other settings on reopening; log
+rotation; epochs beside learning. At each checkpoint, which after a forget rewrites LMDB and empties the log, a backup
+is made and read, and a reader in another process follows. Where the disk fails, the program does what a caller would:
+tries the call again if there was no room, opens the directory anew otherwise.
 
 Numbers given to `mark` count *records* from the creation (state 0), since states between two events differ, too: by
 their settings, by a position or by what is hidden. A directory's state is told by these and the seq, which must fit.
@@ -14,7 +14,10 @@ and fetched; "roomy" for all. Further words break the engine on purpose: see `SA
 """
 
 import bisect
+import contextlib
 import hashlib
+import os
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,11 +25,12 @@ import numpy as np
 
 import engine
 import engine.engine as whole
-from engine import directory, epoch
+from engine import backup, directory, epoch
 from engine.backend import native
 from engine.log import log, segment
 from engine.log import record as log_record
 from engine.log.log import Log
+from engine.table import cold, cold_file
 
 EVENTS, DIM, BATCH, NEGATIVES, ROW_TTL = 400, 8, 2, 4, 120
 RECORD_EVENTS, SEGMENT_BYTES, EPOCH_LOG_BYTES = 32, 4000, 5000
@@ -224,6 +228,7 @@ class Program:
     def go_on(self, root: Path, mark):
         """Open and do what is left to do."""
         mark.submitted(0)
+        reader = OtherReader(self, root)
         eng = self.open(root)
         try:
             number = self.found(eng)
@@ -235,6 +240,7 @@ class Program:
                     if call.checkpoint:
                         eng.checkpoint()
                         mark.acked(number)
+                        self.beside(eng, root, reader)
                     mark.submitted(call.last)
                     eng = self.make_call(eng, root, call)
                 except self.typed as error:
@@ -251,9 +257,34 @@ class Program:
                 mark.acked(number) if call.durable else mark.accepted(number)
         finally:
             eng.close()
+            reader.close()
         mark.acked(LAST)
 
+    def beside(self, eng, root: Path, reader):
+        """What else can be done with the state that has just been saved."""
+        view, number = self.view(eng), self.found(eng)
+        assert reader.view() == view, "the reader has other bits"
+        eng._directory.cold.compact()
+        assert reader.view() == view, "the reader has other bits after the compaction"
+        backup = self.backup_of(root, number)
+        if not backup.exists():
+            assert eng.backup(backup) == eng.seq
+        with engine.open(backup, mode="r") as copy:
+            assert self.view(copy) == view, "the backup has other bits"
+
+    def backup_of(self, root: Path, number: int) -> Path:
+        return root / f"backup of {number}"
+
     def check(self, root: Path, acked, submitted, references):
+        for place in root.glob("backup of *"):
+            assert engine.verify(place).torn_bytes == 0
+            with engine.open(place, mode="r") as copy:
+                number = self.found(copy)
+                assert place == self.backup_of(root, number)
+                assert self.view(copy) == references[number], f"{place.name} has other bits"
+        for call in CALLS:
+            if call.checkpoint and acked > call.first:
+                assert self.backup_of(root, call.first).is_dir(), f"the backup of {call.first} is lost"
         with self.open(root) as eng:
             number = self.found(eng)
             assert acked <= number <= submitted, f"found state {number} {STATES[number]}, not in {acked}..{submitted}"
@@ -270,6 +301,43 @@ class Program:
             assert self.view(eng) == references[number], f"going on to state {number} gives other bits"
         finally:
             eng.close()
+
+
+class OtherReader:
+    """A reader in another process, forked before the engine is opened: LMDB wants it so. Makes no call that the shim
+    would count, for its lock file is there."""
+
+    def __init__(self, program: Program, root: Path):
+        ask, self._ask = os.pipe()
+        self._told, tell = os.pipe()
+        self._pid = os.fork()
+        if self._pid == 0:
+            os.close(self._ask)
+            self._serve(program, root, ask, tell)
+        os.close(ask)
+        os.close(tell)
+
+    def _serve(self, program, root, ask, tell):
+        reader = None
+        try:
+            while os.read(ask, 1):
+                reader = reader or engine.open(root / "m", mode="r")
+                reader.refresh()
+                os.write(tell, program.view(reader).encode())
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    def view(self) -> str:
+        """What it sees of the newest epoch."""
+        os.write(self._ask, b"?")
+        return os.read(self._told, 4096).decode()
+
+    def close(self):
+        os.close(self._ask)
+        os.close(self._told)
+        assert os.waitpid(self._pid, 0)[1] == 0, "the reader failed"
 
 
 def no_fsync():
@@ -367,6 +435,28 @@ def no_directory_sync():
     log.sync_directory = lambda place: None
 
 
+def names_unsynced():
+    """A compaction makes no name durable: of the file that is written from then on, and of the one that is gone."""
+    cold._sync = cold_file.sync_directory = lambda place: None
+
+
+def backup_unsynced():
+    """A backup returns before its name is durable."""
+    backup.made_aside = no_sync_around(backup.made_aside)
+
+
+def no_sync_around(made_aside):
+    @contextlib.contextmanager
+    def unsynced(path, name):
+        plain = directory.sync_directory
+        with made_aside(path, name) as aside:
+            yield aside
+            directory.sync_directory = lambda place: None
+        directory.sync_directory = plain
+
+    return unsynced
+
+
 def position_apart():
     """A position goes into a record of its own, after the events."""
     cut = whole.records
@@ -381,7 +471,7 @@ def position_apart():
 
 SABOTAGES = (
     *(no_fsync, no_crc, no_sync_before_lmdb, lmdb_before_log, learn_twice, skip_one, position_apart),
-    *(ack_before_sync, trust_tail, sync_again, no_directory_sync),
+    *(ack_before_sync, trust_tail, sync_again, no_directory_sync, names_unsynced, backup_unsynced),
 )
 
 

@@ -114,6 +114,8 @@ def errors_then_power_cuts(servers, seed: int) -> Report:
         ("trust_tail", power_cuts),
         ("no_directory_sync", power_cuts),
         ("sync_again", errors_then_power_cuts),
+        ("names_unsynced", power_cuts),
+        ("backup_unsynced", power_cuts),
     ],
 )
 def test_each_sabotage_is_caught(sabotage, catches):

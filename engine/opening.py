@@ -1,0 +1,64 @@
+"""Opening: from the arguments of `engine.open` to an Engine, or to a Reader. Any thread."""
+
+import shutil
+from typing import Any, cast
+
+from . import config, untrusted
+from .config import Resources, Settings
+from .directory import Directory, checked_path
+from .engine import Engine
+from .errors import ConfigError
+from .events import flag
+from .learn.model import require_room
+from .reader import Reader
+from .table.table import capacities
+
+MEMORY = ":memory:"
+
+
+def open_engine(
+    path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any], is_untrusted: bool = False
+) -> Engine:
+    """`engine.open`, whose arguments these are; `given` holds the settings, None where not given."""
+    config.choice("mode", mode, ("r", "a", "x"))
+    if flag("untrusted", is_untrusted):
+        return _open_untrusted(path, mode, given, resources)
+    if isinstance(path, str) and path == MEMORY:
+        if mode == "r":
+            raise ConfigError("mode: got 'r', but ':memory:' is never in another process")
+        if resources["warm_bytes"] is not None:
+            raise ConfigError("warm_bytes: got a limit, but ':memory:' keeps all rows in RAM")
+        if mode == "x":
+            raise ConfigError("mode: got 'x', but ':memory:' is always new")
+        settings = Settings.resolve(given, None)
+        return Engine(None, settings, Resources.check(**resources), given)
+    checked = Resources.check(**resources)
+    Settings.resolve(given, None)  # bad values are refused before anything is made
+    if mode == "r":
+        if resources["warm_bytes"] is not None:
+            raise ConfigError("warm_bytes: got a limit, but mode 'r' keeps no rows in RAM")
+        return cast(Engine, Reader.open(checked_path(path), given, checked.threads))  # all of Engine's public methods
+    directory = Directory.open(
+        checked_path(path),
+        mode,
+        given,
+        lambda settings: require_room(settings, capacities(settings.dim, checked.warm_bytes)[0]),
+    )
+    try:
+        return Engine(directory, directory.state.settings, checked, given)
+    except BaseException:
+        directory.close()
+        raise
+
+
+def _open_untrusted(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine:
+    if mode == "x" or (isinstance(path, str) and path == MEMORY):
+        raise ConfigError("untrusted: got True, but there is nothing to check in what is made anew")
+    copy = untrusted.private_copy(checked_path(path))
+    try:
+        opened = open_engine(copy, mode, given, resources)
+    except BaseException:
+        shutil.rmtree(copy, ignore_errors=True)
+        raise
+    opened._at_end.callback(shutil.rmtree, copy, ignore_errors=True)
+    return opened

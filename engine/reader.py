@@ -1,0 +1,299 @@
+"""The reader: what `engine.open(path, mode="r")` gives, in a process beside the writer's.
+
+Responsible for answers that are exactly those of one epoch, the newest: rows and histories of users come from LMDB, in
+a transaction that ends with the call; items from a catalogue that follows the epochs. Writes nothing but its place in
+LMDB's table of readers. Invariant: while a call answers, the catalogue is of the epoch that its transaction sees. Any
+thread may call anything; a call that finds a newer epoch moves the catalogue on first, while the others wait.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from .backend import native
+from .config import Settings
+from .digest import digest
+from .directory import State, exists, hold
+from .errors import ConfigError, EngineError, InputError, ReadOnlyError
+from .events import describe
+from .files import as_engine_error
+from .rank.catalogue import Catalogue
+from .rank.history import HISTORY, StoredHistory, stored_chunks
+from .rank.topk import Ranker
+from .reading import Reading
+from .table import changes
+from .table.cold import Cold, Snapshot
+from .table.table import HIDDEN, ITEMS, USERS, StoredTable
+
+
+class _Turns:
+    """Many at once, or one alone, who may let the others in again before it is done."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._shared = 0
+        self._waiting = 0  # for a turn alone: no new shared ones meanwhile
+        self._alone = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._condition:
+            self._condition.wait_for(lambda: not self._alone and not self._waiting)
+            self._shared += 1
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._shared -= 1
+                self._condition.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[Callable[[], None]]:
+        """Gives a function that lets the others in for the rest of the block."""
+        with self._condition:
+            self._waiting += 1
+            try:
+                self._condition.wait_for(lambda: not self._alone and not self._shared)
+                self._alone = True
+            finally:
+                self._waiting -= 1
+                self._condition.notify_all()
+
+        sharing = False
+
+        def share() -> None:
+            nonlocal sharing
+            with self._condition:
+                self._alone, self._shared, sharing = False, self._shared + 1, True
+                self._condition.notify_all()
+
+        try:
+            yield share
+        finally:
+            with self._condition:
+                if sharing:
+                    self._shared -= 1
+                else:
+                    self._alone = False
+                self._condition.notify_all()
+
+
+class Reader(Reading):
+    """A model that another process may be learning: its last epoch. Made by `engine.open(path, mode="r")`.
+
+    Has all public methods of Engine; those that write raise ReadOnlyError.
+    """
+
+    _state: State
+    _catalogue: Catalogue
+    _epoch: int  # whose the catalogue is; -1 after a failure, when it is of none
+
+    def __init__(self, path: Path, cold: Cold, threads: int, lock: int | None):
+        """`lock`: a descriptor that keeps writers out, where the file system cannot be written; closed at the end."""
+        self._path = path
+        self._cold = cold
+        self._threads = threads
+        self._turns = _Turns()
+        self._pid = os.getpid()
+        self._closed = False
+        self._at_end = ExitStack()
+        if lock is not None:
+            self._at_end.callback(os.close, lock)
+        self._moves = {"whole": 0, "followed": 0}
+        with cold.snapshot() as now:
+            self._scan(now)
+
+    @classmethod
+    def open(cls, path: Path, given: dict[str, Any], threads: int) -> Self:
+        """`given`: the settings of the call, None where not given; they must be those of the directory.
+
+        Raises ConfigError, CorruptionError, ReadOnlyError without the rights, BusyError if this process has the
+        directory open already.
+        """
+        if not exists(path):
+            raise ConfigError(f"path: {path} holds no model, and mode 'r' makes none")
+        lock = cold = None
+        try:
+            if os.statvfs(path / "rows").f_flag & os.ST_RDONLY:
+                lock = hold(path, shared=True)  # LMDB cannot tell a writer about this reader there
+            cold = Cold.open(path / "rows", readonly=True)
+            reader = cls(path, cold, threads, lock)
+            wanted, stored = Settings.resolve(given, reader._state.settings), reader._state.settings
+            for name, value in wanted.as_dict().items():
+                if value != getattr(stored, name):
+                    raise ConfigError(
+                        f"{name}: got {value!r}, but {getattr(stored, name)!r} is in force; mode 'r' reads"
+                    )
+            return reader
+        except BaseException as e:
+            if cold is not None:
+                cold.close()
+            if lock is not None:
+                os.close(lock)
+            if isinstance(e, OSError) and not isinstance(e, EngineError):
+                raise as_engine_error(path, e) from e
+            raise
+
+    # --- moving on
+
+    @contextmanager
+    def _at_newest(self) -> Iterator[Snapshot]:
+        """The newest epoch for the length of a block, with the catalogue at it."""
+        self._alive()
+        with self._turns.shared():
+            self._alive()
+            if self._cold.current:
+                with self._cold.snapshot() as now:
+                    if changes.epoch_of(now) == self._epoch:
+                        yield now
+                        return
+        with self._turns.alone() as let_others_in:
+            self._alive()
+            if not self._cold.current:
+                newer = Cold.open(self._path / "rows", readonly=True)
+                self._cold.close()
+                self._cold = newer
+            with self._cold.snapshot() as now:
+                self._move(now)
+                let_others_in()
+                yield now
+
+    def _move(self, now: Snapshot) -> None:
+        """Brings the catalogue to the epoch of `now`. If it fails, the next call tries again, with a whole scan."""
+        epoch, at = changes.epoch_of(now), self._epoch
+        if epoch == at:
+            return
+        ids = changes.between(now, at, epoch) if 0 <= at < epoch else None
+        self._epoch = -1
+        if ids is not None:
+            found, rows = now.fetch(ITEMS, ids, native.stored_bytes(self._catalogue.dim))
+            if found.all() and self._catalogue.follow(ids, rows):
+                self._state = State.from_meta(now.meta, self._path)
+                if len(self._catalogue) == self._state.ordinals:
+                    self._moves["followed"] += 1
+                    self._seq, self._epoch = self._state.seq, epoch
+                    return
+        self._scan(now)
+
+    def _scan(self, now: Snapshot) -> None:
+        state = State.from_meta(now.meta, self._path)
+        catalogue = Catalogue(state.settings.dim)
+        items, hidden = now.scan(ITEMS, native.stored_bytes(catalogue.dim)), now.scan(HIDDEN, 0)
+        catalogue.restore(items, state.items, state.ordinals, hidden, state.hidden)
+        self._moves["whole"] += 1
+        self._state, self._catalogue = state, catalogue
+        self._seq, self._epoch = state.seq, changes.epoch_of(now)
+
+    def refresh(self) -> int:
+        """Moves to the newest epoch now, so that no later call has to; returns its seq.
+
+        Reads the items that the epochs in between wrote; all items, if there were too many epochs, or too many items in
+        one, or the writer has moved to a new file. Calls move on by themselves, too: LMDB shows its newest epoch alone.
+        """
+        with self._at_newest():
+            return self._seq
+
+    # --- answers
+
+    @contextmanager
+    def _answering(self) -> Iterator[tuple[int, Ranker]]:
+        with self._at_newest() as now:
+            users = StoredTable(USERS, self._catalogue.dim, now)
+            history = StoredHistory(now.fetch_chunks)
+            yield self._seq, Ranker(users, self._catalogue, history, self._state, self._threads)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings in force at `seq`, by name."""
+        return self._state.settings.as_dict()
+
+    def position(self, source: str) -> bytes | None:
+        """As `Engine.position`, at the newest epoch."""
+        if not isinstance(source, str):
+            raise InputError(f"source: got {describe(source)}, wanted a str")
+        with self._at_newest():
+            return self._state.positions.get(source)
+
+    def digest(self) -> str:
+        """As `Engine.digest`, at the newest epoch: what the writer's was at this seq."""
+        with self._at_newest() as now:
+            tables = tuple(StoredTable(number, self._catalogue.dim, now) for number in (USERS, ITEMS))
+            return digest(self._state, tables, self._catalogue.native.hidden, stored_chunks(now.scan_raw(HISTORY)))
+
+    def stats(self) -> dict[str, Any]:
+        """Rows, bytes and seq of the newest epoch; `moves`: how often a whole scan, or lists, led to a newer one."""
+        with self._at_newest():
+            return {
+                "seq": self._seq,
+                "durable_seq": self._seq,
+                "lmdb_seq": self._seq,
+                "bit_exact": self._state.bit_exact,
+                "users": {"rows": self._state.users},
+                "items": {"rows": self._state.items},
+                "catalogue_bytes": self._catalogue.bytes,
+                "lmdb": self._cold.stats(),
+                "moves": dict(self._moves),
+            }
+
+    # --- lifetime
+
+    def close(self) -> None:
+        """Waits for the calls in progress and lets go of the directory. Closing twice is fine."""
+        if self._pid != os.getpid():
+            return
+        with self._turns.alone():
+            if self._closed:
+                return
+            self._closed = True
+            self._cold.close()
+            self._at_end.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # --- what only the writer can do
+
+    def _refuse(self, what: str) -> NoReturn:
+        self._alive()
+        raise ReadOnlyError(f"{what}: {self._path} was opened with mode 'r'")
+
+    def ingest(
+        self,
+        users: Any,
+        items: Any,
+        values: Any = None,
+        *,
+        weights: Any = None,
+        timestamps: Any = None,
+        durable: bool = True,
+        position: tuple[str, bytes] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> NoReturn:
+        """ReadOnlyError."""
+        self._refuse("ingest")
+
+    def hide(self, items: Any) -> NoReturn:
+        """ReadOnlyError."""
+        self._refuse("hide")
+
+    def show(self, items: Any) -> NoReturn:
+        """ReadOnlyError."""
+        self._refuse("show")
+
+    def forget(self, users: Any = None, items: Any = None) -> NoReturn:
+        """ReadOnlyError."""
+        self._refuse("forget")
+
+    def checkpoint(self) -> NoReturn:
+        """ReadOnlyError."""
+        self._refuse("checkpoint")
+
+    def backup(self, dst: Any) -> NoReturn:
+        """ReadOnlyError: the writer's log says what is durable."""
+        self._refuse("backup")
