@@ -43,7 +43,7 @@ heavy: $(VENV)/test
 	$(PY) -m pytest -m heavy tests --ignore tests/crash
 
 stress: $(VENV)/test
-	$(PY) -m pytest -m 'heavy or not heavy' tests/test_reader_stress.py -s
+	$(PY) -m pytest -m 'heavy or not heavy' tests/test_stress.py tests/test_reader_stress.py -s
 
 bench: $(VENV)/bench
 	$(PY) benchmarks/run.py

@@ -8,6 +8,8 @@
 #include <stdexcept>
 #include <string>
 
+#include "score_topk.h"
+
 template <class T>
 using Array = pybind11::array_t<T, pybind11::array::c_style>;
 template <class T>
@@ -20,4 +22,8 @@ inline void require(bool ok, const char* what) {
 template <class T>
 const T* data_or_null(const MaybeArray<T>& a) {
     return a ? a->data() : nullptr;
+}
+// No filter without positions; without offsets one list for all queries.
+inline PositionLists position_lists(const MaybeArray<int64_t>& positions, const MaybeArray<int64_t>& offsets) {
+    return {positions.has_value(), data_or_null(positions), data_or_null(offsets), positions ? positions->size() : 0};
 }

@@ -101,7 +101,7 @@ int64_t update_rows(Array<float> rows, int64_t dim, const Array<int64_t>& slots,
 void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors, const Array<float>& biases,
           const Array<int64_t>& ids, int64_t k, const MaybeArray<int64_t>& exclude_positions,
           const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include_positions,
-          const MaybeArray<int64_t>& include_offsets, Array<int64_t> out_ids, Array<float> out_scores,
+          const MaybeArray<int64_t>& include_offsets, bool cosine, Array<int64_t> out_ids, Array<float> out_scores,
           Array<int64_t> out_counts, int threads) {
     const int64_t Q = queries.shape(0), n = ids.size();
     require(queries.ndim() == 2 && queries.shape(1) == dim, "queries must be [Q, dim]");
@@ -110,14 +110,18 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
     require(out_ids.size() == Q * k && out_scores.size() == Q * k && out_counts.size() == Q, "outputs must be [Q, k]");
     const ScoreBlock all{vectors.data(), biases.data(), nullptr, n, vectors.shape(1)};
     const int64_t* item_ids = ids.data();
-    const TopkTask task{.queries = queries.data(),
+    std::vector<float> units;
+    if (cosine) units = unit_vectors(queries.data(), Q, dim);
+    const TopkTask task{.queries = cosine ? units.data() : queries.data(),
                         .n_queries = Q,
                         .query_stride = dim,
                         .dim = dim,
                         .n_items = n,
                         .k = k,
-                        .exclude = {data_or_null(exclude_positions), data_or_null(exclude_offsets)},
-                        .include = {data_or_null(include_positions), data_or_null(include_offsets)},
+                        .cosine = cosine,
+                        .exclude = position_lists(exclude_positions, exclude_offsets),
+                        .exclude_too = {},
+                        .include = position_lists(include_positions, include_offsets),
                         .block =
                             [&](int64_t, int64_t* first, const int64_t** found) {
                                 *first = 0;
@@ -147,6 +151,6 @@ void bind_kernels(py::module_& m) {
           fixed("source_index"), fixed("coefs"), py::arg("lr"), py::arg("l2"), fixed("bias"));
     m.def("score_topk", &topk, fixed("queries"), fixed("dim"), fixed("vectors"), fixed("biases"), fixed("ids"),
           fixed("k"), fixed("exclude_positions").none(true), fixed("exclude_offsets").none(true),
-          fixed("include_positions").none(true), fixed("include_offsets").none(true), fixed("out_ids"),
+          fixed("include_positions").none(true), fixed("include_offsets").none(true), fixed("cosine"), fixed("out_ids"),
           fixed("out_scores"), fixed("out_counts"), fixed("threads"));
 }

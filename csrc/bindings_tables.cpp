@@ -128,19 +128,24 @@ py::list collect_history(Warm& users, History& h, int64_t from, int64_t n) {
 // The items of one resident user (bytes of HistoryEntry), or None where the user is not in RAM.
 py::object entries(Warm& users, History& h, int64_t user) {
     std::vector<HistoryEntry> copy;
+    bool here;
     {
+        py::gil_scoped_release nogil;
         std::lock_guard lock(users.mutex());
         const uint32_t slot = users.find(user);
-        if (slot == Warm::kNone || (users.flags(slot) & (Warm::kFresh | Warm::kFetching))) return py::none();
-        const auto [first, n] = h.entries(slot);
-        copy.assign(first, first + n);
+        here = slot != Warm::kNone && !(users.flags(slot) & (Warm::kFresh | Warm::kFetching));
+        if (here) {
+            const auto [first, n] = h.entries(slot);
+            copy.assign(first, first + n);
+        }
     }
+    if (!here) return py::none();
     return chunk_bytes(copy.data(), std::ssize(copy));
 }
 
 // Query i against item ordinals[i], with the bits that topk gives.
 Array<float> score_pairs(const Catalogue& c, const Array<float>& queries, const Array<int64_t>& ordinals) {
-    const int64_t n = ordinals.size(), shown = c.size();
+    const int64_t n = ordinals.size(), shown = c.most();
     require(queries.ndim() == 2 && queries.shape(0) == n && queries.shape(1) == c.dim(), "queries must be [n, dim]");
     Array<float> scores(n);
     const float* query = queries.data();
@@ -173,7 +178,7 @@ Array<int64_t> ordinals(const Catalogue& c, const Array<int64_t>& ids) {
 }
 
 py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
-    const int64_t n = ordinals.size(), shown = c.size();
+    const int64_t n = ordinals.size(), shown = c.most();
     Array<float> vectors({n, c.dim()}), biases(n);
     const int64_t* o = ordinals.data();
     float *vector = vectors.mutable_data(), *bias = biases.mutable_data();
@@ -187,23 +192,30 @@ py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
     return py::make_tuple(vectors, biases);
 }
 
-py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const MaybeArray<int64_t>& exclude,
+// The best of the first `items` items: what the filters were looked up among, whatever has come in since.
+py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, int64_t items,
+               const MaybeArray<int64_t>& exclude_all, const MaybeArray<int64_t>& exclude,
                const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
-               const MaybeArray<int64_t>& include_offsets, int threads) {
+               const MaybeArray<int64_t>& include_offsets, bool cosine, int threads) {
     require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
-    const int64_t Q = queries.shape(0), shown = c.size();
+    require(items >= 0 && items <= c.most(), "items must have been shown");
+    const int64_t Q = queries.shape(0);
     Array<int64_t> ids({Q, k}), counts(Q);
     Array<float> scores({Q, k});
+    std::vector<float> units;
+    if (cosine) units = unit_vectors(queries.data(), Q, c.dim());
     const TopkTask task{
-        .queries = queries.data(),
+        .queries = cosine ? units.data() : queries.data(),
         .n_queries = Q,
         .query_stride = c.dim(),
         .dim = c.dim(),
-        .n_items = shown,
+        .n_items = items,
         .k = k,
-        .exclude = {data_or_null(exclude), data_or_null(exclude_offsets)},
-        .include = {data_or_null(include), data_or_null(include_offsets)},
-        .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, shown, first, found); },
+        .cosine = cosine,
+        .exclude = position_lists(exclude, exclude_offsets),
+        .exclude_too = position_lists(exclude_all, {}),
+        .include = position_lists(include, include_offsets),
+        .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, items, first, found); },
         .masked = [&](int64_t at) { return !c.is_ranked(at); },
         .ids = ids.mutable_data(),
         .scores = scores.mutable_data(),
@@ -285,7 +297,7 @@ void bind_tables(py::module_& m) {
         .def(py::init<int64_t, int64_t, bool>(), py::arg("dim"), py::arg("capacity"), py::arg("ordinals"))
         .def("peek", &peek, fixed("ids"))
         .def("fill", &fill, fixed("ids"), fixed("rows"))
-        .def("freeze", &Warm::freeze)
+        .def("freeze", &Warm::freeze, py::call_guard<py::gil_scoped_release>())
         .def("sort_frozen", &Warm::sort_frozen_count, py::call_guard<py::gil_scoped_release>())
         .def("collect", &collect, py::arg("start"), py::arg("n"))
         .def("thaw", &Warm::thaw, py::arg("committed"), py::call_guard<py::gil_scoped_release>())
@@ -315,7 +327,8 @@ void bind_tables(py::module_& m) {
         .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
         .def_property_readonly("seq_offset", [](const Warm& w) { return w.layout().meta_offset; })
         .def_property_readonly("row_bytes", [](const Warm& w) { return w.layout().stride; })
-        .def_property_readonly("kept_bytes", &Warm::kept_bytes)
+        .def_property_readonly("kept_bytes",
+                               py::cpp_function(&Warm::kept_bytes, py::call_guard<py::gil_scoped_release>()))
         .def_property_readonly("bytes", &Warm::bytes)
         .def_property_readonly("dirty", &Warm::dirty)
         .def_property_readonly("capacity", &Warm::capacity)
@@ -385,6 +398,7 @@ void bind_tables(py::module_& m) {
         .def("follow", &follow, fixed("ids"), fixed("rows"), py::arg("dim"))
         .def("restored", &Catalogue::restored, py::arg("n"), py::arg("end"))
         .def("remove", &remove_items, fixed("ids"))
+        .def_property_readonly("moves", &Catalogue::moves)
         .def("hide", [](Catalogue& c, const Array<int64_t>& ids) { each(ids, [&](int64_t id) { c.hide(id); }); })
         .def("unhide", [](Catalogue& c, const Array<int64_t>& ids) { each(ids, [&](int64_t id) { c.unhide(id); }); })
         .def_property_readonly(
@@ -394,9 +408,9 @@ void bind_tables(py::module_& m) {
             })
         .def(
             "pin", [](Catalogue& c) { return std::make_unique<Catalogue::Pin>(c); }, py::keep_alive<0, 1>())
-        .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),
-             fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
-             py::arg("threads"))
+        .def("topk", &topk, fixed("queries"), py::arg("k"), py::arg("items"), fixed("exclude_all").none(true),
+             fixed("exclude").none(true), fixed("exclude_offsets").none(true), fixed("include").none(true),
+             fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"))
         .def_property_readonly("bytes", &Catalogue::bytes)
         .def("__len__", &Catalogue::size);
 
@@ -448,8 +462,13 @@ void bind_tables(py::module_& m) {
         .def_property(
             "mean",
             [](const Learner& l) {
-                std::lock_guard lock(l.users().mutex());
-                return to_array(l.mean);
+                std::vector<float> mean;
+                {
+                    py::gil_scoped_release nogil;
+                    std::lock_guard lock(l.users().mutex());
+                    mean = l.mean;
+                }
+                return to_array(mean);
             },
             [](Learner& l, const Array<float>& mean) {
                 require(mean.size() == std::ssize(l.mean), "mean must be [dim]");

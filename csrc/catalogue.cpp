@@ -58,19 +58,31 @@ uint32_t Catalogue::reserve(int64_t id) {
     reach(ordinal);
     state(ordinal).store(kTaken, std::memory_order_relaxed);
     pending_.push_back(ordinal);
-    std::lock_guard lock(index_mutex_);
     chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
-    index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
+    index(id, ordinal);
     return ordinal;
 }
 
 void Catalogue::show_all() {
+    // Who looked up filters must not meet an item that they could not find: first it can be found, and when all that
+    // looked before have gone, it is ranked.
+    bool again = false;
+    for (const uint32_t o : pending_) {
+        if (o >= most()) continue;
+        state(o).store(kFound, std::memory_order_release);
+        again = true;
+    }
+    if (again) {
+        moves_.fetch_add(1, std::memory_order_release);
+        wait_for_pins();
+    }
     for (const uint32_t o : pending_) {
         if (o < size()) --gaps_;
         const bool hide = !hidden_.empty() && hidden_.contains(id(o));
         state(o).store(hide ? kShown | kHidden : kShown, std::memory_order_release);
     }
     pending_.clear();
+    most_.store(std::max(most(), reserved_), std::memory_order_release);
     shown_.store(reserved_, std::memory_order_release);
 }
 
@@ -80,6 +92,7 @@ void Catalogue::remove(uint32_t ordinal) {
         index_.erase(id(ordinal), [this](uint32_t o) { return this->id(o); });
     }
     state(ordinal).store(0, std::memory_order_release);
+    moves_.fetch_add(1, std::memory_order_release);
     free_.push_back(ordinal);
     std::push_heap(free_.begin(), free_.end(), std::greater<>());
     removed_ = true;
@@ -124,6 +137,16 @@ void Catalogue::wait_for_pins() {
     removed_ = false;
 }
 
+void Catalogue::index(int64_t id, uint32_t ordinal) {
+    if (index_.full()) {
+        IdIndex larger = index_.grown(index_.size() + 1, [this](uint32_t o) { return this->id(o); });
+        std::lock_guard lock(index_mutex_);  // readers wait for the swap alone
+        index_.swap(larger);
+    }
+    std::lock_guard lock(index_mutex_);
+    index_.insert(id, ordinal);
+}
+
 void Catalogue::write(uint32_t ordinal, const float* row, bool streamed) {
     Chunk& c = chunk(ordinal);
     const int64_t at = ordinal & (kItems - 1);
@@ -160,12 +183,13 @@ void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row) {
     state(ordinal).store(kTaken, std::memory_order_relaxed);
     pending_.push_back(ordinal);
     reserved_ = std::max<int64_t>(reserved_, ordinal + 1);
-    index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
+    index(id, ordinal);
     write(ordinal, row, false);
 }
 
 void Catalogue::reserve_for(int64_t n, int64_t end) {
-    index_.reserve(n, [this](uint32_t o) { return this->id(o); });
+    IdIndex larger = index_.grown(n, [this](uint32_t o) { return this->id(o); });
+    index_.swap(larger);
     if (end > 4 * n + kItems) return;  // mostly gaps
     for (int64_t ordinal = 0; ordinal < end; ordinal += kItems) reach(ordinal);
     // Finding the memory takes about as long as filling it, so one thread does the one while another does the other.
@@ -200,7 +224,7 @@ void Catalogue::find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) c
         std::lock_guard lock(index_mutex_);
         for (int64_t i = start; i < std::min(n, start + 1024); ++i) {
             const uint32_t o = find(ids[i]);
-            ordinals[i] = o != kNone && o < shown && is_shown(o) ? o : kNone;
+            ordinals[i] = o != kNone && o < shown && state(o).load(std::memory_order_acquire) & ~kTaken ? o : kNone;
         }
     }
 }
@@ -209,7 +233,7 @@ void Catalogue::read(int64_t ordinal, float* vector, float* bias) const {
     const Chunk& c = chunk(ordinal);
     const int64_t at = ordinal & (kItems - 1);
     const auto& version = c.versions[static_cast<size_t>(at / kItemsPerVersion)];
-    for (;;) {
+    for (int64_t looks = 0;; wait_for_writer(&looks)) {
         const uint32_t before = version.load(std::memory_order_acquire);
         if (before & 1) continue;
         std::memcpy(vector, c.vectors + at * stride_, static_cast<size_t>(dim_) * 4);

@@ -3,7 +3,8 @@
 // One writer thread; readers score beside it without waiting: each 64 items have a version that is odd while the writer
 // is inside, and a reader that saw it move scores those items again. Chunks never move. An ordinal that is reserved but
 // not yet shown is not scored, nor is one whose item was removed: a gap. New items take the lowest gap first. Readers
-// use ordinals under a Pin; an ordinal is not given to another item while a Pin from before the removal is held.
+// use ordinals under a Pin: an ordinal is not given to another item while a Pin from before the removal is held, and an
+// item in a gap is not shown while a Pin from before that is.
 #pragma once
 #include <array>
 #include <atomic>
@@ -51,6 +52,8 @@ class Catalogue {
     int64_t reserved() const { return reserved_; }
     // With nothing reserved that is not shown. What follows the last item is no gap: the catalogue gets shorter.
     void remove(uint32_t ordinal);
+    // Grows whenever an ordinal begins or ends to mean an item, but for new ones at the end. [any thread]
+    int64_t moves() const { return moves_.load(std::memory_order_acquire); }
     // Ordinals below size() without a shown item; when there are none, nobody needs to ask is_shown().
     int64_t gaps() const { return gaps_; }
     bool is_shown(int64_t ordinal) const { return state(ordinal).load(std::memory_order_relaxed) & kShown; }
@@ -61,6 +64,7 @@ class Catalogue {
 
     // --- [any thread]
     int64_t size() const { return shown_.load(std::memory_order_acquire); }
+    int64_t most() const { return most_.load(std::memory_order_acquire); }  // what size() ever was: has memory
     bool is_ranked(int64_t ordinal) const { return state(ordinal).load(std::memory_order_acquire) == kShown; }
     // While one is held, ordinals mean the items that they meant. The writer waits for those that are older than a
     // removal before it uses an ordinal again.
@@ -92,7 +96,8 @@ class Catalogue {
 
   private:
     static constexpr int64_t kShift = 14, kItems = int64_t{1} << kShift, kChunks = int64_t{1} << 18;
-    static constexpr uint8_t kTaken = 1, kShown = 2, kHidden = 4;  // a state is kShown alone where an item is ranked
+    static constexpr uint8_t kTaken = 1, kShown = 2, kHidden = 4,
+                             kFound = 8;  // a state is kShown alone where an item is ranked
     struct Chunk {
         explicit Chunk(int64_t stride) : memory(static_cast<size_t>(kItems * (stride * 4 + 4 + 8))) {
             vectors = reinterpret_cast<float*>(memory.data());
@@ -114,6 +119,7 @@ class Catalogue {
         return chunk(ordinal).states[static_cast<size_t>(ordinal & (kItems - 1))];
     }
     void reach(int64_t ordinal);
+    void index(int64_t id, uint32_t ordinal);
     void write(uint32_t ordinal, const float* row, bool streamed);
     uint32_t lowest_free();
     int enter();
@@ -130,7 +136,7 @@ class Catalogue {
     bool removed_ = false;           // since the last wait_for_pins()
     std::unordered_set<int64_t> hidden_;
     std::thread populating_;
-    std::atomic<int64_t> shown_{0}, bytes_{0};
+    std::atomic<int64_t> shown_{0}, bytes_{0}, moves_{0}, most_{0};
     std::atomic<int> phase_{0};
     std::array<std::atomic<int64_t>, 2> pins_{};
 };

@@ -2,8 +2,16 @@
 
 #include <stdexcept>
 
+void History::admitted(uint32_t slot) {
+    pool_.prepare();
+    if (slot < blocks_.size()) return;
+    HugeVector<Block*> grown(std::max<size_t>({1024, slot + size_t{1}, blocks_.size() * 3 / 2}), nullptr);
+    std::copy(blocks_.begin(), blocks_.end(), grown.begin());
+    std::lock_guard lock(users_.mutex());  // readers wait for the swap alone
+    blocks_.swap(grown);
+}
+
 void History::append(uint32_t slot, HistoryEntry e) {
-    if (blocks_.size() <= slot) blocks_.resize(std::max<size_t>(slot + 1, blocks_.size() * 3 / 2), nullptr);
     Block*& b = blocks_[slot];
     if (!b || b->n == capacity(b->size)) {
         const int size = b ? b->size + 1 : 0;

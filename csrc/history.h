@@ -30,7 +30,8 @@ class BlockPool {
             return block;
         }
         if (left_ < bytes_of(size)) {
-            chunks_.push_back(std::make_unique<Pages>(kChunkBytes));
+            prepare();
+            chunks_.push_back(std::move(spare_));
             next_ = chunks_.back()->data();
             left_ = kChunkBytes;
         }
@@ -40,10 +41,17 @@ class BlockPool {
         return block;
     }
     void give(void* block, int size) { free_[size].push_back(block); }
+    // Has a chunk at hand, and its memory from the kernel, before a lock is taken.
+    void prepare() {
+        if (spare_) return;
+        spare_ = std::make_unique<Pages>(kChunkBytes);
+        *spare_->data() = std::byte{0};
+    }
 
   private:
     static constexpr int64_t kChunkBytes = int64_t{2} << 20;
     std::vector<std::unique_ptr<Pages>> chunks_;
+    std::unique_ptr<Pages> spare_;
     std::vector<void*> free_[kSizes];
     std::byte* next_ = nullptr;
     int64_t left_ = 0;
@@ -82,6 +90,7 @@ class History final : public Attachment {
     void collect(uint32_t slot, std::vector<Chunk>* out);
     void thaw(const std::vector<uint32_t>& frozen, bool committed);
 
+    void admitted(uint32_t slot) override;
     void keep_frozen(uint32_t slot) override;
     void freed(uint32_t slot) override;
     bool over_budget() const override { return bytes() > budget_; }

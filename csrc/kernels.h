@@ -5,6 +5,8 @@
 //
 // A row is float[dim] vector, then bias, then the Adagrad sums of vector and bias; what follows is the table's.
 #pragma once
+#include <sched.h>
+
 #include <atomic>
 #include <cstdint>
 
@@ -46,6 +48,11 @@ inline constexpr int64_t kItemsPerVersion = 64;
 inline constexpr float kAdagradEps = 1e-8f;
 inline constexpr int64_t kSegmentTerms = 64;
 
+// Between two looks at a version that is odd or has moved. A writer that was put to sleep inside needs this core.
+static inline void wait_for_writer(int64_t* looks) {
+    if (++*looks > 16) ::sched_yield();
+}
+
 struct Kernels {
     const char* name;
     // out[B, dim] = sum of weights * rows of each bag
@@ -61,6 +68,12 @@ struct Kernels {
     // scores[i] = query . item i + bias i, for i in [from, to) with to - from <= 64 and one version
     void (*score_items)(const float* query, int64_t dim, const ScoreBlock& block, int64_t from, int64_t to,
                         float* scores);
+    // out = x / |x|, or zeros where x is all zeros; any finite x, for it is first scaled by a power of two
+    void (*unit)(const float* x, int64_t dim, float* out);
+    // As score_items, with scores[i] = the cosine of `query`, a unit vector, and item i, in [-1, 1]; 0 if either is
+    // zero
+    void (*cosine_items)(const float* query, int64_t dim, const ScoreBlock& block, int64_t from, int64_t to,
+                         float* scores);
     bool (*any_at_least)(const float* scores, int64_t n, float threshold);
 };
 

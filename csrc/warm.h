@@ -21,6 +21,7 @@ inline constexpr int64_t kLockRows = 64;
 class Attachment {
   public:
     virtual ~Attachment() = default;
+    virtual void admitted(uint32_t slot) = 0;     // a row will come to the slot; the lock is not held
     virtual void keep_frozen(uint32_t slot) = 0;  // the frozen row is about to change: keep a copy
     virtual void freed(uint32_t slot) = 0;        // the row leaves RAM
     virtual bool over_budget() const = 0;         // rows should be evicted although there are free slots
@@ -121,6 +122,7 @@ class Warm {
     bool complete() const { return size() == total; }
 
   private:
+    void grow_flags();
     bool evict_some();
     void evict(uint32_t slot);
     void release(uint32_t slot);

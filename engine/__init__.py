@@ -86,6 +86,12 @@ def open(
             was learned since.
 
     Raises ConfigError, DeviceError, BusyError, ReadOnlyError, CorruptionError, StorageFullError.
+
+    >>> with engine.open("shop", dim=16) as eng:
+    ...     report = eng.ingest([7, 7, 8], [100, 101, 100])
+    >>> with engine.open("shop") as eng:  # what the directory keeps need not be said again
+    ...     eng.seq, eng.settings["dim"]
+    (3, 16)
     """
     settings = {
         "dim": dim,

@@ -67,6 +67,7 @@ def score_topk(
     exclude_offsets: _I64 | None,
     include_positions: _I64 | None,
     include_offsets: _I64 | None,
+    cosine: bool,
     out_ids: _I64,
     out_scores: _F32,
     out_counts: _I64,
@@ -109,7 +110,8 @@ class Warm:
     def evicted(self) -> int: ...
     @property
     def crowded(self) -> bool: ...
-    total: int
+    @property
+    def total(self) -> int: ...
     def __len__(self) -> int: ...
 
 SKETCH_BYTES: int
@@ -154,6 +156,8 @@ class Catalogue:
     @property
     def hidden(self) -> _I64: ...
     def pin(self) -> Pin: ...
+    @property
+    def moves(self) -> int: ...
     def reserve_for(self, n: int, end: int) -> None: ...
     def follow(self, ids: _I64, rows: _U8, dim: int) -> bool: ...
     def score(self, queries: _F32, ordinals: _I64) -> _F32: ...
@@ -161,10 +165,13 @@ class Catalogue:
         self,
         queries: _F32,
         k: int,
+        items: int,
+        exclude_all: _I64 | None,
         exclude: _I64 | None,
         exclude_offsets: _I64 | None,
         include: _I64 | None,
         include_offsets: _I64 | None,
+        cosine: bool,
         threads: int,
     ) -> tuple[_I64, _F32, _I64]: ...
     @property

@@ -156,6 +156,10 @@ class Engine(Reading, Removing):
 
         Raises InputError for bad arguments, with nothing changed; StorageFullError and EngineError, whose `.seq` says
         what was accepted.
+
+        >>> report = eng.ingest([7, 7, 8], [100, 101, 100])
+        >>> report.events, report.new_users, report.new_items, report.seq
+        (3, 2, 2, 3)
         """
         began = time.perf_counter()
         events = Events.check(
@@ -332,7 +336,12 @@ class Engine(Reading, Removing):
         return self._model.settings.as_dict()
 
     def position(self, source: str) -> bytes | None:
-        """What the last `ingest` with a position of this source stored; None if there was none."""
+        """What the last `ingest` with a position of this source stored; None if there was none.
+
+        >>> report = eng.ingest(7, 100, position=("clicks", b"file 3, row 41"))
+        >>> eng.position("clicks")
+        b'file 3, row 41'
+        """
         self._alive()
         if not isinstance(source, str):
             raise InputError(f"source: got {describe(source)}, wanted a str")
@@ -341,7 +350,12 @@ class Engine(Reading, Removing):
     def checkpoint(self) -> int:
         """Writes everything learned to LMDB now; returns the seq that is in LMDB.
 
-        After a `forget` it also copies LMDB's file without its free pages, and empties the log."""
+        After a `forget` it also copies LMDB's file without its free pages, and empties the log.
+
+        >>> seq = eng.ingest(7, [100]).seq
+        >>> eng.checkpoint() == seq
+        True
+        """
         with self._writer():
             if self._epochs is not None:
                 self._epochs.complete()
@@ -365,7 +379,13 @@ class Engine(Reading, Removing):
             return backup.write_backup(snapshot, path)
 
     def digest(self) -> str:
-        """Hex digest over all state, in id order, wherever it lives: a function of the log alone."""
+        """Hex digest over all state, in id order, wherever it lives: a function of the log alone.
+
+        >>> empty = eng.digest()
+        >>> report = eng.ingest(7, 100)
+        >>> eng.digest() == empty
+        False
+        """
         with self._writer():
             stored = self._directory.cold.scan_raw(HISTORY) if self._directory else iter(())
             hidden = self._catalogue.native.hidden
@@ -373,7 +393,12 @@ class Engine(Reading, Removing):
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seqs by tier; `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what
-        opening and syncing took."""
+        opening and syncing took.
+
+        >>> report = eng.ingest([7, 8], [100, 100])
+        >>> eng.stats()["users"]["rows"], eng.stats()["items"]["rows"]
+        (2, 1)
+        """
         self._alive()
         out: dict[str, Any] = {
             "seq": self._seq,

@@ -129,6 +129,11 @@ def prequential(
     Raises InputError, before anything is learned, for columns of other lengths, shapes or types, an id of -1,
     timestamps that decrease, warmup outside [0, 1), k that is not one or more positive integers, resume outside [0,
     N].
+
+    >>> users, items = np.arange(1000) % 50, np.arange(1000) % 10
+    >>> report = engine.evaluate.prequential(eng, users, items, k=[1, 5])
+    >>> report.summary["judged"], sorted(report.summary["all"])
+    (800, ['hit_rate@1', 'hit_rate@5', 'ndcg@1', 'ndcg@5', 'rows'])
     """
     began = perf_counter()
     user, item = id_column("users", users), id_column("items", items)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .tensors import array_of, is_tensor
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -25,6 +26,8 @@ def describe(x: Any) -> str:
     """What came, in a few words, for a message."""
     if isinstance(x, np.ndarray):
         return f"{x.dtype} array of shape {x.shape}"
+    if is_tensor(x):
+        return f"{x.dtype} tensor of shape {tuple(x.shape)} on {x.device}"
     if isinstance(x, (list, tuple)):
         return f"{type(x).__name__} of {len(x)}"
     try:
@@ -38,7 +41,7 @@ def _array(name: str, x: Any, wanted: str) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted}")
     try:
-        return np.asarray(x)
+        return array_of(x) if is_tensor(x) else np.asarray(x)
     except MemoryError:
         raise
     except Exception as e:  # whatever the __array__ of an unknown type raises
@@ -169,6 +172,9 @@ class IngestReport:
     `loss` is the mean over the events, each taken before the step that learned it (NaN for an empty batch); `found`
     counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made". `unlearned` of the
     events named an id that `admit_after` keeps out; they are in `events` and not in `loss`.
+
+    >>> eng.ingest([7, 7], [100, 101]).found
+    {'warm': 0, 'cold': 0, 'made': 3}
     """
 
     events: int
@@ -187,7 +193,12 @@ class TopK:
 
     ids: int64 [k] or [n, k], -1 where there are fewer than k; scores: float32 of the same shape, -inf there, falling,
     ids rising where scores are equal; counts: how many are real, an int or int64 [n]; seq: every event up to this one
-    is reflected (later ones may be).
+    is reflected (later ones may be). Where the call was given a tensor, tensors take the place of arrays.
+
+    >>> report = eng.ingest([7, 7], [100, 101])
+    >>> ids, scores = found = eng.topk([7, 8], k=3, exclude=[100])
+    >>> found.counts.tolist(), found.seq, ids[0].tolist()
+    ([1, 1], 2, [101, -1, -1])
     """
 
     ids: Ids

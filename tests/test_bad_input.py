@@ -14,6 +14,8 @@ from junk import JUNK, Hostile, but, refused
 import engine
 from engine import EngineError
 
+ITEM = 5 - 2**50  # `stream` has it
+
 
 @pytest.fixture
 def unchanged(home, contents, stream):
@@ -36,6 +38,7 @@ def test_ids_of_reads(unchanged):
     for junk in [-1, *but()]:
         if junk is not None:
             refused("users", lambda junk=junk: unchanged.topk(junk))
+        refused("items", lambda junk=junk: unchanged.similar(junk))
         if np.ndim(junk if isinstance(junk, np.ndarray) else 0) < 2:  # these two broadcast, so any shape will do
             refused("users", lambda junk=junk: unchanged.score(junk, 7))
             refused("items", lambda junk=junk: unchanged.score(7, junk))
@@ -47,6 +50,7 @@ def test_ids_of_reads(unchanged):
 def test_filters(unchanged, name):
     for junk in but("nothing", "iterator", "two-dimensional", "beyond int64", "below int64"):
         refused(name, lambda junk=junk: unchanged.topk(1, **{name: junk}))
+        refused(name, lambda junk=junk: unchanged.similar(ITEM, **{name: junk}))
 
 
 @pytest.mark.parametrize("name", ["exclude", "include"])
@@ -125,6 +129,7 @@ def test_progress(unchanged):
 def test_k_and_unknown(unchanged):
     for junk in but():
         refused("k", lambda junk=junk: unchanged.topk(1, k=junk))
+        refused("k", lambda junk=junk: unchanged.similar(ITEM, k=junk))
         refused("unknown", lambda junk=junk: unchanged.topk(1, unknown=junk))
 
 
@@ -289,6 +294,7 @@ def test_only_typed_errors_come_out(memory, data):
         lambda: memory.topk(
             data.draw(ANYTHING), **draw("k", "vectors", "exclude_seen", "exclude", "include", "unknown")
         ),
+        lambda: memory.similar(data.draw(ANYTHING), **draw("k", "exclude", "include")),
         lambda: memory.score(data.draw(ANYTHING), data.draw(ANYTHING)),
         lambda: memory.vectors(**draw("users", "items")),
         lambda: memory.position(data.draw(ANYTHING)),

@@ -427,3 +427,41 @@ def test_a_flood_of_made_up_ids_leaves_the_disk_bounded_and_real_rows_alone(home
     engine.verify(home)
     with engine.open(home) as eng:
         assert eng.digest() == digest
+
+
+def test_readers_beside_removal(memory):
+    """No item that is excluded and none twice, however places are freed and filled meanwhile."""
+    stop, errors, answers = threading.Event(), [], 0
+
+    def read():
+        nonlocal answers
+        try:
+            while not stop.is_set():
+                ids = memory.topk(vectors=np.zeros((3, 8)), k=30, exclude=[7]).ids
+                for id in ids[0][ids[0] != -1].tolist():
+                    assert id != 7
+                assert len(set(ids[0].tolist()) - {-1}) == (ids[0] != -1).sum()
+                answers += 1
+                some = ids[0][:2][ids[0][:2] != -1]
+                try:
+                    assert memory.vectors(items=some).shape == (len(some), 8)
+                    assert memory.similar(some, 5).ids.shape == (len(some), 5)
+                except engine.UnknownIdError:
+                    pass  # forgotten meanwhile
+        except BaseException as e:
+            errors.append(e)
+
+    memory.ingest(np.arange(40), np.arange(40))
+    threads = [threading.Thread(target=read) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    rng = np.random.default_rng(0)
+    turn = 0
+    while turn < 150 or (answers < 20 and not errors):
+        memory.forget(items=rng.integers(0, 60, 20))
+        memory.ingest(rng.integers(0, 9, 20), rng.integers(0, 60, 20))
+        turn += 1
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
