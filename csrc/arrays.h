@@ -4,9 +4,11 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "score_topk.h"
 
@@ -26,4 +28,25 @@ const T* data_or_null(const MaybeArray<T>& a) {
 // No filter without positions; without offsets one list for all queries.
 inline PositionLists position_lists(const MaybeArray<int64_t>& positions, const MaybeArray<int64_t>& offsets) {
     return {positions.has_value(), data_or_null(positions), data_or_null(offsets), positions ? positions->size() : 0};
+}
+inline const std::byte* bytes_of(const Array<uint8_t>& a) { return reinterpret_cast<const std::byte*>(a.data()); }
+inline std::byte* bytes_of(Array<uint8_t>& a) { return reinterpret_cast<std::byte*>(a.mutable_data()); }
+
+template <class T>
+Array<T> to_array(const std::vector<T>& v) {
+    Array<T> out(static_cast<pybind11::ssize_t>(v.size()));
+    std::copy(v.begin(), v.end(), out.mutable_data());
+    return out;
+}
+
+// What `list` gives, rising.
+template <class List>
+Array<int64_t> sorted_ids(const List& list) {
+    std::vector<int64_t> ids;
+    {
+        pybind11::gil_scoped_release nogil;
+        list(&ids);
+        std::sort(ids.begin(), ids.end());
+    }
+    return to_array(ids);
 }

@@ -142,6 +142,7 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
                                 *found = item_ids;
                                 return all;
                             },
+                        .masked = {},
                         .ids = out_ids.mutable_data(),
                         .scores = out_scores.mutable_data(),
                         .counts = out_counts.mutable_data()};

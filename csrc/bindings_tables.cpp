@@ -1,4 +1,4 @@
-// Warm tiers, history, catalogue and learner for Python. Calls whose work grows with the data release the GIL.
+// Warm tiers, history and learner for Python. Calls whose work grows with the data release the GIL.
 #include <algorithm>
 #include <tuple>
 
@@ -6,22 +6,13 @@
 #include "bindings.h"
 #include "learner.h"
 #include "score_topk.h"
+#include "sightings.h"
 
 namespace py = pybind11;
 
 namespace {
 
-const std::byte* bytes_of(const Array<uint8_t>& a) { return reinterpret_cast<const std::byte*>(a.data()); }
-std::byte* bytes_of(Array<uint8_t>& a) { return reinterpret_cast<std::byte*>(a.mutable_data()); }
-
 Array<uint8_t> row_array(int64_t n, const Warm& w) { return Array<uint8_t>({n, w.layout().stored_bytes}); }
-
-template <class T>
-Array<T> to_array(const std::vector<T>& v) {
-    Array<T> out(static_cast<py::ssize_t>(v.size()));
-    std::copy(v.begin(), v.end(), out.mutable_data());
-    return out;
-}
 
 Array<int64_t> ids_of(const Warm& table, const std::vector<uint32_t>& slots) {
     Array<int64_t> out(static_cast<py::ssize_t>(slots.size()));
@@ -41,6 +32,37 @@ py::tuple peek(Warm& w, const Array<int64_t>& ids) {
         for (int64_t i = 0; i < n; ++i) hit[i] = w.peek(id[i], to + i * w.layout().stored_bytes);
     }
     return py::make_tuple(found, rows);
+}
+
+// Pins the first of `ids` that there is room for; (how many, those of them that wait to be filled).
+py::tuple bring(Warm& w, const Array<int64_t>& ids) {
+    std::vector<int64_t> missing;
+    int64_t n = 0;
+    {
+        py::gil_scoped_release nogil;
+        for (; n < ids.size(); ++n) {
+            const int64_t id = ids.data()[n];
+            if (const uint32_t slot = w.find(id); slot != Warm::kNone) {
+                w.pin(slot);
+            } else if (w.admit(id, Warm::kFetching) != Warm::kNone) {
+                missing.push_back(id);
+            } else {
+                break;
+            }
+        }
+    }
+    return py::make_tuple(n, to_array(missing));
+}
+
+Array<bool> admit(Sightings& s, uint64_t seed, const Array<int64_t>& users, const Array<int64_t>& items,
+                  const Array<bool>& users_known, const Array<bool>& items_known, uint8_t after) {
+    const int64_t n = users.size();
+    require(items.size() == n && users_known.size() == n && items_known.size() == n, "columns must be [N]");
+    Array<bool> learned(n);
+    bool* out = learned.mutable_data();
+    py::gil_scoped_release nogil;
+    s.admit(seed, users.data(), items.data(), users_known.data(), items_known.data(), n, after, out);
+    return learned;
 }
 
 py::tuple collect(Warm& w, int64_t from, int64_t n) {
@@ -100,128 +122,6 @@ py::object entries(Warm& users, History& h, int64_t user) {
     return chunk_bytes(copy.data(), std::ssize(copy));
 }
 
-// Query i against item ordinals[i], with the bits that topk gives.
-Array<float> score_pairs(const Catalogue& c, const Array<float>& queries, const Array<int64_t>& ordinals) {
-    const int64_t n = ordinals.size(), shown = c.size();
-    require(queries.ndim() == 2 && queries.shape(0) == n && queries.shape(1) == c.dim(), "queries must be [n, dim]");
-    Array<float> scores(n);
-    const float* query = queries.data();
-    const int64_t* o = ordinals.data();
-    float* score = scores.mutable_data();
-    {
-        py::gil_scoped_release nogil;
-        for (int64_t i = 0; i < n; ++i) {
-            require(o[i] >= 0 && o[i] < shown, "ordinal out of range");
-            int64_t first;
-            const int64_t* ids;
-            const ScoreBlock block = c.block(o[i], shown, &first, &ids);
-            kernels().score_items(query + i * c.dim(), c.dim(), block, o[i] - first, o[i] - first + 1, score + i);
-        }
-    }
-    return scores;
-}
-
-Array<int64_t> ordinals(const Catalogue& c, const Array<int64_t>& ids) {
-    std::vector<uint32_t> found(static_cast<size_t>(ids.size()));
-    const int64_t* id = ids.data();
-    {
-        py::gil_scoped_release nogil;
-        c.find_shared(id, std::ssize(found), found.data());
-    }
-    Array<int64_t> out(static_cast<py::ssize_t>(found.size()));
-    std::transform(found.begin(), found.end(), out.mutable_data(),
-                   [](uint32_t o) { return o == Catalogue::kNone ? int64_t{-1} : int64_t{o}; });
-    return out;
-}
-
-py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
-    const int64_t n = ordinals.size(), shown = c.size();
-    Array<float> vectors({n, c.dim()}), biases(n);
-    const int64_t* o = ordinals.data();
-    float *vector = vectors.mutable_data(), *bias = biases.mutable_data();
-    {
-        py::gil_scoped_release nogil;
-        for (int64_t i = 0; i < n; ++i) {
-            require(o[i] >= 0 && o[i] < shown, "ordinal out of range");
-            c.read(o[i], vector + i * c.dim(), bias + i);
-        }
-    }
-    return py::make_tuple(vectors, biases);
-}
-
-// The best of the first `items` items: what the filters were looked up among, whatever has come in since.
-py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray<float>& offsets, int64_t k,
-               int64_t items, const MaybeArray<int64_t>& exclude_all, const MaybeArray<int64_t>& exclude,
-               const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
-               const MaybeArray<int64_t>& include_offsets, bool cosine, int threads) {
-    require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
-    require(items >= 0 && items <= c.size(), "items must have been shown");
-    const int64_t Q = queries.shape(0);
-    require(!offsets || offsets->size() == Q, "offsets must be [Q]");
-    Array<int64_t> ids({Q, k}), counts(Q);
-    Array<float> scores({Q, k});
-    std::vector<float> units;
-    if (cosine) units = unit_vectors(queries.data(), Q, c.dim());
-    const TopkTask task{
-        .queries = cosine ? units.data() : queries.data(),
-        .offsets = data_or_null(offsets),
-        .n_queries = Q,
-        .query_stride = c.dim(),
-        .dim = c.dim(),
-        .n_items = items,
-        .k = k,
-        .cosine = cosine,
-        .exclude = position_lists(exclude, exclude_offsets),
-        .exclude_too = position_lists(exclude_all, {}),
-        .include = position_lists(include, include_offsets),
-        .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, items, first, found); },
-        .ids = ids.mutable_data(),
-        .scores = scores.mutable_data(),
-        .counts = counts.mutable_data()};
-    {
-        py::gil_scoped_release nogil;
-        score_topk(task, threads);
-    }
-    return py::make_tuple(ids, scores, counts);
-}
-
-void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim, int64_t limit) {
-    const int64_t width = rows.ndim() == 2 ? rows.shape(1) : 0;
-    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && width >= (dim + 1) * 4 + 24,
-            "rows must be [n, stored_bytes]");
-    py::gil_scoped_release nogil;
-    constexpr int64_t kAhead = 16;
-    for (int64_t i = 0; i < ids.size(); ++i) {
-        if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
-        const std::byte* stored = bytes_of(rows) + i * width;
-        uint64_t ordinal;
-        std::memcpy(&ordinal, stored + width - 8, 8);
-        if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
-        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
-    }
-}
-
-bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim) {
-    const int64_t width = rows.ndim() == 2 ? rows.shape(1) : 0;
-    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && width >= (dim + 1) * 4 + 24,
-            "rows must be [n, stored_bytes]");
-    py::gil_scoped_release nogil;
-    std::vector<std::pair<uint64_t, int64_t>> order(static_cast<size_t>(ids.size()));
-    for (int64_t i = 0; i < ids.size(); ++i) {
-        auto& [ordinal, at] = order[static_cast<size_t>(i)];
-        std::memcpy(&ordinal, bytes_of(rows) + i * width + width - 8, 8);
-        at = i;
-    }
-    std::sort(order.begin(), order.end());
-    std::vector<float> row(static_cast<size_t>(dim + 1));
-    for (const auto& [ordinal, i] : order) {
-        std::memcpy(row.data(), bytes_of(rows) + i * width, row.size() * 4);
-        if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
-    }
-    c.show_all();
-    return true;
-}
-
 RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
                 const MaybeArray<float>& weights, uint64_t first_seq) {
     const int64_t n = users.size();
@@ -268,17 +168,31 @@ void bind_tables(py::module_& m) {
         .def("sort_frozen", &Warm::sort_frozen_count, py::call_guard<py::gil_scoped_release>())
         .def("collect", &collect, py::arg("start"), py::arg("n"))
         .def("thaw", &Warm::thaw, py::arg("committed"), py::call_guard<py::gil_scoped_release>())
-        .def("resident",
-             [](Warm& w) {
-                 std::vector<int64_t> ids;
-                 {
-                     py::gil_scoped_release nogil;
-                     w.resident(&ids);
-                     std::sort(ids.begin(), ids.end());
-                 }
-                 return to_array(ids);
-             })
+        .def("resident", [](Warm& w) { return sorted_ids([&](auto* ids) { w.resident(ids); }); })
+        .def(
+            "untouched_since",
+            [](Warm& w, uint64_t seq) { return sorted_ids([&](auto* ids) { w.untouched_since(seq, ids); }); },
+            py::arg("seq"))
+        .def(
+            "remove",
+            [](Warm& w, const Array<int64_t>& ids) {
+                py::gil_scoped_release nogil;
+                w.remove(ids.data(), ids.size());
+            },
+            fixed("ids"))
+        .def("bring", &bring, fixed("ids"))
+        .def(
+            "name",
+            [](Warm& w, const Array<int64_t>& ids, const Array<int64_t>& seqs) {
+                require(ids.size() == seqs.size(), "ids and seqs must be [N]");
+                py::gil_scoped_release nogil;
+                for (int64_t i = 0; i < ids.size(); ++i)
+                    w.name(w.find(ids.data()[i]), static_cast<uint64_t>(seqs.data()[i]));
+            },
+            fixed("ids"), fixed("seqs"), "The rows, which are here, were named by events.")
+        .def("unpin", &Warm::unpin_all)
         .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
+        .def_property_readonly("seq_offset", [](const Warm& w) { return w.layout().meta_offset; })
         .def_property_readonly("row_bytes", [](const Warm& w) { return w.layout().stride; })
         .def_property_readonly("kept_bytes",
                                py::cpp_function(&Warm::kept_bytes, py::call_guard<py::gil_scoped_release>()))
@@ -289,6 +203,20 @@ void bind_tables(py::module_& m) {
         .def_property_readonly("crowded", &Warm::crowded)
         .def("__len__", &Warm::size)
         .def_readonly("total", &Warm::total);
+
+    m.attr("SKETCH_BYTES") = Sightings::kRows * Sightings::kWidth;
+    py::class_<Sightings>(m, "Sightings")
+        .def(py::init<>())
+        .def("admit", &admit, py::arg("seed"), fixed("users"), fixed("items"), fixed("users_known"),
+             fixed("items_known"), py::arg("after"), "Which events are learned, bool [N].")
+        .def("halve", &Sightings::halve)
+        .def_property(
+            "cells", [](const Sightings& s) { return to_array(s.cells); },
+            [](Sightings& s, const py::bytes& saved) {
+                const std::string_view raw(saved);
+                require(raw.size() == Sightings::kRows * Sightings::kWidth, "not the sketch");
+                s.cells.assign(raw.begin(), raw.end());
+            });
 
     py::class_<History>(m, "History")
         .def(py::init<Warm&, int64_t>(), py::arg("users"), py::arg("budget_bytes"), py::keep_alive<1, 2>())
@@ -306,6 +234,14 @@ void bind_tables(py::module_& m) {
         .def(
             "entries", [](History& h, Warm& users, int64_t user) { return entries(users, h, user); }, py::arg("users"),
             py::arg("user"))
+        .def(
+            "forget",
+            [](History& h, const Array<int64_t>& items) {
+                const std::vector<int64_t> copy(items.data(), items.data() + items.size());
+                py::gil_scoped_release nogil;
+                h.forget(copy);
+            },
+            fixed("items"))
         .def("freeze", &History::freeze)
         .def(
             "collect",
@@ -315,21 +251,6 @@ void bind_tables(py::module_& m) {
             "thaw", [](History& h, Warm& users, bool committed) { h.thaw(users.frozen(), committed); },
             py::arg("users"), py::arg("committed"), py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("bytes", &History::bytes);
-
-    py::class_<Catalogue>(m, "Catalogue")
-        .def(py::init<int64_t>(), py::arg("dim"))
-        .def("ordinals", &ordinals, fixed("ids"))
-        .def("read", &read_items, fixed("ordinals"))
-        .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
-        .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
-        .def("reserve_for", &Catalogue::reserve_for, py::arg("n"))
-        .def("restored", &Catalogue::restored, py::arg("n"))
-        .def("follow", &follow, fixed("ids"), fixed("rows"), py::arg("dim"))
-        .def("topk", &topk, fixed("queries"), fixed("offsets").none(true), py::arg("k"), py::arg("items"),
-             fixed("exclude_all").none(true), fixed("exclude").none(true), fixed("exclude_offsets").none(true),
-             fixed("include").none(true), fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"))
-        .def_property_readonly("bytes", &Catalogue::bytes)
-        .def("__len__", &Catalogue::size);
 
     py::class_<LearnSettings>(m, "LearnSettings")
         .def(py::init(
@@ -362,6 +283,7 @@ void bind_tables(py::module_& m) {
             py::arg("start"), "0: ready; 1: missing rows must be delivered; 2: an epoch must end first.")
         .def_property_readonly("missing_users", [](const Learner& l) { return ids_of(l.users(), l.missing_users); })
         .def_property_readonly("missing_items", [](const Learner& l) { return ids_of(l.items(), l.missing_items); })
+        .def("removed", &Learner::removed, py::arg("users"), py::arg("items"))
         .def("delivered", &Learner::delivered, "What was missing has come. Users that did not are new; items: False.")
         .def(
             "learn",

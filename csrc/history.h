@@ -75,6 +75,8 @@ class History final : public Attachment {
     void prefetch_last(uint32_t slot) const {
         if (const Block* b = block(slot); b && b->n > 3) __builtin_prefetch(&b->entries[b->n]);
     }
+    // Takes items, rising, out of the histories of all users in RAM. Between records, while no epoch runs.
+    void forget(const std::vector<int64_t>& items);
     // The entries of one user as they are, in no order of time. Caller holds the lock.
     std::pair<const HistoryEntry*, int64_t> entries(uint32_t slot) const;
 

@@ -5,6 +5,7 @@
 // tiers.
 #pragma once
 #include <array>
+#include <unordered_map>
 
 #include "catalogue.h"
 #include "history.h"
@@ -57,6 +58,8 @@ class Learner {
     // blocked: every row is dirty or pinned, an epoch must end first. Then call again.
     Plan plan(const LearnSettings& s, const RecordView& r, int64_t from);
     std::vector<uint32_t> missing_users, missing_items;  // slots marked kFetching
+    // Rows of both tables left. The mean starts anew where no user is left.
+    void removed(int64_t users, int64_t items);
     // The missing rows that exist were filled. Users that were not are new; false if an item was not.
     bool delivered();
     Warm& users() const { return users_; }
@@ -81,7 +84,9 @@ class Learner {
   private:
     static constexpr uint32_t kNone = Warm::kNone;
     uint32_t resolve_user(int64_t id);
-    uint32_t resolve_item(int64_t id, uint64_t* known);
+    uint32_t resolve_item(int64_t id, int64_t event, uint64_t* known);
+    bool is_item(uint64_t ordinal, int64_t before_event) const;
+    uint64_t draw(const LearnSettings& s, uint64_t seq, uint64_t k, uint64_t below, int64_t before_event) const;
     uint32_t resolve_ordinal(uint64_t ordinal);
     void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
                     int64_t n_items);
@@ -95,6 +100,8 @@ class Learner {
     int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
     std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
     std::vector<uint64_t> ordinals_;
+    // Gaps of the catalogue that items of the window took: ordinal -> the event that brought the item.
+    std::unordered_map<uint64_t, int64_t> taken_gaps_;
     // scratch of one micro-batch
     std::vector<const float*> queries_, positives_, negatives_, sources_;
     std::vector<float> losses_, query_grads_, coefs_, bias_coefs_, offsets_, scratch_;

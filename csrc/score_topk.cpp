@@ -54,6 +54,7 @@ bool holds(const PositionLists& lists, int64_t query, int64_t position) {
     return std::binary_search(list.begin(), list.end(), position);
 }
 bool excluded(const TopkTask& t, int64_t query, int64_t position) {
+    if (t.masked && t.masked(position)) return true;
     return holds(t.exclude, query, position) || holds(t.exclude_too, query, position);
 }
 

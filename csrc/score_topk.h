@@ -27,9 +27,10 @@ struct TopkTask {
     PositionLists exclude, exclude_too, include;  // what either excludes is left out, included or not
     // The block that holds `position`: its first position and the ids of its items.
     std::function<ScoreBlock(int64_t position, int64_t* first, const int64_t** ids)> block;
-    int64_t* ids;     // [Q, k], -1 where there are fewer
-    float* scores;    // [Q, k], -inf there
-    int64_t* counts;  // [Q]
+    std::function<bool(int64_t position)> masked;  // in no answer; empty: none is
+    int64_t* ids;                                  // [Q, k], -1 where there are fewer
+    float* scores;                                 // [Q, k], -inf there
+    int64_t* counts;                               // [Q]
 };
 
 // The rows of x [n, dim] as unit vectors, for `cosine`.

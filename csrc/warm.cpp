@@ -81,6 +81,11 @@ bool Warm::evict_some() {
 }
 
 void Warm::evict(uint32_t slot) {
+    release(slot);
+    ++evicted_;
+}
+
+void Warm::release(uint32_t slot) {
     RowMeta& m = meta(slot);
     index_.erase(m.id, [this](uint32_t s) { return slab_.meta(s).id; });
     if (ordinals_) slot_of_ordinal_[m.ordinal] = kNone;
@@ -88,7 +93,6 @@ void Warm::evict(uint32_t slot) {
     m.id = -1;  // no row's id: marks a free slot
     free_.push_back(slot);
     --rows_here_;
-    ++evicted_;
 }
 
 void Warm::set_ordinal(uint32_t slot, uint64_t ordinal) {
@@ -217,4 +221,34 @@ void Warm::resident(std::vector<int64_t>* ids) {
     for (int64_t s = 0; s < high_water_; ++s)
         if (meta(static_cast<uint32_t>(s)).id != -1 && !(flags(static_cast<uint32_t>(s)) & (kFresh | kFetching)))
             ids->push_back(meta(static_cast<uint32_t>(s)).id);
+}
+
+void Warm::remove(const int64_t* ids, int64_t n) {
+    for (int64_t start = 0; start < n; start += kLockRows) {
+        std::lock_guard lock(mutex_);
+        for (int64_t i = start; i < std::min(n, start + kLockRows); ++i) {
+            const uint32_t s = find(ids[i]);
+            if (s == kNone) continue;
+            flags_[s] = 0;
+            release(s);
+        }
+    }
+    std::lock_guard lock(mutex_);
+    std::erase_if(dirty_list_, [this](uint32_t s) { return meta(s).id == -1; });
+    dirty_count_ = std::ssize(dirty_list_);
+    crowded_ = false;
+}
+
+void Warm::name(uint32_t slot, uint64_t seq) {
+    std::lock_guard lock(mutex_);
+    touch(slot);
+    meta(slot).seq = std::max(meta(slot).seq, seq);
+}
+
+void Warm::untouched_since(uint64_t seq, std::vector<int64_t>* ids) {
+    ids->clear();
+    for (int64_t s = 0; s < high_water_; ++s) {
+        const RowMeta& m = meta(static_cast<uint32_t>(s));
+        if (m.id != -1 && m.seq <= seq) ids->push_back(m.id);
+    }
 }

@@ -110,6 +110,13 @@ class Warm {
     int64_t evicted() const { return evicted_.load(std::memory_order_relaxed); }
     void resident(std::vector<int64_t>* ids);  // of all rows here, in no order
 
+    // --- removal: the writer, between records, while no epoch runs
+    void remove(const int64_t* ids, int64_t n);  // those that are here; total is the caller's
+    // An event that is not learned named the row; caller holds no lock.
+    void name(uint32_t slot, uint64_t seq);
+    // Of rows here that no event after `seq` has named, in no order.
+    void untouched_since(uint64_t seq, std::vector<int64_t>* ids);
+
     int64_t total = 0;  // rows of the table, wherever they live (table state)
     // Is every row here? Slots that are still kFetching don't count: whether they have a row is not known yet.
     bool complete() const { return size() == total; }
@@ -118,6 +125,7 @@ class Warm {
     void grow_flags();
     bool evict_some();
     void evict(uint32_t slot);
+    void release(uint32_t slot);
 
     Slab slab_;
     IdIndex index_;

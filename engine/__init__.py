@@ -56,6 +56,8 @@ def open(
     negatives: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
+    row_ttl: int | None = None,
+    admit_after: int | None = None,
     device: str = "auto",
     warm_bytes: int | None = None,
     epoch_seconds: float = 30,
@@ -73,6 +75,10 @@ def open(
             negatives. `optimizer`: "adagrad", "adam" or "sgd".
         lr, l2, negatives, batch_size: may change at any opening; what is not given stays as it was. `batch_size` is the
             number of events per optimizer step.
+        row_ttl: events that may go by without one that names a row until the row leaves; 0, the default: rows stay. May
+            change, as lr may.
+        admit_after: sightings, within some 100,000 events, before an id gets a row, at most 255; 0, the default: at
+            once. An event that names an id without a row is not learned. May change, as lr may.
         device: "auto" or "cpu".
         warm_bytes: RAM for rows and histories; half of the machine's by default. Changes speed, never results.
         epoch_seconds: how old a change may get before it is written to LMDB.
@@ -98,6 +104,8 @@ def open(
         "negatives": negatives,
         "batch_size": batch_size,
         "seed": seed,
+        "row_ttl": row_ttl,
+        "admit_after": admit_after,
     }
     resources = {"device": device, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds, "threads": threads}
     return open_engine(path, mode, settings, resources, untrusted)

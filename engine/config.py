@@ -73,6 +73,10 @@ class Settings:
     """softmax: items drawn per micro-batch; bpr: per event. More rank better and cost time in proportion. Else 0."""
     batch_size: int
     """Events per optimizer step; default 1. Larger is faster and learns worse."""
+    row_ttl: int
+    """Events without a touch until a row leaves; default 0: rows stay. Bounds the disk; a sweep reads all rows."""
+    admit_after: int
+    """Sightings before an id gets a row; default 0: at once. Made-up ids cost no row; real ones learn later."""
 
     FIXED = ("dim", "loss", "optimizer", "seed")
 
@@ -85,7 +89,8 @@ class Settings:
         given = {name: x for name, x in given.items() if x is not None}
         loss = choice("loss", given.get("loss", stored.loss if stored else "softmax"), LOSSES)
         optimizer = choice("optimizer", given.get("optimizer", stored.optimizer if stored else "adagrad"), OPTIMIZERS)
-        base = stored or cls(64, loss, optimizer, 0, DEFAULT_LR[loss][optimizer], 0.0, DEFAULT_NEGATIVES[loss], 1)
+        lr = DEFAULT_LR[loss][optimizer]
+        base = stored or cls(64, loss, optimizer, 0, lr, 0.0, DEFAULT_NEGATIVES[loss], 1, 0, 0)
         checked: dict[str, Any] = {}
         for name, x in given.items():
             if name == "dim":
@@ -106,6 +111,10 @@ class Settings:
                 if loss in POINTWISE and _whole(name, x, 0, 65_536):
                     raise ConfigError(f"negatives: got {x}, wanted 0: the loss {loss!r} learns from values")
                 checked[name] = 0 if loss in POINTWISE else _whole(name, x, 1, 65_536)
+            elif name == "row_ttl":
+                checked[name] = _whole(name, x, 0, 2**53)
+            elif name == "admit_after":
+                checked[name] = _whole(name, x, 0, 255)
         if stored:
             for name in cls.FIXED:
                 if name in checked and checked[name] != getattr(stored, name):

@@ -32,6 +32,7 @@ from .log.log import Log
 from .table.cold import Cold
 
 FORMAT = 1
+_COUNTS = ("seq", "users", "items", "mean_count", "ordinals", "hidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,11 @@ class State:
     positions: dict[str, bytes]
     value_sums: tuple[float, float] = (0.0, 0.0)
     bit_exact: bool = True
+    ordinals: int = 0  # the last item's, and one more
+    hidden: int = 0  # ids
+    purge: bool = False  # log and LMDB may hold bytes of forgotten ids
+    sightings: bytes = b""  # the sketch of admission
+    decided: bytes = b""  # in the middle of a record: which of its events are learned, a byte each
 
     def to_meta(self) -> dict[str, bytes]:
         fields: dict[str, Any] = {
@@ -58,8 +64,16 @@ class State:
             "settings": self.settings.as_dict(),
             "positions": {source: position.hex() for source, position in self.positions.items()},
             "bit_exact": self.bit_exact,
+            "ordinals": self.ordinals,
+            "hidden": self.hidden,
+            "purge": self.purge,
         }
-        return {"state": json.dumps(fields).encode(), "mean": self.mean.astype("<f4").tobytes()}
+        return {
+            "state": json.dumps(fields).encode(),
+            "mean": self.mean.astype("<f4").tobytes(),
+            "sightings": self.sightings,
+            "decided": self.decided,
+        }
 
     @classmethod
     def from_meta(cls, meta: Callable[[str], bytes | None], directory: Path) -> "State":
@@ -72,7 +86,7 @@ class State:
             if made["format"] != FORMAT:
                 raise ConfigError(f"{directory}: made in format {made['format']}, this version reads format {FORMAT}")
             fields = json.loads(state)
-            counts = {name: operator.index(fields[name]) for name in ("seq", "users", "items", "mean_count")}
+            counts = {name: operator.index(fields[name]) for name in _COUNTS}
             if not all(0 <= count < 2**63 for count in counts.values()):
                 raise ValueError("a count that cannot be")
             read = cls(
@@ -82,7 +96,12 @@ class State:
                 positions={str(source): bytes.fromhex(position) for source, position in fields["positions"].items()},
                 value_sums=_finite_pair(fields["value_sums"]),
                 bit_exact=bool(fields["bit_exact"]) and made["fingerprint"] == fingerprint(),
+                purge=bool(fields["purge"]),
+                sightings=meta("sightings") or b"",
+                decided=meta("decided") or b"",
             )
+            if read.ordinals >= 2**32 or len(read.sightings) not in (0, native.SKETCH_BYTES):
+                raise ValueError("a part that cannot be so long")
             if len(read.mean) != read.settings.dim:
                 raise ValueError("the running mean has another dim than the settings")
             return read

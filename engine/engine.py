@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any, Self
 
 from . import backup, epoch
+from .admission import Admission
 from .config import Resources, Settings
 from .digest import digest
 from .directory import Directory, State
@@ -25,10 +26,12 @@ from .rank.catalogue import Catalogue
 from .rank.history import HISTORY, History
 from .rank.topk import Ranker
 from .reading import Reading
+from .removal import Removal
+from .removing import Removing
 from .table.table import ITEMS, USERS, Table, capacities
 
 
-class Engine(Reading):
+class Engine(Reading, Removing):
     """A model that learns from events and ranks items. Made by `engine.open`."""
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
@@ -40,8 +43,12 @@ class Engine(Reading):
         self._users = Table(USERS, settings.dim, settings.optimizer, capacity[0], cold)
         self._items = Table(ITEMS, settings.dim, settings.optimizer, capacity[1], cold)
         self._catalogue = Catalogue(settings.dim)
-        self._history = History(self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [])
+        self._history = History(
+            self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [], lambda: self._users.gone
+        )
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
+        self._removal = Removal(self._users, self._items, self._catalogue, self._history, self._model)
+        self._admission = Admission(self._users, self._items, self._catalogue, self._history, settings.seed)
         self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
         self._writing = threading.RLock()
         self._inside = False  # a call by the thread that holds the lock
@@ -73,17 +80,22 @@ class Engine(Reading):
     def _recover(self, directory: Directory) -> None:
         state = directory.state
         began = time.monotonic()
-        epoch.restore(directory, (self._users, self._items), self._catalogue, self._model)
+        epoch.restore(
+            directory, (self._users, self._items), self._catalogue, self._removal, self._admission, self._model
+        )
         scanned = time.monotonic()
         self._seq, self._positions, self._bit_exact = state.seq, dict(state.positions), state.bit_exact
         self._epochs = epoch.Epochs(
             directory,
             (self._users, self._items),
             self._history,
+            self._removal,
             self._snapshot,
             self._resources.epoch_seconds,
             self._resources.warm_bytes // 4,
         )
+        self._removal.settle = self._epochs.finish
+        self._removal.make_room = self._epochs.complete
         self._syncer = ThreadPoolExecutor(1, "rowtide-sync")
         replayed = epoch.replay(directory, lambda record, start: self._learn(record, Learned(), start))
         self._opening = {
@@ -175,13 +187,14 @@ class Engine(Reading):
                 raise e
             seq = self._seq
         return IngestReport(
-            events=learned.events,
+            events=learned.events + learned.unlearned,
             seq=seq,
             loss=learned.loss / learned.events if learned.events else math.nan,
             new_users=learned.new_users,
             new_items=learned.new_items,
             seconds=time.perf_counter() - began,
             found={"warm": learned.warm, "cold": learned.cold, "made": learned.new_users + learned.new_items},
+            unlearned=learned.unlearned,
         )
 
     def _log_and_learn(
@@ -216,12 +229,12 @@ class Engine(Reading):
                         synced.result()
                         waiting = record
                 if progress:
-                    progress(learned.events, len(events))
+                    progress(learned.events + learned.unlearned, len(events))
         finally:
             if waiting is not None and self._failure is None:
                 self._learn(waiting, learned)
         if progress:
-            progress(learned.events, len(events))
+            progress(learned.events + learned.unlearned, len(events))
 
     def _accepted(self, durable: bool) -> int:
         """The last event that a call has had accepted: the log decides, for what it holds is learned on reopening."""
@@ -243,21 +256,31 @@ class Engine(Reading):
             if record.count > start:
                 if record.first_seq + start != self._seq + 1:
                     raise EngineError(f"event {record.first_seq + start} is due after {self._seq}")
-                skipped = learned.skipped
-                self._model.learn(
-                    record.users,
-                    record.items,
-                    record.values,
-                    record.weights,
-                    first_seq=record.first_seq,
-                    batch_size=record.batch_size,
-                    start=start,
-                    deliver=self._deliver,
-                    make_room=self._make_room,
-                    into=learned,
+                before = learned.skipped, learned.events
+                settings = self._model.settings
+                runs = self._admission.begin(
+                    record, start, settings.admit_after, lambda: self._make_room(record.first_seq - 1)
                 )
-                self._skipped += learned.skipped - skipped
+                for first, stop in runs:
+                    self._model.learn(
+                        record.users[first:stop],
+                        record.items[first:stop],
+                        None if record.values is None else record.values[first:stop],
+                        None if record.weights is None else record.weights[first:stop],
+                        first_seq=record.first_seq + first,
+                        batch_size=record.batch_size,
+                        deliver=self._deliver,
+                        make_room=self._make_room,
+                        into=learned,
+                    )
+                self._admission.end()
+                self._skipped += learned.skipped - before[0]
+                learned.unlearned += record.count - start - (learned.events - before[1])
                 self._seq = record.last_seq
+                if ttl := settings.row_ttl:
+                    self._removal.expire(record.first_seq - 1, self._seq, ttl)
+            if record.operation is not None:
+                self._removal.apply(record)
             if record.position is not None:
                 self._positions[record.position[0]] = record.position[1]
         except BaseException as e:
@@ -292,6 +315,11 @@ class Engine(Reading):
             positions=dict(self._positions),
             value_sums=self._model.value_sums,
             bit_exact=self._bit_exact,
+            ordinals=len(self._catalogue),
+            hidden=len(self._catalogue.native.hidden),
+            purge=self._removal.purge,
+            sightings=self._admission.sightings,
+            decided=self._admission.decided,
         )
 
     # --- state
@@ -325,6 +353,8 @@ class Engine(Reading):
     def checkpoint(self) -> int:
         """Writes everything learned to LMDB now; returns the seq that is in LMDB.
 
+        After a `forget` it also copies LMDB's file without its free pages, and empties the log.
+
         >>> seq = eng.ingest(7, [100]).seq
         >>> eng.checkpoint() == seq
         True
@@ -332,6 +362,8 @@ class Engine(Reading):
         with self._writer():
             if self._epochs is not None:
                 self._epochs.complete()
+                if self._removal.purge:
+                    self._epochs.purge()
             return self._seq
 
     def backup(self, dst: Any) -> int:
@@ -359,10 +391,12 @@ class Engine(Reading):
         """
         with self._writer():
             stored = self._directory.cold.scan_raw(HISTORY) if self._directory else iter(())
-            return digest(self._snapshot(), (self._users, self._items), self._history.chunks(stored))
+            hidden = self._catalogue.native.hidden
+            return digest(self._snapshot(), (self._users, self._items), hidden, self._history.chunks(stored))
 
     def stats(self) -> dict[str, Any]:
-        """Rows, bytes and seqs by tier, and what opening and syncing took.
+        """Rows, bytes and seqs by tier; `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what
+        opening and syncing took.
 
         >>> report = eng.ingest([7, 8], [100, 100])
         >>> eng.stats()["users"]["rows"], eng.stats()["items"]["rows"]
@@ -379,10 +413,17 @@ class Engine(Reading):
             "items": self._items.stats(),
             "catalogue_bytes": self._catalogue.bytes,
             "history_bytes": self._history.ram_bytes,
+            "hidden_items": len(self._catalogue.native.hidden),
+            "expired_rows": self._removal.expired,
         }
         if self._directory and self._epochs:
-            out["lmdb"] = self._directory.cold.stats()
+            lmdb = out["lmdb"] = self._directory.cold.stats()
             out["log_bytes"] = self._directory.log.bytes
+            out["disk"] = {
+                "live_bytes": lmdb["used_pages"] * lmdb["page_bytes"],
+                "free_bytes": lmdb["free_pages"] * lmdb["page_bytes"],
+                "log_bytes": self._directory.log.bytes,
+            }
             out["sync_seconds"] = self._sync_seconds
             out["opening"] = dict(self._opening)
             out |= self._epochs.stats()

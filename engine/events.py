@@ -192,7 +192,8 @@ class IngestReport:
     """What one call to `ingest` did.
 
     `loss` is the mean over the events, each taken before the step that learned it (NaN for an empty batch); `found`
-    counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made".
+    counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made". `unlearned` of the
+    events named an id that `admit_after` keeps out; they are in `events` and not in `loss`.
 
     >>> eng.ingest([7, 7], [100, 101]).found
     {'warm': 0, 'cold': 0, 'made': 3}
@@ -205,6 +206,7 @@ class IngestReport:
     new_items: int
     seconds: float
     found: dict[str, int]
+    unlearned: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from .rank.topk import Ranker
 from .reading import Reading
 from .table import changes
 from .table.cold import Cold, Snapshot
-from .table.table import ITEMS, USERS, StoredTable, stored_bytes
+from .table.table import HIDDEN, ITEMS, USERS, StoredTable, stored_bytes
 
 
 class _Turns:
@@ -171,7 +171,7 @@ class Reader(Reading):
             found, rows = now.fetch(ITEMS, ids, stored_bytes(self._catalogue.dim, self._state.settings.optimizer))
             if found.all() and self._catalogue.follow(ids, rows):
                 self._state = State.from_meta(now.meta, self._path)
-                if len(self._catalogue) == self._state.items:
+                if len(self._catalogue) == self._state.ordinals:
                     self._moves["followed"] += 1
                     self._seq, self._epoch = self._state.seq, epoch
                     return
@@ -180,7 +180,8 @@ class Reader(Reading):
     def _scan(self, now: Snapshot) -> None:
         state = State.from_meta(now.meta, self._path)
         catalogue = Catalogue(state.settings.dim)
-        catalogue.restore(now.scan(ITEMS, stored_bytes(catalogue.dim, state.settings.optimizer)), state.items)
+        rows = now.scan(ITEMS, stored_bytes(catalogue.dim, state.settings.optimizer))
+        catalogue.restore(rows, state.items, state.ordinals, now.scan(HIDDEN, 0), state.hidden)
         self._moves["whole"] += 1
         self._state, self._catalogue = state, catalogue
         self._seq, self._epoch = state.seq, changes.epoch_of(now)
@@ -220,7 +221,7 @@ class Reader(Reading):
         with self._at_newest() as now:
             settings = self._state.settings
             tables = tuple(StoredTable(n, settings.dim, settings.optimizer, now) for n in (USERS, ITEMS))
-            return digest(self._state, tables, stored_chunks(now.scan_raw(HISTORY)))
+            return digest(self._state, tables, self._catalogue.native.hidden, stored_chunks(now.scan_raw(HISTORY)))
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seq of the newest epoch; `moves`: how often a whole scan, or lists, led to a newer one."""

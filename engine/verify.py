@@ -10,7 +10,7 @@ from .directory import State, checked_path, exists
 from .errors import ConfigError, CorruptionError
 from .log import log
 from .table import cold
-from .table.table import ITEMS, USERS
+from .table.table import HIDDEN, ITEMS, USERS
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,8 @@ def verify(path: Any) -> VerifyReport:
         raise ConfigError(f"path: {path} holds no model")
     found = cold.verify(path / "rows")
     state = State.from_meta(found["metadata"].get, path)
-    for name, number, rows in (("users", USERS, state.users), ("items", ITEMS, state.items)):
+    counts = (("users", USERS, state.users), ("items", ITEMS, state.items), ("hidden items", HIDDEN, state.hidden))
+    for name, number, rows in counts:
         if found["tables"].get(number, 0) != rows:
             raise CorruptionError(
                 f"LMDB holds {found['tables'].get(number, 0)} rows of {name}, its state says {rows}",

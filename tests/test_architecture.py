@@ -20,7 +20,7 @@ LAYERS = [
     {"kernels"},
     {"rank", "learn", "table", "log"},
     {"directory"},
-    {"epoch", "verify", "digest", "reading", "reader", "backup", "untrusted"},
+    {"epoch", "verify", "digest", "reading", "reader", "backup", "untrusted", "removal", "removing", "admission"},
     {"engine", "opening"},
     {"popularity", "evaluate"},
     {"sources"},

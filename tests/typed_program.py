@@ -44,6 +44,9 @@ def state(eng: Engine) -> None:
     assert_type(eng.stats(), dict[str, Any])
     assert_type(eng.settings, dict[str, Any])
     assert_type(eng.refresh(), int)
+    eng.hide([100])
+    eng.show(100)
+    eng.forget(users=[8], items=[101])
 
 
 def main(path: str) -> None:
@@ -51,7 +54,9 @@ def main(path: str) -> None:
     assert_type(eng, Engine)
     learn(eng)
     eng.close()
-    with engine.open(path, device="cpu", warm_bytes=1 << 24, epoch_seconds=5, threads=2) as again:
+    with engine.open(
+        path, device="cpu", warm_bytes=1 << 24, epoch_seconds=5, threads=2, row_ttl=0, admit_after=0
+    ) as again:
         assert_type(again, Engine)
         assert learn(again).seq == 8
         assert serve(again).counts == 2

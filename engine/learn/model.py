@@ -29,6 +29,7 @@ class Learned:
     skipped: int = 0
     warm: int = 0
     cold: int = 0
+    unlearned: int = 0
 
     def add(self, events: int, loss: float, users: int, items: int, skipped: int, warm: int, cold: int) -> None:
         self.events += events
@@ -89,6 +90,10 @@ class Model:
         self._learner.mean_count = count
         self._learner.restore_totals(users, items)
 
+    def removed(self, users: int, items: int) -> None:
+        """So many rows left the tables."""
+        self._learner.removed(users, items)
+
     def learn(
         self,
         users: Ids,
@@ -98,12 +103,11 @@ class Model:
         *,
         first_seq: int,
         batch_size: int,
-        start: int,
         deliver: Callable[[Ids, Ids], None],
         make_room: Callable[[int], None],
         into: Learned,
     ) -> None:
-        """Learns the events of one record from `start` on, in micro-batches of `batch_size` counted from its beginning.
+        """Learns consecutive events, in micro-batches of `batch_size`.
 
         deliver(user ids, item ids) brings rows in from LMDB; make_room(seq) ends an epoch at that seq, so that rows can
         leave RAM.
@@ -113,6 +117,7 @@ class Model:
             settings = native_settings(self._settings, batch_size)
         require_room(self._settings, self._capacity, batch_size)
         learner = self._learner
+        start = 0
         while start < len(users):
             while (state := learner.plan(settings, users, items, weights, first_seq, start)) != _READY:
                 if state == _BLOCKED:

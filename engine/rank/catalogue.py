@@ -14,6 +14,8 @@ from ..backend import native
 from ..errors import CorruptionError
 from ..events import Floats, Ids
 
+_Stored = Iterable[tuple[Ids, NDArray[np.uint8]]]  # ids and rows, in parts
+
 
 class Catalogue:
     def __init__(self, dim: int):
@@ -27,13 +29,27 @@ class Catalogue:
     def bytes(self) -> int:
         return int(self.native.bytes)
 
-    def restore(self, stored: Iterable[tuple[Ids, NDArray[np.uint8]]], n: int) -> None:
-        """Fills the catalogue at opening from the item rows of LMDB; they must be the ordinals 0..n-1, each once."""
-        self.native.reserve_for(n)
+    def restore(self, stored: _Stored, n: int, end: int, hidden: _Stored, n_hidden: int) -> None:
+        """Fills the catalogue at opening from the item rows of LMDB, n of them, the last one's ordinal end - 1, and
+        from the rows of hidden ids."""
+        for ids, _ in hidden:
+            self.native.hide(ids)
+        if (found := len(self.native.hidden)) != n_hidden:
+            raise CorruptionError(f"LMDB holds {found} hidden ids, its state says {n_hidden}")
+        self.native.reserve_for(n, end)
         for ids, rows in stored:
-            self.native.restore(ids, rows, self.dim, n)
-        if not self.native.restored(n):
+            self.native.restore(ids, rows, self.dim, end)
+        if not self.native.restored(n, end):
             raise CorruptionError(f"the item rows in LMDB are not the {n} items that it says it has")
+
+    @property
+    def moves(self) -> int:
+        """Grows whenever items leave, or come where others were: ordinals must be looked up again."""
+        return int(self.native.moves)
+
+    def pinned(self) -> Any:
+        """For `with`: ordinals keep their meaning in the block. Short, for the writer may have to wait for its end."""
+        return self.native.pin()
 
     def follow(self, ids: Ids, rows: NDArray[np.uint8]) -> bool:
         """Moves on to the item rows of a later epoch; nobody may read meanwhile.
@@ -43,7 +59,7 @@ class Catalogue:
         return bool(self.native.follow(ids, rows, self.dim))
 
     def ordinals(self, ids: Ids) -> Ids:
-        """Ordinals of ids, -1 where there is no such item."""
+        """Ordinals of ids, -1 where there is no such item. Use them while pinned."""
         found: Ids = self.native.ordinals(ids)
         return found
 
@@ -70,7 +86,8 @@ class Catalogue:
         cosine: bool,
         threads: int,
     ) -> tuple[Ids, Floats, Ids]:
-        """The best k of the first `items` items for each query [n, dim]: ids [n, k], scores [n, k], counts [n].
+        """The best k of the first `items` items, hidden ones left out, for each query [n, dim]: ids and scores [n, k],
+        counts [n].
 
         Filters are positions, rising: one list for all, or lists and offsets in CSR form (no offsets: one for all).
         `offsets` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie.

@@ -106,10 +106,10 @@ class Ranker:
         """`Engine.similar`, at least at `seq`."""
         k = whole_number("k", k, 1, _MOST_K)
         ids, scalar = _column("items", items)
-        ordinals = self._known_items(ids)
+        self._known_items(ids)  # all or none
 
         def queries(part: slice) -> Queries:
-            return self._catalogue.read(ordinals[part])[0], None, None
+            return self._catalogue.read(self._known_items(ids[part]))[0], None, None
 
         def itself(part: slice) -> Lists:
             return Lists(ids[part], np.arange(len(ids[part]) + 1))
@@ -135,9 +135,7 @@ class Ranker:
         if n * k > _MOST_ANSWERS:
             raise InputError(f"k: got {k} for {n} queries, wanted at most {_MOST_ANSWERS} answers in one call")
         excluded, included = filter_lists("exclude", exclude, n), filter_lists("include", include, n)
-        items = len(self._catalogue)
-        positions = Positions(self._catalogue.ordinals, items)
-        for_all, chosen = positions.of_all([excluded]), positions.of_all([included])
+        items, moves = len(self._catalogue), -1
         ids = np.full((n, k), PADDING, np.int64)
         scores = np.full((n, k), -np.inf, np.float32)
         counts = np.zeros(n, np.int64)
@@ -145,21 +143,26 @@ class Ranker:
         step = max(1, min(_QUERIES, _SCRATCH // width))
         for start in range(0, n, step):
             part = slice(start, min(n, start + step))
-            vectors, offsets, none = queries(part)
             each = [x.cut(part.start, part.stop) for x in (excluded,) if isinstance(x, Lists)]
-            found = self._catalogue.topk(
-                vectors,
-                width,
-                items,
-                offsets=offsets if offsets is not None and offsets.any() else None,
-                exclude_all=for_all,
-                exclude=positions.of_each([*each, also(part)] if also else each),
-                include=positions.of_each([included.cut(part.start, part.stop)])
-                if isinstance(included, Lists)
-                else (chosen, None),
-                cosine=cosine,
-                threads=self._threads,
-            )
+            with self._catalogue.pinned():
+                if moves != self._catalogue.moves:  # at first, and where ordinals may have changed
+                    moves, items = self._catalogue.moves, min(items, len(self._catalogue))
+                    positions = Positions(self._catalogue.ordinals, items)
+                    for_all, chosen = positions.of_all([excluded]), positions.of_all([included])
+                vectors, offsets, none = queries(part)
+                found = self._catalogue.topk(
+                    vectors,
+                    width,
+                    items,
+                    offsets=offsets if offsets is not None and offsets.any() else None,
+                    exclude_all=for_all,
+                    exclude=positions.of_each([*each, also(part)] if also else each),
+                    include=positions.of_each([included.cut(part.start, part.stop)])
+                    if isinstance(included, Lists)
+                    else (chosen, None),
+                    cosine=cosine,
+                    threads=self._threads,
+                )
             ids[part, :width], scores[part, :width], counts[part] = found
             if none is not None:
                 ids[part][none], scores[part][none], counts[part][none] = PADDING, -np.inf, 0
@@ -180,7 +183,8 @@ class Ranker:
             part = slice(start, start + _PAIRS)
             distinct, which = np.unique(u.flat[part], return_inverse=True)
             vectors, offsets = self._every_user(distinct, base)
-            scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + offsets[which]
+            with self._catalogue.pinned():
+                scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + offsets[which]
         scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
 
@@ -192,7 +196,8 @@ class Ranker:
         return vectors
 
     def item_vectors(self, ids: Ids) -> Floats:
-        return self._catalogue.read(self._known_items(ids))[0]
+        with self._catalogue.pinned():
+            return self._catalogue.read(self._known_items(ids))[0]
 
     def _every_user(self, ids: Ids, base: float) -> tuple[Floats, Floats]:
         known, vectors, offsets = self._known_users(ids, base)

@@ -71,7 +71,7 @@ def rows_of(ordinals: list[int]) -> np.ndarray:
 )
 def test_a_catalogue_follows_what_fits(ids, ordinals, fine):
     catalogue = Catalogue(4)
-    catalogue.restore([(np.array([10, 11, 12], np.int64), rows_of([0, 1, 2]))], 3)
+    catalogue.restore([(np.array([10, 11, 12], np.int64), rows_of([0, 1, 2]))], 3, 3, [], 0)
     assert catalogue.follow(np.array(ids, np.int64), rows_of(ordinals)) == fine
     if fine:
         got = catalogue.ordinals(np.array([*ids, 12], np.int64)).tolist()
