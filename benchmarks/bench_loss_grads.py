@@ -51,6 +51,15 @@ def test_softmax_numpy(benchmark, rows, events, drawn):
     benchmark(softmax)
 
 
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+@pytest.mark.parametrize("events", [1, 256, 8192])
+def test_pairs_engine(benchmark, rows, loss, events):
+    queries, positives, _ = batch(events, 0)
+    values = (np.arange(events) % 2).astype(np.float32)
+    benchmark.extra_info["events"] = events
+    benchmark(loss_grads, loss, queries, rows, positives, None, dim=DIM, values=values, offsets=values)
+
+
 @pytest.mark.parametrize("events", [1, 256, 8192])
 def test_bpr_engine(benchmark, rows, events):
     queries, positives, negatives = batch(events, events)

@@ -20,7 +20,7 @@ struct Rows {
 };
 
 Rows rows_of(Array<float>& rows, int64_t dim, int64_t extra) {
-    require(rows.ndim() == 2 && dim > 0 && dim <= rows.shape(1) - extra, "rows must be [R, >= dim + 3]");
+    require(rows.ndim() == 2 && checked_dim(dim) <= rows.shape(1) - extra, "rows have too few columns");
     return {rows.mutable_data(), rows.shape(0), rows.shape(1)};
 }
 
@@ -44,16 +44,22 @@ void pool_rows(Array<float> rows, int64_t dim, const Array<int64_t>& slots, cons
 }
 
 void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_t dim, const Array<int64_t>& positives,
-                const Array<int64_t>& negatives, const MaybeArray<float>& weights, Array<float> losses,
-                Array<float> query_grads, Array<float> positive_coefs, Array<float> negative_coefs) {
+                const Array<int64_t>& negatives, const MaybeArray<float>& weights, const MaybeArray<float>& values,
+                const MaybeArray<float>& offsets, Array<float> losses, Array<float> query_grads,
+                Array<float> positive_coefs, Array<float> negative_coefs) {
     const Rows r = rows_of(rows, dim, 1);
     const int64_t events = positives.size();
     const int64_t K = negatives.ndim() == 2 ? negatives.shape(1) : negatives.size();
-    require((loss == 0) == (negatives.ndim() == 1), "negatives must be [K] for softmax, [B, K] for bpr");
+    constexpr auto softmax = static_cast<int>(Loss::softmax);
+    require(loss >= softmax && loss < kLosses, "no such loss");
+    require((loss == softmax) == (negatives.ndim() == 1), "negatives must be [K] for softmax, else [B, K]");
     require(negatives.ndim() == 1 || (negatives.ndim() == 2 && negatives.shape(0) == events),
             "negatives: a row for each event");
-    require(!weights || weights->size() == events, "weights must be [B]");
+    require(is_pointwise(static_cast<Loss>(loss)) == values.has_value(), "values are for logistic and squared");
     require(queries.ndim() == 2 && queries.shape(0) == events && queries.shape(1) == dim, "queries must be [B, dim]");
+    require((!values || values->size() == events) && (!offsets || offsets->size() == events) &&
+                (!weights || weights->size() == events),
+            "values, offsets and weights must be [B]");
     require(losses.size() == events && positive_coefs.size() == events && query_grads.size() == events * dim &&
                 negative_coefs.size() == events * K,
             "outputs must be [B], [B, dim], [B], [B, K]");
@@ -68,21 +74,27 @@ void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_
                         .positives = p.data(),
                         .negative_rows = n.data(),
                         .weights = data_or_null(weights),
+                        .values = data_or_null(values),
+                        .offsets = data_or_null(offsets),
                         .losses = losses.mutable_data(),
                         .query_grads = query_grads.mutable_data(),
                         .grad_stride = dim,
                         .positive_coefs = positive_coefs.mutable_data(),
                         .negative_coefs = negative_coefs.mutable_data()};
     py::gil_scoped_release nogil;
-    (loss == 0 ? kernels().softmax_grads : kernels().bpr_grads)(step);
+    kernels().grads[static_cast<size_t>(loss)](step);
 }
 
-int64_t update_rows(Array<float> rows, int64_t dim, const Array<int64_t>& slots, const Array<float>& sources,
-                    const Array<int64_t>& source_index, const Array<float>& coefs, float lr, float l2, bool bias) {
-    const Rows r = rows_of(rows, dim, 3);
+int64_t update_rows(int optimizer, Array<float> rows, int64_t dim, const Array<int64_t>& slots,
+                    const Array<float>& sources, const Array<int64_t>& source_index, const Array<float>& coefs,
+                    const MaybeArray<float>& bias_coefs, float lr, float l2) {
+    require(optimizer >= 0 && optimizer < kOptimizers, "no such optimizer");
+    const auto kind = static_cast<Optimizer>(optimizer);
+    const Rows r = rows_of(rows, dim, 1 + state_floats(kind, checked_dim(dim)));
     const int64_t terms = slots.size();
     require(r.n < UINT32_MAX, "at most 2^32 - 2 rows");
-    require(source_index.size() == terms && coefs.size() == terms, "slots, source_index and coefs must be [P]");
+    require(source_index.size() == terms && coefs.size() == terms && (!bias_coefs || bias_coefs->size() == terms),
+            "slots, source_index, coefs and bias_coefs must be [P]");
     require(sources.ndim() == 2 && sources.shape(1) == dim, "sources must be [M, dim]");
     std::vector<uint32_t> term_slots;
     std::vector<const float*> pointers;
@@ -98,17 +110,17 @@ int64_t update_rows(Array<float> rows, int64_t dim, const Array<int64_t>& slots,
     groups.build(term_slots.data(), terms);
     std::vector<float*> group_rows;
     for (uint32_t s : groups.slot) group_rows.push_back(r.at(s));
-    std::vector<float> scratch(static_cast<size_t>(2 * (dim + 15)));
-    return kernels().update_groups({dim, pointers.data(), coefs.data(), lr, l2, bias}, groups, 0, groups.size(),
-                                   group_rows.data(), scratch.data());
+    std::vector<float> scratch(static_cast<size_t>(3 * (dim + 15)));
+    const UpdateStep step{kind, dim, pointers.data(), coefs.data(), data_or_null(bias_coefs), lr, l2};
+    return kernels().update_groups(step, groups, 0, groups.size(), group_rows.data(), scratch.data());
 }
 
 void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors, const Array<float>& biases,
           const Array<int64_t>& ids, int64_t k, const MaybeArray<int64_t>& exclude_positions,
           const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include_positions,
-          const MaybeArray<int64_t>& include_offsets, Array<int64_t> out_ids, Array<float> out_scores,
+          const MaybeArray<int64_t>& include_offsets, bool cosine, Array<int64_t> out_ids, Array<float> out_scores,
           Array<int64_t> out_counts, int threads) {
-    require(queries.ndim() == 2 && queries.shape(1) == dim && dim > 0, "queries must be [Q, dim]");
+    require(queries.ndim() == 2 && queries.shape(1) == checked_dim(dim), "queries must be [Q, dim]");
     const int64_t Q = queries.shape(0), n = ids.size();
     require(vectors.ndim() == 2 && vectors.shape(0) == n && vectors.shape(1) >= dim && biases.size() == n,
             "vectors must be [N, >= dim], biases [N]");
@@ -118,20 +130,26 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
     require(out_ids.size() == Q * k && out_scores.size() == Q * k && out_counts.size() == Q, "outputs must be [Q, k]");
     const ScoreBlock all{vectors.data(), biases.data(), nullptr, n, vectors.shape(1)};
     const int64_t* item_ids = ids.data();
-    const TopkTask task{.queries = queries.data(),
+    std::vector<float> units;
+    if (cosine) units = unit_vectors(queries.data(), Q, dim);
+    const TopkTask task{.queries = cosine ? units.data() : queries.data(),
+                        .offsets = nullptr,
                         .n_queries = Q,
                         .query_stride = dim,
                         .dim = dim,
                         .n_items = n,
                         .k = k,
-                        .exclude = {data_or_null(exclude_positions), data_or_null(exclude_offsets)},
-                        .include = {data_or_null(include_positions), data_or_null(include_offsets)},
+                        .cosine = cosine,
+                        .exclude = position_lists(exclude_positions, exclude_offsets),
+                        .exclude_too = {},
+                        .include = position_lists(include_positions, include_offsets),
                         .block =
                             [&](int64_t, int64_t* first, const int64_t** found) {
                                 *first = 0;
                                 *found = item_ids;
                                 return all;
                             },
+                        .masked = {},
                         .ids = out_ids.mutable_data(),
                         .scores = out_scores.mutable_data(),
                         .counts = out_counts.mutable_data()};
@@ -150,12 +168,20 @@ void bind_kernels(py::module_& m) {
     m.def("pool_rows", &pool_rows, fixed("rows"), fixed("dim"), fixed("slots"), fixed("offsets").none(true),
           fixed("weights").none(true), fixed("out"));
     m.def("loss_grads", &loss_grads, fixed("loss"), fixed("queries"), fixed("rows"), fixed("dim"), fixed("positives"),
-          fixed("negatives"), fixed("weights").none(true), fixed("losses"), fixed("query_grads"),
-          fixed("positive_coefs"), fixed("negative_coefs"));
-    m.def("update_rows", &update_rows, fixed("rows"), fixed("dim"), fixed("slots"), fixed("sources"),
-          fixed("source_index"), fixed("coefs"), py::arg("lr"), py::arg("l2"), fixed("bias"));
+          fixed("negatives"), fixed("weights").none(true), fixed("values").none(true), fixed("offsets").none(true),
+          fixed("losses"), fixed("query_grads"), fixed("positive_coefs"), fixed("negative_coefs"));
+    m.def(
+        "state_floats",
+        [](int optimizer, int64_t dim) {
+            require(optimizer >= 0 && optimizer < kOptimizers, "no such optimizer");
+            return state_floats(static_cast<Optimizer>(optimizer), checked_dim(dim));
+        },
+        py::arg("optimizer"), py::arg("dim"), "Floats that an optimizer keeps behind the bias of a row.");
+    m.def("update_rows", &update_rows, fixed("optimizer"), fixed("rows"), fixed("dim"), fixed("slots"),
+          fixed("sources"), fixed("source_index"), fixed("coefs"), fixed("bias_coefs").none(true), py::arg("lr"),
+          py::arg("l2"));
     m.def("score_topk", &topk, fixed("queries"), fixed("dim"), fixed("vectors"), fixed("biases"), fixed("ids"),
           fixed("k"), fixed("exclude_positions").none(true), fixed("exclude_offsets").none(true),
-          fixed("include_positions").none(true), fixed("include_offsets").none(true), fixed("out_ids"),
+          fixed("include_positions").none(true), fixed("include_offsets").none(true), fixed("cosine"), fixed("out_ids"),
           fixed("out_scores"), fixed("out_counts"), fixed("threads"));
 }

@@ -1,37 +1,23 @@
-// Warm tiers, history, catalogue and learner for Python. Calls whose work grows with the data release the GIL.
+// Warm tiers, history and learner for Python. Calls whose work grows with the data release the GIL.
 #include <algorithm>
+#include <tuple>
 
 #include "arrays.h"
 #include "bindings.h"
 #include "learner.h"
 #include "score_topk.h"
+#include "sightings.h"
 
 namespace py = pybind11;
 
 namespace {
 
-const std::byte* bytes_of(const Array<uint8_t>& a) { return reinterpret_cast<const std::byte*>(a.data()); }
-std::byte* bytes_of(Array<uint8_t>& a) { return reinterpret_cast<std::byte*>(a.mutable_data()); }
-
 Array<uint8_t> row_array(int64_t n, const Warm& w) { return Array<uint8_t>({n, w.layout().stored_bytes}); }
-
-template <class T>
-Array<T> to_array(const std::vector<T>& v) {
-    Array<T> out(static_cast<py::ssize_t>(v.size()));
-    std::copy(v.begin(), v.end(), out.mutable_data());
-    return out;
-}
 
 Array<int64_t> ids_of(const Warm& table, const std::vector<uint32_t>& slots) {
     Array<int64_t> out(static_cast<py::ssize_t>(slots.size()));
     for (size_t i = 0; i < slots.size(); ++i) out.mutable_data()[i] = table.meta(slots[i]).id;
     return out;
-}
-
-// 2^16 floats is far beyond what a row may have; larger numbers would overflow the sizes that are made of it.
-int64_t checked_dim(int64_t dim) {
-    require(dim > 0 && dim <= 65'536, "dim out of range");
-    return dim;
 }
 
 void require_frozen(const Warm& w, int64_t from, int64_t n) {
@@ -51,6 +37,37 @@ py::tuple peek(Warm& w, const Array<int64_t>& ids) {
         for (int64_t i = 0; i < n; ++i) hit[i] = w.peek(id[i], to + i * w.layout().stored_bytes);
     }
     return py::make_tuple(found, rows);
+}
+
+// Pins the first of `ids` that there is room for; (how many, those of them that wait to be filled).
+py::tuple bring(Warm& w, const Array<int64_t>& ids) {
+    std::vector<int64_t> missing;
+    int64_t n = 0;
+    {
+        py::gil_scoped_release nogil;
+        for (; n < ids.size(); ++n) {
+            const int64_t id = ids.data()[n];
+            if (const uint32_t slot = w.find(id); slot != Warm::kNone) {
+                w.pin(slot);
+            } else if (w.admit(id, Warm::kFetching) != Warm::kNone) {
+                missing.push_back(id);
+            } else {
+                break;
+            }
+        }
+    }
+    return py::make_tuple(n, to_array(missing));
+}
+
+Array<bool> admit(Sightings& s, uint64_t seed, const Array<int64_t>& users, const Array<int64_t>& items,
+                  const Array<bool>& users_known, const Array<bool>& items_known, uint8_t after) {
+    const int64_t n = users.size();
+    require(items.size() == n && users_known.size() == n && items_known.size() == n, "columns must be [N]");
+    Array<bool> learned(n);
+    bool* out = learned.mutable_data();
+    py::gil_scoped_release nogil;
+    s.admit(seed, users.data(), items.data(), users_known.data(), items_known.data(), n, after, out);
+    return learned;
 }
 
 py::tuple collect(Warm& w, int64_t from, int64_t n) {
@@ -99,140 +116,32 @@ py::list collect_history(Warm& users, History& h, int64_t from, int64_t n) {
 py::object entries(Warm& users, History& h, int64_t user) {
     require(&users == &h.users(), "not the history of these users");
     std::vector<HistoryEntry> copy;
+    bool here;
     {
+        py::gil_scoped_release nogil;
         std::lock_guard lock(users.mutex());
         const uint32_t slot = users.find(user);
-        if (slot == Warm::kNone || (users.flags(slot) & (Warm::kFresh | Warm::kFetching))) return py::none();
-        const auto [first, n] = h.entries(slot);
-        copy.assign(first, first + n);
+        here = slot != Warm::kNone && !(users.flags(slot) & (Warm::kFresh | Warm::kFetching));
+        if (here) {
+            const auto [first, n] = h.entries(slot);
+            copy.assign(first, first + n);
+        }
     }
+    if (!here) return py::none();
     return chunk_bytes(copy.data(), std::ssize(copy));
 }
 
-// Query i against item ordinals[i], with the bits that topk gives.
-Array<float> score_pairs(const Catalogue& c, const Array<float>& queries, const Array<int64_t>& ordinals) {
-    const int64_t n = ordinals.size(), shown = c.size();
-    require(queries.ndim() == 2 && queries.shape(0) == n && queries.shape(1) == c.dim(), "queries must be [n, dim]");
-    Array<float> scores(n);
-    const float* query = queries.data();
-    const int64_t* o = ordinals.data();
-    float* score = scores.mutable_data();
-    {
-        py::gil_scoped_release nogil;
-        for (int64_t i = 0; i < n; ++i) {
-            require(o[i] >= 0 && o[i] < shown, "ordinal out of range");
-            int64_t first;
-            const int64_t* ids;
-            const ScoreBlock block = c.block(o[i], shown, &first, &ids);
-            kernels().score_items(query + i * c.dim(), c.dim(), block, o[i] - first, o[i] - first + 1, score + i);
-        }
-    }
-    return scores;
+RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
+                const MaybeArray<float>& weights, uint64_t first_seq) {
+    const int64_t n = users.size();
+    require(items.size() == n && (!values || values->size() == n) && (!weights || weights->size() == n),
+            "columns must be [N]");
+    return {users.data(), items.data(), data_or_null(values), data_or_null(weights), n, first_seq};
 }
 
-Array<int64_t> ordinals(const Catalogue& c, const Array<int64_t>& ids) {
-    std::vector<uint32_t> found(static_cast<size_t>(ids.size()));
-    const int64_t* id = ids.data();
-    {
-        py::gil_scoped_release nogil;
-        c.find_shared(id, std::ssize(found), found.data());
-    }
-    Array<int64_t> out(static_cast<py::ssize_t>(found.size()));
-    std::transform(found.begin(), found.end(), out.mutable_data(),
-                   [](uint32_t o) { return o == Catalogue::kNone ? int64_t{-1} : int64_t{o}; });
-    return out;
-}
-
-py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
-    const int64_t n = ordinals.size(), shown = c.size();
-    Array<float> vectors({n, c.dim()}), biases(n);
-    const int64_t* o = ordinals.data();
-    float *vector = vectors.mutable_data(), *bias = biases.mutable_data();
-    {
-        py::gil_scoped_release nogil;
-        for (int64_t i = 0; i < n; ++i) {
-            require(o[i] >= 0 && o[i] < shown, "ordinal out of range");
-            c.read(o[i], vector + i * c.dim(), bias + i);
-        }
-    }
-    return py::make_tuple(vectors, biases);
-}
-
-py::tuple topk(const Catalogue& c, const Array<float>& queries, int64_t k, const MaybeArray<int64_t>& exclude,
-               const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
-               const MaybeArray<int64_t>& include_offsets, int threads) {
-    require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
-    require(k > 0 && k <= INT32_MAX, "k out of range");
-    require_lists(exclude, exclude_offsets, queries.shape(0));
-    require_lists(include, include_offsets, queries.shape(0), c.size());
-    const int64_t Q = queries.shape(0), shown = c.size();
-    Array<int64_t> ids({Q, k}), counts(Q);
-    Array<float> scores({Q, k});
-    const TopkTask task{
-        .queries = queries.data(),
-        .n_queries = Q,
-        .query_stride = c.dim(),
-        .dim = c.dim(),
-        .n_items = shown,
-        .k = k,
-        .exclude = {data_or_null(exclude), data_or_null(exclude_offsets)},
-        .include = {data_or_null(include), data_or_null(include_offsets)},
-        .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, shown, first, found); },
-        .ids = ids.mutable_data(),
-        .scores = scores.mutable_data(),
-        .counts = counts.mutable_data()};
-    {
-        py::gil_scoped_release nogil;
-        score_topk(task, threads);
-    }
-    return py::make_tuple(ids, scores, counts);
-}
-
-void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim, int64_t limit) {
-    require(dim == c.dim() && limit >= 0 && limit <= c.room(), "another dim, or more items than were reserved");
-    require(reinterpret_cast<uintptr_t>(rows.data()) % alignof(float) == 0, "rows must be aligned as floats are");
-    const RowLayout layout(dim);
-    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
-            "rows must be [n, stored_bytes]");
-    py::gil_scoped_release nogil;
-    constexpr int64_t kAhead = 16;
-    for (int64_t i = 0; i < ids.size(); ++i) {
-        if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
-        const std::byte* stored = bytes_of(rows) + i * layout.stored_bytes;
-        uint64_t ordinal;
-        std::memcpy(&ordinal, stored + layout.meta_offset + 16, 8);
-        if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
-        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
-    }
-}
-
-bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim) {
-    require(dim == c.dim(), "another dim");
-    const RowLayout layout(dim);
-    require(rows.ndim() == 2 && rows.shape(0) == ids.size() && rows.shape(1) == layout.stored_bytes,
-            "rows must be [n, stored_bytes]");
-    py::gil_scoped_release nogil;
-    std::vector<std::pair<uint64_t, int64_t>> order(static_cast<size_t>(ids.size()));
-    for (int64_t i = 0; i < ids.size(); ++i) {
-        auto& [ordinal, at] = order[static_cast<size_t>(i)];
-        std::memcpy(&ordinal, bytes_of(rows) + i * layout.stored_bytes + layout.meta_offset + 16, 8);
-        at = i;
-    }
-    std::sort(order.begin(), order.end());
-    std::vector<float> row(static_cast<size_t>(dim + 1));
-    for (const auto& [ordinal, i] : order) {
-        std::memcpy(row.data(), bytes_of(rows) + i * layout.stored_bytes, row.size() * 4);
-        if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
-    }
-    c.show_all();
-    return true;
-}
-
-RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& weights,
-                uint64_t first_seq) {
-    require(users.size() == items.size() && (!weights || weights->size() == users.size()),
-            "users, items and weights must be [N]");
-    return {users.data(), items.data(), data_or_null(weights), users.size(), first_seq};
+Optimizer optimizer_of(int optimizer) {
+    require(optimizer >= 0 && optimizer < kOptimizers, "no such optimizer");
+    return static_cast<Optimizer>(optimizer);
 }
 
 }  // namespace
@@ -241,36 +150,66 @@ void bind_tables(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
 
     m.def(
-        "stored_bytes", [](int64_t dim) { return RowLayout(checked_dim(dim)).stored_bytes; }, py::arg("dim"),
-        "Bytes of one row in LMDB.");
+        "stored_bytes",
+        [](int64_t dim, int optimizer) { return RowLayout(checked_dim(dim), optimizer_of(optimizer)).stored_bytes; },
+        py::arg("dim"), py::arg("optimizer"), "Bytes of one row in LMDB.");
     m.def(
-        "row_bytes", [](int64_t dim) { return RowLayout(checked_dim(dim)).stride + Warm::kOverheadBytes; },
-        py::arg("dim"), "RAM of one warm row, with its share of the index and the bookkeeping.");
+        "row_bytes",
+        [](int64_t dim, int optimizer) {
+            return RowLayout(checked_dim(dim), optimizer_of(optimizer)).stride + Warm::kOverheadBytes;
+        },
+        py::arg("dim"), py::arg("optimizer"), "RAM of one warm row, with its share of the index and the bookkeeping.");
+    m.def(
+        "base_score",
+        [](int loss, double value_sum, double value_weight) {
+            require(loss >= 0 && loss < kLosses, "no such loss");
+            return base_score(static_cast<Loss>(loss), value_sum, value_weight);
+        },
+        py::arg("loss"), py::arg("value_sum"), py::arg("value_weight"),
+        "The score of a pair of which nothing is known.");
     py::class_<Warm>(m, "Warm")
-        .def(py::init([](int64_t dim, int64_t capacity, bool ordinals) {
+        .def(py::init([](int64_t dim, int optimizer, int64_t capacity, bool ordinals) {
                  require(capacity > 0 && capacity < Warm::kNone, "capacity out of range");
-                 return std::make_unique<Warm>(checked_dim(dim), capacity, ordinals);
+                 return std::make_unique<Warm>(checked_dim(dim), optimizer_of(optimizer), capacity, ordinals);
              }),
-             py::arg("dim"), py::arg("capacity"), py::arg("ordinals"))
+             py::arg("dim"), py::arg("optimizer"), py::arg("capacity"), py::arg("ordinals"))
         .def("peek", &peek, fixed("ids"))
         .def("fill", &fill, fixed("ids"), fixed("rows"))
-        .def("freeze", &Warm::freeze)
+        .def("freeze", &Warm::freeze, py::call_guard<py::gil_scoped_release>())
         .def("sort_frozen", &Warm::sort_frozen_count, py::call_guard<py::gil_scoped_release>())
         .def("collect", &collect, py::arg("start"), py::arg("n"))
         .def("thaw", &Warm::thaw, py::arg("committed"), py::call_guard<py::gil_scoped_release>())
-        .def("resident",
-             [](Warm& w) {
-                 std::vector<int64_t> ids;
-                 {
-                     py::gil_scoped_release nogil;
-                     w.resident(&ids);
-                     std::sort(ids.begin(), ids.end());
-                 }
-                 return to_array(ids);
-             })
+        .def("resident", [](Warm& w) { return sorted_ids([&](auto* ids) { w.resident(ids); }); })
+        .def(
+            "untouched_since",
+            [](Warm& w, uint64_t seq) { return sorted_ids([&](auto* ids) { w.untouched_since(seq, ids); }); },
+            py::arg("seq"))
+        .def(
+            "remove",
+            [](Warm& w, const Array<int64_t>& ids) {
+                py::gil_scoped_release nogil;
+                w.remove(ids.data(), ids.size());
+            },
+            fixed("ids"))
+        .def("bring", &bring, fixed("ids"))
+        .def(
+            "name",
+            [](Warm& w, const Array<int64_t>& ids, const Array<int64_t>& seqs) {
+                require(ids.size() == seqs.size(), "ids and seqs must be [N]");
+                py::gil_scoped_release nogil;
+                for (int64_t i = 0; i < ids.size(); ++i) {
+                    const uint32_t slot = w.find(ids.data()[i]);
+                    require(slot != Warm::kNone, "a row that is not here");
+                    w.name(slot, static_cast<uint64_t>(seqs.data()[i]));
+                }
+            },
+            fixed("ids"), fixed("seqs"), "The rows, which are here, were named by events.")
+        .def("unpin", &Warm::unpin_all)
         .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
+        .def_property_readonly("seq_offset", [](const Warm& w) { return w.layout().meta_offset; })
         .def_property_readonly("row_bytes", [](const Warm& w) { return w.layout().stride; })
-        .def_property_readonly("kept_bytes", &Warm::kept_bytes)
+        .def_property_readonly("kept_bytes",
+                               py::cpp_function(&Warm::kept_bytes, py::call_guard<py::gil_scoped_release>()))
         .def_property_readonly("bytes", &Warm::bytes)
         .def_property_readonly("dirty", &Warm::dirty)
         .def_property_readonly("capacity", &Warm::capacity)
@@ -278,6 +217,20 @@ void bind_tables(py::module_& m) {
         .def_property_readonly("crowded", &Warm::crowded)
         .def("__len__", &Warm::size)
         .def_property_readonly("total", [](const Warm& w) { return w.total.load(); });
+
+    m.attr("SKETCH_BYTES") = Sightings::kRows * Sightings::kWidth;
+    py::class_<Sightings>(m, "Sightings")
+        .def(py::init<>())
+        .def("admit", &admit, py::arg("seed"), fixed("users"), fixed("items"), fixed("users_known"),
+             fixed("items_known"), py::arg("after"), "Which events are learned, bool [N].")
+        .def("halve", &Sightings::halve)
+        .def_property(
+            "cells", [](const Sightings& s) { return to_array(s.cells); },
+            [](Sightings& s, const py::bytes& saved) {
+                const std::string_view raw(saved);
+                require(raw.size() == Sightings::kRows * Sightings::kWidth, "not the sketch");
+                s.cells.assign(raw.begin(), raw.end());
+            });
 
     py::class_<History>(m, "History")
         .def(py::init<Warm&, int64_t>(), py::arg("users"), py::arg("budget_bytes"), py::keep_alive<1, 2>())
@@ -299,6 +252,14 @@ void bind_tables(py::module_& m) {
         .def(
             "entries", [](History& h, Warm& users, int64_t user) { return entries(users, h, user); }, py::arg("users"),
             py::arg("user"))
+        .def(
+            "forget",
+            [](History& h, const Array<int64_t>& items) {
+                const std::vector<int64_t> copy(items.data(), items.data() + items.size());
+                py::gil_scoped_release nogil;
+                h.forget(copy);
+            },
+            fixed("items"))
         .def("freeze", &History::freeze)
         .def(
             "collect",
@@ -313,49 +274,26 @@ void bind_tables(py::module_& m) {
             py::arg("users"), py::arg("committed"), py::call_guard<py::gil_scoped_release>())
         .def_property_readonly("bytes", &History::bytes);
 
-    py::class_<Catalogue>(m, "Catalogue")
-        .def(py::init([](int64_t dim) { return std::make_unique<Catalogue>(checked_dim(dim)); }), py::arg("dim"))
-        .def("ordinals", &ordinals, fixed("ids"))
-        .def("read", &read_items, fixed("ordinals"))
-        .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
-        .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
-        .def(
-            "restored",
-            [](Catalogue& c, int64_t n) {
-                require(n >= 0 && n < Catalogue::kNone, "n out of range");
-                return c.restored(n);
-            },
-            py::arg("n"))
-        .def(
-            "reserve_for",
-            [](Catalogue& c, int64_t n) {
-                require(!c.restoring() && n >= 0 && n < Catalogue::kNone, "n out of range, or asked for before");
-                c.reserve_for(n);
-            },
-            py::arg("n"))
-        .def("follow", &follow, fixed("ids"), fixed("rows"), py::arg("dim"))
-        .def("topk", &topk, fixed("queries"), py::arg("k"), fixed("exclude").none(true),
-             fixed("exclude_offsets").none(true), fixed("include").none(true), fixed("include_offsets").none(true),
-             py::arg("threads"))
-        .def_property_readonly("bytes", &Catalogue::bytes)
-        .def("__len__", &Catalogue::size);
-
     py::class_<LearnSettings>(m, "LearnSettings")
-        .def(py::init([](int loss, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
-                 require(loss == 0 || loss == 1, "loss must be 0 or 1");
-                 require(batch_size > 0 && negatives > 0, "batch_size and negatives must be positive");
-                 require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
-                 return LearnSettings{static_cast<Loss>(loss), lr, l2, negatives, batch_size, seed};
-             }),
-             py::arg("loss"), py::arg("lr"), py::arg("l2"), py::arg("negatives"), py::arg("batch_size"),
-             py::arg("seed"))
+        .def(py::init(
+                 [](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
+                     require(loss >= 0 && loss < kLosses, "no such loss");
+                     const auto kind = static_cast<Loss>(loss);
+                     require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
+                             "batch_size must be positive, and negatives for losses that have them");
+                     require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
+                     return LearnSettings{kind, optimizer_of(optimizer), lr, l2, negatives, batch_size, seed};
+                 }),
+             py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("l2"), py::arg("negatives"),
+             py::arg("batch_size"), py::arg("seed"))
         .def_property_readonly("users_needed", &Learner::users_needed)
         .def_property_readonly("items_needed", &Learner::items_needed);
 
     py::class_<Learner>(m, "Learner")
         .def(py::init([](Warm& users, Warm& items, Catalogue& catalogue, History& history) {
                  require(items.ordinals() && &users != &items && &users == &history.users() &&
-                             users.layout().dim == catalogue.dim() && items.layout().dim == catalogue.dim(),
+                             users.layout().dim == catalogue.dim() && items.layout().dim == catalogue.dim() &&
+                             users.layout().meta_offset == items.layout().meta_offset,
                          "tables that do not belong together");
                  return std::make_unique<Learner>(users, items, catalogue, history);
              }),
@@ -365,8 +303,9 @@ void bind_tables(py::module_& m) {
             "plan",
             [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
                const MaybeArray<float>& weights, uint64_t first_seq, int64_t from) {
-                require(from >= 0 && from < users.size(), "start out of range");
-                const RecordView r = view(users, items, weights, first_seq);
+                require(from >= 0 && from < users.size(), "start must be an event");
+                require(l.fits(s.optimizer), "rows of another optimizer");
+                const RecordView r = view(users, items, {}, weights, first_seq);
                 py::gil_scoped_release nogil;
                 return static_cast<int>(l.plan(s, r, from));
             },
@@ -374,12 +313,21 @@ void bind_tables(py::module_& m) {
             py::arg("start"), "0: ready; 1: missing rows must be delivered; 2: an epoch must end first.")
         .def_property_readonly("missing_users", [](const Learner& l) { return ids_of(l.users(), l.missing_users); })
         .def_property_readonly("missing_items", [](const Learner& l) { return ids_of(l.items(), l.missing_items); })
+        .def(
+            "removed",
+            [](Learner& l, int64_t users, int64_t items) {
+                require(users >= 0 && users <= l.learned_users && items >= 0 && items <= l.learned_items,
+                        "more rows than there are");
+                l.removed(users, items);
+            },
+            py::arg("users"), py::arg("items"))
         .def("delivered", &Learner::delivered, "What was missing has come. Users that did not are new; items: False.")
         .def(
             "learn",
             [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
-               const MaybeArray<float>& weights, uint64_t first_seq) {
-                const RecordView r = view(users, items, weights, first_seq);
+               const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq) {
+                require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
+                const RecordView r = view(users, items, values, weights, first_seq);
                 require(l.planned(s, r), "not what was planned");
                 Learned out;
                 {
@@ -389,12 +337,25 @@ void bind_tables(py::module_& m) {
                 return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm,
                                       out.cold);
             },
-            py::arg("settings"), fixed("users"), fixed("items"), fixed("weights").none(true), py::arg("first_seq"))
+            py::arg("settings"), fixed("users"), fixed("items"), fixed("values").none(true),
+            fixed("weights").none(true), py::arg("first_seq"))
+        .def_property(
+            "value_sums",
+            [](const Learner& l) {
+                std::lock_guard lock(l.users().mutex());
+                return std::pair(l.value_sum, l.value_weight);
+            },
+            [](Learner& l, std::pair<double, double> sums) { std::tie(l.value_sum, l.value_weight) = sums; })
         .def_property(
             "mean",
             [](const Learner& l) {
-                std::lock_guard lock(l.users().mutex());
-                return to_array(l.mean);
+                std::vector<float> mean;
+                {
+                    py::gil_scoped_release nogil;
+                    std::lock_guard lock(l.users().mutex());
+                    mean = l.mean;
+                }
+                return to_array(mean);
             },
             [](Learner& l, const Array<float>& mean) {
                 require(mean.size() == std::ssize(l.mean), "mean must be [dim]");

@@ -1,6 +1,7 @@
 #include "catalogue.h"
 
 #include <algorithm>
+#include <functional>
 
 #include "seqlock.h"
 
@@ -42,13 +43,110 @@ void Catalogue::reach(int64_t ordinal) {
     bytes_ += static_cast<int64_t>(c->memory.bytes());
 }
 
+// The lowest ordinal without an item.
+uint32_t Catalogue::lowest_free() {
+    while (!free_.empty()) {
+        std::pop_heap(free_.begin(), free_.end(), std::greater<>());
+        const uint32_t o = free_.back();
+        free_.pop_back();
+        if (o < reserved_ && !state(o).load(std::memory_order_relaxed)) return o;
+    }
+    return static_cast<uint32_t>(reserved_++);
+}
+
 uint32_t Catalogue::reserve(int64_t id) {
-    const auto ordinal = static_cast<uint32_t>(reserved_++);
+    if (removed_) wait_for_pins();
+    const uint32_t ordinal = lowest_free();
     reach(ordinal);
+    state(ordinal).store(kTaken, std::memory_order_relaxed);
+    pending_.push_back(ordinal);
     chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
-    std::lock_guard lock(index_mutex_);
-    index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
+    index(id, ordinal);
     return ordinal;
+}
+
+void Catalogue::show_all() {
+    // Who looked up filters must not meet an item that they could not find: first it can be found, and when all that
+    // looked before have gone, it is ranked.
+    bool again = false;
+    for (const uint32_t o : pending_) {
+        if (o >= most()) continue;
+        state(o).store(kFound, std::memory_order_release);
+        again = true;
+    }
+    if (again) {
+        moves_.fetch_add(1, std::memory_order_release);
+        wait_for_pins();
+    }
+    for (const uint32_t o : pending_) {
+        if (o < size()) --gaps_;
+        const bool hide = !hidden_.empty() && hidden_.contains(id(o));
+        state(o).store(hide ? kShown | kHidden : kShown, std::memory_order_release);
+    }
+    pending_.clear();
+    most_.store(std::max(most(), reserved_), std::memory_order_release);
+    shown_.store(reserved_, std::memory_order_release);
+}
+
+void Catalogue::remove(uint32_t ordinal) {
+    {
+        std::lock_guard lock(index_mutex_);
+        index_.erase(id(ordinal), [this](uint32_t o) { return this->id(o); });
+    }
+    state(ordinal).store(0, std::memory_order_release);
+    moves_.fetch_add(1, std::memory_order_release);
+    free_.push_back(ordinal);
+    std::push_heap(free_.begin(), free_.end(), std::greater<>());
+    removed_ = true;
+    ++gaps_;
+    while (reserved_ > 0 && !state(reserved_ - 1).load(std::memory_order_relaxed)) --reserved_, --gaps_;
+    shown_.store(reserved_, std::memory_order_release);
+}
+
+void Catalogue::hide(int64_t id) {
+    hidden_.insert(id);
+    const uint32_t o = find(id);
+    if (o != kNone) state(o).fetch_or(kHidden, std::memory_order_release);
+}
+
+void Catalogue::unhide(int64_t id) {
+    hidden_.erase(id);
+    const uint32_t o = find(id);
+    if (o != kNone) state(o).fetch_and(static_cast<uint8_t>(~kHidden), std::memory_order_release);
+}
+
+// Pins are counted by phase. Who changed the phase waits until the old one's count is 0: those that come later are
+// counted in the new one, and see the removals from before.
+int Catalogue::enter() {
+    for (;;) {
+        const int phase = phase_.load();
+        pins_[static_cast<size_t>(phase)].fetch_add(1);
+        if (phase_.load() == phase) return phase;
+        leave(phase);
+    }
+}
+
+void Catalogue::leave(int phase) {
+    auto& pins = pins_[static_cast<size_t>(phase)];
+    if (pins.fetch_sub(1) == 1) pins.notify_all();
+}
+
+void Catalogue::wait_for_pins() {
+    const int phase = phase_.load();
+    phase_.store(phase ^ 1);
+    auto& pins = pins_[static_cast<size_t>(phase)];
+    for (int64_t n = pins.load(); n; n = pins.load()) pins.wait(n);
+    removed_ = false;
+}
+
+void Catalogue::index(int64_t id, uint32_t ordinal) {
+    if (index_.full()) {
+        IdIndex larger = index_.grown(index_.size() + 1, [this](uint32_t o) { return this->id(o); });
+        std::lock_guard lock(index_mutex_);  // readers wait for the swap alone
+        index_.swap(larger);
+    }
+    std::lock_guard lock(index_mutex_);
+    index_.insert(id, ordinal);
 }
 
 void Catalogue::write(uint32_t ordinal, const float* row, bool streamed) {
@@ -82,30 +180,34 @@ void Catalogue::publish(const uint32_t* ordinals, const float* const* rows, int6
 
 void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row) {
     reach(ordinal);
+    if (state(ordinal).load(std::memory_order_relaxed)) return;
     chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
-    if (seen_[ordinal]) return;
-    seen_[ordinal] = true;
-    ++restored_;
-    index_.insert(id, ordinal, [this](uint32_t o) { return this->id(o); });
+    state(ordinal).store(kTaken, std::memory_order_relaxed);
+    pending_.push_back(ordinal);
+    reserved_ = std::max<int64_t>(reserved_, ordinal + 1);
+    index(id, ordinal);
     write(ordinal, row, false);
 }
 
-void Catalogue::reserve_for(int64_t n) {
-    index_.reserve(n, [this](uint32_t o) { return this->id(o); });
-    seen_.resize(static_cast<size_t>(n));
-    for (int64_t ordinal = 0; ordinal < n; ordinal += kItems) reach(ordinal);
+void Catalogue::reserve_for(int64_t n, int64_t end) {
+    IdIndex larger = index_.grown(n, [this](uint32_t o) { return this->id(o); });
+    index_.swap(larger);
+    if (end > 4 * n + kItems) return;  // mostly gaps
+    for (int64_t ordinal = 0; ordinal < end; ordinal += kItems) reach(ordinal);
     // Finding the memory takes about as long as filling it, so one thread does the one while another does the other.
-    populating_ = std::thread([this, n] {
-        for (int64_t ordinal = 0; ordinal < n; ordinal += kItems) chunk(ordinal).memory.populate();
+    populating_ = std::thread([this, end] {
+        for (int64_t ordinal = 0; ordinal < end; ordinal += kItems) chunk(ordinal).memory.populate();
     });
 }
 
-bool Catalogue::restored(int64_t n) {
+bool Catalogue::restored(int64_t n, int64_t end) {
     if (populating_.joinable()) populating_.join();
-    const bool whole = restored_ == n;
-    seen_ = {};
-    reserved_ = n;
+    const bool whole = std::ssize(pending_) == n && reserved_ == end;
     show_all();
+    for (int64_t o = 0; o < reserved_; ++o)
+        if (chunks_[static_cast<size_t>(o >> kShift)] == nullptr || !state(o).load(std::memory_order_relaxed))
+            reach(o), free_.push_back(static_cast<uint32_t>(o));  // rising: a heap
+    gaps_ = std::ssize(free_);
     return whole;
 }
 
@@ -113,7 +215,7 @@ bool Catalogue::follow(uint64_t ordinal, int64_t id, const float* row) {
     const auto at = static_cast<uint32_t>(ordinal);
     const auto known = static_cast<uint64_t>(reserved_);
     if (ordinal > known || find(id) != (ordinal < known ? at : kNone)) return false;
-    if (ordinal == known) reserve(id);
+    if (ordinal == known && (gaps_ || reserve(id) != at)) return false;
     publish(&at, &row, 1);
     return true;
 }
@@ -124,7 +226,7 @@ void Catalogue::find_shared(const int64_t* ids, int64_t n, uint32_t* ordinals) c
         std::lock_guard lock(index_mutex_);
         for (int64_t i = start; i < std::min(n, start + 1024); ++i) {
             const uint32_t o = find(ids[i]);
-            ordinals[i] = o != kNone && o < shown ? o : kNone;
+            ordinals[i] = o != kNone && o < shown && state(o).load(std::memory_order_acquire) & ~kTaken ? o : kNone;
         }
     }
 }
@@ -133,7 +235,7 @@ void Catalogue::read(int64_t ordinal, float* vector, float* bias) const {
     const Chunk& c = chunk(ordinal);
     const int64_t at = ordinal & (kItems - 1);
     const auto& version = c.versions[static_cast<size_t>(at / kItemsPerVersion)];
-    for (;;) {
+    for (int64_t looks = 0;; wait_for_writer(&looks)) {
         const uint32_t before = version.load(std::memory_order_acquire);
         if (before & 1) continue;
         {

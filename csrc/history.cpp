@@ -2,8 +2,16 @@
 
 #include <stdexcept>
 
+void History::admitted(uint32_t slot) {
+    pool_.prepare();
+    if (slot < blocks_.size()) return;
+    HugeVector<Block*> grown(std::max<size_t>({1024, slot + size_t{1}, blocks_.size() * 3 / 2}), nullptr);
+    std::copy(blocks_.begin(), blocks_.end(), grown.begin());
+    std::lock_guard lock(users_.mutex());  // readers wait for the swap alone
+    blocks_.swap(grown);
+}
+
 void History::append(uint32_t slot, HistoryEntry e) {
-    if (blocks_.size() <= slot) blocks_.resize(std::max<size_t>(slot + 1, blocks_.size() * 3 / 2), nullptr);
     Block*& b = blocks_[slot];
     if (!b || b->n == capacity(b->size)) {
         const int size = b ? b->size + 1 : 0;
@@ -39,6 +47,26 @@ void History::add(uint32_t slot, int64_t item, uint64_t seq) {
     b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | (1u << (at / kChunk)));
 }
 
+void History::forget(const std::vector<int64_t>& items) {
+    for (uint32_t slot = 0; slot < blocks_.size(); ++slot) {
+        Block* b = blocks_[slot];
+        const auto gone = [&](const HistoryEntry& e) { return std::binary_search(items.begin(), items.end(), e.item); };
+        if (!b || std::none_of(b->entries, b->entries + b->n, gone)) continue;
+        std::lock_guard lock(users_.mutex());
+        users_.touch(slot);
+        // The last entry takes the place of one that goes: chunks stay full but for the last.
+        for (int64_t at = 0; at < b->n;) {
+            if (!gone(b->entries[at])) {
+                ++at;
+                continue;
+            }
+            b->entries[at] = b->entries[--b->n];
+            const unsigned changed = 1u << (at / kChunk) | 1u << (b->n / kChunk);
+            b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | changed);
+        }
+    }
+}
+
 void History::load(uint32_t slot, const HistoryEntry* entries, int64_t n) {
     std::lock_guard lock(users_.mutex());
     const Block* b = block(slot);
@@ -57,7 +85,7 @@ void History::copy_chunks(uint32_t slot, uint16_t mask, std::vector<Chunk>* out)
     for (int64_t c = 0; c < kMost / kChunk; ++c) {
         if (!(mask >> c & 1)) continue;
         const HistoryEntry* from = b->entries + c * kChunk;
-        const int64_t n = std::min<int64_t>(kChunk, b->n - c * kChunk);
+        const int64_t n = std::clamp<int64_t>(b->n - c * kChunk, 0, kChunk);  // 0: what it had was forgotten
         out->push_back({users_.meta(slot).id, static_cast<uint8_t>(c), std::vector<HistoryEntry>(from, from + n)});
     }
 }

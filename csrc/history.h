@@ -31,7 +31,8 @@ class BlockPool {
             return block;
         }
         if (left_ < bytes_of(size)) {
-            chunks_.push_back(std::make_unique<Pages>(kChunkBytes));
+            prepare();
+            chunks_.push_back(std::move(spare_));
             next_ = chunks_.back()->data();
             left_ = kChunkBytes;
         }
@@ -44,10 +45,17 @@ class BlockPool {
         free_[size].push_back(block);
         poison(block, static_cast<size_t>(bytes_of(size)));
     }
+    // Has a chunk at hand, and its memory from the kernel, before a lock is taken.
+    void prepare() {
+        if (spare_) return;
+        spare_ = std::make_unique<Pages>(kChunkBytes);
+        *spare_->data() = std::byte{0};
+    }
 
   private:
     static constexpr int64_t kChunkBytes = int64_t{2} << 20;
     std::vector<std::unique_ptr<Pages>> chunks_;
+    std::unique_ptr<Pages> spare_;
     std::vector<void*> free_[kSizes];
     std::byte* next_ = nullptr;
     int64_t left_ = 0;
@@ -74,6 +82,8 @@ class History final : public Attachment {
     void prefetch_last(uint32_t slot) const {
         if (const Block* b = block(slot); b && b->n > 3) __builtin_prefetch(&b->entries[b->n]);
     }
+    // Takes items, rising, out of the histories of all users in RAM. Between records, while no epoch runs.
+    void forget(const std::vector<int64_t>& items);
     // The entries of one user as they are, in no order of time. Caller holds the lock.
     std::pair<const HistoryEntry*, int64_t> entries(uint32_t slot) const;
 
@@ -88,6 +98,7 @@ class History final : public Attachment {
     void collect(uint32_t slot, std::vector<Chunk>* out);
     void thaw(const std::vector<uint32_t>& frozen, bool committed);
 
+    void admitted(uint32_t slot) override;
     void keep_frozen(uint32_t slot) override;
     void freed(uint32_t slot) override;
     bool over_budget() const override { return bytes() > budget_; }

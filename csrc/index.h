@@ -5,6 +5,7 @@
 #pragma once
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "huge.h"
 #include "mix.h"
@@ -31,17 +32,25 @@ class IdIndex {
             if (!b.full()) return kNone;
         }
     }
-    // Makes room for n ids in all, so that adding them does not grow the index on the way.
+    bool full() const { return (size_ + 1) * 8 > buckets_.size() * kNumbers * 7; }
+    // The same ids with room for n in all. Takes long when they are many: an owner with readers makes it beside them,
+    // and swaps it in under their lock.
     template <class IdOf>
-    void reserve(int64_t n, IdOf id_of) {
+    IdIndex grown(int64_t n, IdOf id_of) const {
         size_t buckets = buckets_.size();
         while (static_cast<size_t>(n) * 8 > buckets * kNumbers * 7) buckets *= 2;
-        if (buckets != buckets_.size()) rebuild(buckets, id_of);
+        IdIndex larger(buckets);
+        for (const Bucket& b : buckets_)
+            for (int i = 0; i < b.count(); ++i) larger.place(larger.hash(id_of(b.numbers[i])), b.numbers[i]);
+        larger.size_ = size_;
+        return larger;
     }
-    // The id must not be there yet.
-    template <class IdOf>
-    void insert(int64_t id, uint32_t number, IdOf id_of) {
-        reserve(static_cast<int64_t>(size_ + 1), id_of);
+    void swap(IdIndex& other) {
+        buckets_.swap(other.buckets_);
+        std::swap(size_, other.size_);
+    }
+    // The id must not be there yet, and the index not full.
+    void insert(int64_t id, uint32_t number) {
         place(hash(id), number);
         ++size_;
     }
@@ -139,13 +148,7 @@ class IdIndex {
         while (buckets_[at].full()) at = next(at);
         buckets_[at].add(h.tag, number);
     }
-    template <class IdOf>
-    void rebuild(size_t buckets, IdOf id_of) {
-        HugeVector<Bucket> old(buckets);
-        old.swap(buckets_);
-        for (const Bucket& b : old)
-            for (int i = 0; i < b.count(); ++i) place(hash(id_of(b.numbers[i])), b.numbers[i]);
-    }
+    explicit IdIndex(size_t buckets) : buckets_(buckets) {}
 
     HugeVector<Bucket> buckets_;
     size_t size_ = 0;

@@ -1,5 +1,6 @@
 // The kernels for AVX2 + FMA. The standard headers come before the pragma: a library function that was compiled for
 // AVX2 here could otherwise be the copy that the linker keeps for the whole program.
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <cstdint>

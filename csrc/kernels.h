@@ -3,20 +3,34 @@
 // Each instruction set fills one `Kernels` table (isa_*.cpp) from the same source, kernels_impl.h. All tables give the
 // same bits: sixteen accumulators, one fixed tree, fma only where it is written, no libm.
 //
-// A row is float[dim] vector, then bias, then the Adagrad sums of vector and bias; what follows is the table's.
+// A row is float[dim] vector, then bias, then the optimizer's state (optimizer.h); what follows is the table's.
 #pragma once
+#include <sched.h>
+
 #include <atomic>
 #include <cstdint>
 
 #include "groups.h"
+#include "optimizer.h"
+
+enum class Loss { softmax = 0, bpr = 1, logistic = 2, squared = 3 };
+
+inline constexpr int kLosses = 4;
+
+// Learns a value for each pair, instead of ranking the positive above negatives.
+inline bool is_pointwise(Loss loss) { return loss == Loss::logistic || loss == Loss::squared; }
 
 // One micro-batch before its update. Pointers to rows; a negative that is null is masked for every event.
+// softmax and bpr rank the positive against negatives. logistic and squared predict `values` by the score of the
+// positive plus the event's offset; they have no negatives.
 struct LossStep {
     int64_t events, negatives, dim;     // B, K, D
     const float* const* queries;        // [B] pooled user vectors, D floats each
     const float* const* positives;      // [B] item rows
     const float* const* negative_rows;  // softmax: [K], shared; bpr: [B, K]
     const float* weights;               // [B] or null for ones
+    const float* values;                // [B] logistic: 0 or 1; squared: ratings; else null
+    const float* offsets;               // [B] or null for zeros
     float* losses;                      // [B]
     float* query_grads;                 // [B, D] rows `grad_stride` apart
     int64_t grad_stride;
@@ -24,13 +38,15 @@ struct LossStep {
     float* negative_coefs;  // [B, K] dL/d score of each negative, 0 where masked (null, or the event's positive)
 };
 
-// What one optimizer step needs: term t adds coefs[t] * sources[t] to the gradient of its row.
+// What one optimizer step needs: term t adds coefs[t] * sources[t] to the gradient of its row's vector, and
+// bias_coefs[t] to that of its bias.
 struct UpdateStep {
+    Optimizer optimizer;
     int64_t dim;
     const float* const* sources;  // [terms]
     const float* coefs;           // [terms]
+    const float* bias_coefs;      // [terms], or null: biases stay as they are
     float lr, l2;
-    bool bias;  // does a term's coef count for the bias as well?
 };
 
 // Items to be scored: vectors [n, stride], biases [n]; `versions` has one counter for each 64 of them, odd while a
@@ -43,27 +59,39 @@ struct ScoreBlock {
 };
 
 inline constexpr int64_t kItemsPerVersion = 64;
-inline constexpr float kAdagradEps = 1e-8f;
+inline constexpr float kEps = 1e-8f;  // of Adagrad and Adam
+inline constexpr float kBeta1 = 0.9f, kBeta2 = 0.999f;
 inline constexpr int64_t kSegmentTerms = 64;
+
+// Between two looks at a version that is odd or has moved. A writer that was put to sleep inside needs this core.
+static inline void wait_for_writer(int64_t* looks) {
+    if (++*looks > 16) ::sched_yield();
+}
 
 struct Kernels {
     const char* name;
     // out[B, dim] = sum of weights * rows of each bag
     void (*pool_bag)(const float* const* rows, const float* weights, int64_t n, int64_t dim, float* out);
-    void (*softmax_grads)(const LossStep& step);
-    void (*bpr_grads)(const LossStep& step);
-    // One step of row-wise Adagrad on the rows of groups [from, to); rows[g] is the row of group g. Returns how many
-    // were left unchanged because something was not finite. `scratch` has 2 * dim rounded up to 16 floats.
+    void (*grads[kLosses])(const LossStep& step);  // by Loss
+    // One optimizer step on the rows of groups [from, to); rows[g] is the row of group g. Returns how many were left
+    // unchanged because something was not finite. `scratch` has 3 * dim rounded up to 16 floats.
     int64_t (*update_groups)(const UpdateStep& step, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                              float* scratch);
+    float (*ln)(float x);  // of finite x >= 1
     // mean += rate * (x - mean)
     void (*move_mean)(float* mean, const float* x, float rate, int64_t dim);
     // scores[i] = query . item i + bias i, for i in [from, to) with to - from <= 64 and one version
     void (*score_items)(const float* query, int64_t dim, const ScoreBlock& block, int64_t from, int64_t to,
                         float* scores);
+    // out = x / |x|, or zeros where x is all zeros; any finite x, for it is first scaled by a power of two
+    void (*unit)(const float* x, int64_t dim, float* out);
+    // As score_items, with scores[i] = the cosine of `query`, a unit vector, and item i, in [-1, 1]; 0 if either is
+    // zero
+    void (*cosine_items)(const float* query, int64_t dim, const ScoreBlock& block, int64_t from, int64_t to,
+                         float* scores);
     bool (*any_at_least)(const float* scores, int64_t n, float threshold);
 };
 
 const Kernels& kernels();              // the table in force
-bool select_kernels(const char* isa);  // "avx2" or "portable"; false where this CPU lacks it
+bool select_kernels(const char* isa);  // "avx512", "avx2" or "portable"; false where this CPU lacks it
 bool kernels_available(const char* isa);

@@ -1,5 +1,6 @@
-// The kernels, once, over the V16 of the including file: it defines ISA (avx2, portable) and includes the lanes first.
-// Everything is in an unnamed namespace: a function compiled for one instruction set must never serve another.
+// The kernels, once, over the V16 of the including file: it defines ISA (avx512, avx2, portable) and includes the lanes
+// first. Everything is in an unnamed namespace: a function compiled for one instruction set must never serve another.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels.h"
@@ -50,6 +51,15 @@ inline float log1(float x) {
     float out[16];
     store(out, log16(set1(x)));
     return out[0];
+}
+
+// sigmoid(-x), and in *loss -ln sigmoid(x), from e^-|x|, which cannot overflow.
+inline V16 miss16(V16 x, V16* loss) {
+    const V16 zero = set1(0.0f), one = set1(1.0f);
+    const V16 minus = sub(zero, x);
+    const V16 e = exp16(select_less(x, zero, x, minus));
+    *loss = add(log16(add(one, e)), select_less(x, zero, minus, zero));
+    return div(select_less(x, zero, one, e), add(one, e));
 }
 
 // The kernels that matter are templates over the dim, 0 for one that is known at run time only: with the usual ones
@@ -211,17 +221,11 @@ void bpr_grads_dim(const LossStep& s) {
         const float weight = s.weights ? s.weights[b] : 1.0f;
         const float share = live ? weight / static_cast<float>(live) : 0.0f;
         V16 loss16 = set1(0.0f), total16 = set1(0.0f);
-        const V16 zero = set1(0.0f), one = set1(1.0f);
         for (int64_t k = 0; k < K; k += 16) {
-            // sigmoid(-x) and -ln sigmoid(x) from e^-|x|, which cannot overflow
             float keep[16];
             for (int i = 0; i < 16; ++i) keep[i] = k + i < K && rows[k + i] && rows[k + i] != positive ? share : 0.0f;
-            const V16 x = load(coefs + k, K - k);
-            const V16 minus = sub(zero, x);
-            const V16 e = exp16(select_less(x, zero, x, minus));
-            const V16 down = div(select_less(x, zero, one, e), add(one, e));
-            const V16 grad = mul(down, load(keep));
-            const V16 loss = add(log16(add(one, e)), select_less(x, zero, minus, zero));
+            V16 loss;
+            const V16 grad = mul(miss16(load(coefs + k, K - k), &loss), load(keep));
             loss16 = fma(loss, load(keep), loss16);
             total16 = add(total16, grad);
             store(coefs + k, grad, K - k);
@@ -236,96 +240,6 @@ void bpr_grads_dim(const LossStep& s) {
 }
 
 void bpr_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s) }
-
-// The gradient of one group's vector into `grad`, of its bias as the result: segments of terms, each summed in order.
-template <int64_t kDim>
-inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, float* grad, float* part) {
-    const int64_t D = kDim ? kDim : s.dim;
-    uint32_t t = groups.head[static_cast<size_t>(g)];
-    if (groups.next[t] == Groups::kEnd) {
-        const V16 c = set1(s.coefs[t]);
-        for (int64_t d = 0; d < D; d += 16) store(grad + d, mul(c, load(s.sources[t] + d, D - d)), D - d);
-        return s.coefs[t];
-    }
-    float bias = 0.0f;
-    for (bool first = true; t != Groups::kEnd; first = false) {
-        const float* sources[kSegmentTerms];
-        float coefs[kSegmentTerms];
-        int64_t n = 0;
-        float bias_part = 0.0f;
-        for (; n < kSegmentTerms && t != Groups::kEnd; ++n, t = groups.next[t]) {
-            sources[n] = s.sources[t];
-            coefs[n] = s.coefs[t];
-            bias_part += coefs[n];
-        }
-        combine(sources, coefs, n, D, first ? grad : part);
-        if (!first)
-            for (int64_t d = 0; d < D; d += 16)
-                store(grad + d, add(load(grad + d, D - d), load(part + d, D - d)), D - d);
-        bias += bias_part;
-    }
-    return bias;
-}
-
-inline bool finite(float x) { return x - x == 0.0f; }
-
-template <int64_t kDim>
-int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
-                          float* scratch) {
-    const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
-    const float inverse_dim = 1.0f / static_cast<float>(D);
-    float* grad = scratch;
-    float* part = scratch + padded;
-    int64_t skipped = 0;
-    for (int64_t g = from; g < to; ++g) {
-        if (g + 6 < groups.size()) {
-            prefetch_row(rows[g + 6], D + 3);
-            prefetch_row(s.sources[groups.head[static_cast<size_t>(g + 6)]], D);
-        }
-        float* row = rows[g];
-        float bias_grad = sum_terms<kDim>(s, groups, g, grad, part);
-        V16 squares = set1(0.0f);
-        const V16 l2 = set1(s.l2);
-        for (int64_t d = 0; d < D; d += 16) {
-            const int64_t n = D - d;
-            V16 v = load(grad + d, n);
-            if (s.l2 != 0.0f) {
-                v = fma(l2, load(row + d, n), v);
-                store(grad + d, v, n);
-            }
-            squares = fma(v, v, squares);
-        }
-        const float state = row[D + 1] + sum(squares) * inverse_dim;
-        const float step = s.lr / (__builtin_sqrtf(state) + kAdagradEps);
-        float bias = row[D], bias_state = row[D + 2];
-        if (s.bias) {
-            if (s.l2 != 0.0f) bias_grad = bias_grad + s.l2 * bias;
-            bias_state = bias_state + bias_grad * bias_grad;
-            bias = bias - s.lr * bias_grad / (__builtin_sqrtf(bias_state) + kAdagradEps);
-        }
-        V16 check = set1(0.0f);
-        for (int64_t d = 0; d < D; d += 16) {
-            const int64_t n = D - d;
-            const V16 v = fma(set1(-step), load(grad + d, n), load(row + d, n));
-            check = fma(v, set1(0.0f), check);  // 0 unless something is infinite or NaN
-            store(grad + d, v, n);
-        }
-        if (!finite(sum(check)) || !finite(state) || !finite(bias) || !finite(bias_state)) {
-            ++skipped;
-            continue;
-        }
-        for (int64_t d = 0; d < D; d += 16) store(row + d, load(grad + d, D - d), D - d);
-        row[D] = bias;
-        row[D + 1] = state;
-        row[D + 2] = bias_state;
-    }
-    return skipped;
-}
-
-int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
-                      float* scratch) {
-    ROWTIDE_FOR_DIM(s.dim, update_groups_dim, s, groups, from, to, rows, scratch)
-}
 
 void move_mean(float* mean, const float* x, float rate, int64_t dim) {
     for (int64_t d = 0; d < dim; d += 16) {
@@ -352,19 +266,106 @@ void score_range(const float* query, int64_t dim, const ScoreBlock& b, int64_t f
     ROWTIDE_FOR_DIM(dim, score_range_dim, query, dim, b, from, to, scores)
 }
 
-void score_items(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
-    if (!b.versions) return score_range(query, dim, b, from, to, scores);
+// A power of two that brings the largest of x into [1, 4); 0 where x is all zeros.
+inline float scale_of(const float* x, int64_t dim) {
+    V16 top16 = set1(0.0f);
+    for (int64_t d = 0; d < dim; d += 16) {
+        const V16 v = load(x + d, dim - d);
+        top16 = max(max(v, sub(set1(0.0f), v)), top16);
+    }
+    float tops[16];
+    store(tops, top16);
+    float top = 0.0f;
+    for (float t : tops) top = t > top ? t : top;
+    if (top == 0.0f) return 0.0f;
+    const uint32_t exponent = __builtin_bit_cast(uint32_t, top) >> 23;
+    return __builtin_bit_cast(float, (exponent < 253 ? 254 - exponent : 1) << 23);
+}
+
+void unit(const float* x, int64_t dim, float* out) {
+    const V16 scale = set1(scale_of(x, dim));
+    V16 squares = set1(0.0f);
+    for (int64_t d = 0; d < dim; d += 16) {
+        const V16 v = mul(load(x + d, dim - d), scale);
+        store(out + d, v, dim - d);
+        squares = fma(v, v, squares);
+    }
+    const float square = sum(squares);
+    const V16 norm = set1(square == 0.0f ? 1.0f : __builtin_sqrtf(square));
+    for (int64_t d = 0; d < dim; d += 16) store(out + d, div(load(out + d, dim - d), norm), dim - d);
+}
+
+// Of an item whose squares over- or underflow: scaled first, which changes no other bit.
+inline float scaled_cosine(const float* query, const float* item, int64_t dim) {
+    const V16 scale = set1(scale_of(item, dim));
+    V16 dots = set1(0.0f), squares = dots;
+    for (int64_t d = 0; d < dim; d += 16) {
+        const V16 v = mul(load(item + d, dim - d), scale);
+        dots = fma(load(query + d, dim - d), v, dots);
+        squares = fma(v, v, squares);
+    }
+    const float square = sum(squares);
+    return square == 0.0f ? 0.0f : sum(dots) / __builtin_sqrtf(square);
+}
+
+// Dot product and squared norm in one pass over the item, so that both are of the same moment.
+template <int64_t kDim>
+void cosine_range_dim(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
+    constexpr int64_t kRun = 8;
+    const int64_t D = kDim ? kDim : dim;
+    for (int64_t i = from; i < to; i += kRun) {
+        const int64_t n = std::min(kRun, to - i);
+        V16 dots16[kRun], squares16[kRun];
+        for (int64_t j = 0; j < kRun; ++j) {
+            const float* item = b.vectors + (i + std::min(j, n - 1)) * b.stride;
+            V16 dot = set1(0.0f), square = dot;
+            for (int64_t d = 0; d < D; d += 16) {
+                const V16 v = load(item + d, D - d);
+                dot = fma(load(query + d, D - d), v, dot);
+                square = fma(v, v, square);
+            }
+            dots16[j] = dot;
+            squares16[j] = square;
+        }
+        float dots[kRun], squares[kRun];
+        sum8(dots16, dots);
+        sum8(squares16, squares);
+        for (int64_t j = 0; j < n; ++j) {
+            const bool plain = squares[j] > 0x1p-80f && squares[j] < 0x1p80f;
+            const float c =
+                plain ? dots[j] / __builtin_sqrtf(squares[j]) : scaled_cosine(query, b.vectors + (i + j) * b.stride, D);
+            scores[i + j - from] = c > 1.0f ? 1.0f : c < -1.0f ? -1.0f : c;
+        }
+    }
+}
+
+void cosine_range(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
+    ROWTIDE_FOR_DIM(dim, cosine_range_dim, query, dim, b, from, to, scores)
+}
+
+// Again, until no writer was inside meanwhile.
+template <class Range>
+inline void of_one_moment(const ScoreBlock& b, int64_t from, Range range) {
+    if (!b.versions) return range();
     const auto& version = b.versions[from / kItemsPerVersion];
-    for (;;) {
+    for (int64_t looks = 0;; wait_for_writer(&looks)) {
         const uint32_t before = version.load(std::memory_order_acquire);
         if (before & 1) continue;
         {
             const SeqlockRead read;
-            score_range(query, dim, b, from, to, scores);
+            range();
         }
         std::atomic_thread_fence(std::memory_order_acquire);
         if (version.load(std::memory_order_relaxed) == before) return;
     }
+}
+
+void score_items(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
+    of_one_moment(b, from, [&] { score_range(query, dim, b, from, to, scores); });
+}
+
+void cosine_items(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
+    of_one_moment(b, from, [&] { cosine_range(query, dim, b, from, to, scores); });
 }
 
 bool any_over(const float* scores, int64_t n, float threshold) {
@@ -377,19 +378,27 @@ bool any_over(const float* scores, int64_t n, float threshold) {
     return false;
 }
 
+}  // namespace
+}  // namespace ISA
+
+#include "pointwise_impl.h"
+#include "update_rows_impl.h"
+
 #undef ROWTIDE_FOR_DIM
 
-}  // namespace
+namespace ISA {
 
 Kernels table() {
     return {
         .name = nullptr,
         .pool_bag = pool_bag,
-        .softmax_grads = softmax_grads,
-        .bpr_grads = bpr_grads,
+        .grads = {softmax_grads, bpr_grads, logistic_grads, squared_grads},
         .update_groups = update_groups,
+        .ln = log1,
         .move_mean = move_mean,
         .score_items = score_items,
+        .unit = unit,
+        .cosine_items = cosine_items,
         .any_at_least = any_over,
     };
 }

@@ -41,6 +41,9 @@ inline V16 div(V16 a, V16 b) {
 inline V16 fma(V16 a, V16 b, V16 c) {
     return each([&](int i) { return std::fmaf(a.v[i], b.v[i], c.v[i]); });
 }
+inline V16 root(V16 a) {
+    return each([&](int i) { return std::sqrt(a.v[i]); });
+}
 inline V16 max(V16 a, V16 b) {
     return each([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
 }

@@ -7,6 +7,7 @@ constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in
 constexpr float kItemNoise = 0.05f, kUserNoise = 0.01f;
 constexpr uint64_t kMeanHorizon = 4096;  // events over which the running mean forgets
 constexpr uint64_t kUserTable = 1, kItemTable = 2, kNoOrdinal = UINT64_MAX;
+constexpr uint64_t kRedraws = 16;       // of a negative, where a draw hits a gap of the catalogue
 constexpr int64_t kPrefetchRefs = 512;  // a micro-batch of more rows prefetches inside its kernels only
 
 // An event named the row.
@@ -48,9 +49,11 @@ uint32_t Learner::resolve_ordinal(uint64_t ordinal) {
     return slot;
 }
 
-uint32_t Learner::resolve_item(int64_t id, uint64_t* known) {
+uint32_t Learner::resolve_item(int64_t id, int64_t event, uint64_t* known) {
     const uint32_t ordinal = catalogue_.find(id);
     if (ordinal != Catalogue::kNone) {
+        if (catalogue_.gaps() && ordinal < catalogue_.size() && !catalogue_.is_shown(ordinal))
+            taken_gaps_.try_emplace(ordinal, event);
         *known = std::max<uint64_t>(*known, ordinal + 1);
         return resolve_ordinal(ordinal);
     }
@@ -58,10 +61,37 @@ uint32_t Learner::resolve_item(int64_t id, uint64_t* known) {
     if (slot == kNone) return kNone;
     const uint32_t fresh = catalogue_.reserve(id);
     items_.set_ordinal(slot, fresh);
-    *known = fresh + 1;
+    if (fresh < catalogue_.size()) taken_gaps_.try_emplace(fresh, event);
+    *known = std::max<uint64_t>(*known, fresh + 1);
     ++items_.total;
     ++made_items_;
     return slot;
+}
+
+// Did an ordinal below those of the micro-batch that begins with `before_event` stand for an item then?
+bool Learner::is_item(uint64_t ordinal, int64_t before_event) const {
+    const auto o = static_cast<int64_t>(ordinal);
+    if (o >= catalogue_.size() || catalogue_.is_shown(o)) return true;
+    const auto taken = taken_gaps_.find(ordinal);
+    return taken != taken_gaps_.end() && taken->second < before_event;
+}
+
+// A draw that hits a gap is repeated, so that many gaps do not mean few negatives.
+uint64_t Learner::draw(const LearnSettings& s, uint64_t seq, uint64_t k, uint64_t below, int64_t before_event) const {
+    for (uint64_t again = 0; again < kRedraws; ++again) {
+        const uint64_t ordinal = draw_below(s.seed, seq, k + (again << 32), below);
+        if (is_item(ordinal, before_event)) return ordinal;
+    }
+    return kNoOrdinal;
+}
+
+void Learner::removed(int64_t users, int64_t items) {
+    users_.total = learned_users -= users;
+    items_.total = learned_items -= items;
+    if (learned_users) return;
+    std::lock_guard lock(users_.mutex());
+    std::fill(mean.begin(), mean.end(), 0.0f);
+    mean_count = 0;
 }
 
 Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t from) {
@@ -78,6 +108,7 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
     user_slots_.resize(static_cast<size_t>(end_ - begin_));
     item_slots_.resize(static_cast<size_t>(end_ - begin_));
     negative_slots_.clear();
+    taken_gaps_.clear();
     // Items that existed before the window; grows as the window's own come in, also when it is planned again.
     uint64_t known = static_cast<uint64_t>(catalogue_.size());
     constexpr int64_t kAhead = 12;
@@ -97,7 +128,7 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
                 items_.prefetch_pin(items_.slot_of_ordinal(catalogue_.guess(r.items[i])));
             }
             const uint32_t user = resolve_user(r.users[b]);
-            const uint32_t item = resolve_item(r.items[b], &known);
+            const uint32_t item = resolve_item(r.items[b], b, &known);
             if (user == kNone || item == kNone) return Plan::blocked;
             user_slots_[static_cast<size_t>(b - begin_)] = user;
             item_slots_[static_cast<size_t>(b - begin_)] = item;
@@ -108,7 +139,12 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
         for (int64_t b = b0; b < (shared ? b0 + 1 : b1); ++b) {
             const uint64_t seq = r.first_seq + static_cast<uint64_t>(b);
             for (uint64_t k = 0; k < static_cast<uint64_t>(K); ++k) {
-                ordinals_.push_back(take_all ? (k < before ? k : kNoOrdinal) : draw_below(s.seed, seq, k, before));
+                if (!catalogue_.gaps())
+                    ordinals_.push_back(take_all ? (k < before ? k : kNoOrdinal) : draw_below(s.seed, seq, k, before));
+                else if (!take_all)
+                    ordinals_.push_back(draw(s, seq, k, before, b0));
+                else
+                    ordinals_.push_back(k < before && is_item(k, b0) ? k : kNoOrdinal);
                 items_.prefetch_ordinal(ordinals_.back());
             }
         }
@@ -243,10 +279,16 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     negatives_.resize(at(n_negatives));
     losses_.resize(at(B));
     query_grads_.resize(at(B * stride));
-    scratch_.resize(at(2 * stride));
+    scratch_.resize(at(3 * stride));
     coefs_.resize(at(B + B * K));
     for (int64_t b = 0; b < B; ++b) queries_[at(b)] = users_.row(users[b]);
     for (int64_t b = 0; b < B; ++b) positives_[at(b)] = items_.row(items[b]);
+    const bool pointwise = is_pointwise(s.loss);
+    if (pointwise) {
+        const float origin = base_score(s.loss, value_sum, value_weight);
+        offsets_.resize(at(B));
+        for (int64_t b = 0; b < B; ++b) offsets_[at(b)] = origin + queries_[at(b)][D];
+    }
     for (int64_t k = 0; k < n_negatives; ++k) {
         negatives_[at(k)] = negatives[k] == kNone ? nullptr : items_.row(negatives[k]);
     }
@@ -257,12 +299,14 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
                          .positives = positives_.data(),
                          .negative_rows = negatives_.data(),
                          .weights = r.weights ? r.weights + b0 : nullptr,
+                         .values = pointwise ? r.values + b0 : nullptr,
+                         .offsets = pointwise ? offsets_.data() : nullptr,
                          .losses = losses_.data(),
                          .query_grads = query_grads_.data(),
                          .grad_stride = stride,
                          .positive_coefs = coefs_.data(),
                          .negative_coefs = coefs_.data() + B};
-    (shared ? kernels().softmax_grads : kernels().bpr_grads)(grads);
+    kernels().grads[static_cast<int>(s.loss)](grads);
     for (int64_t b = 0; b < B; ++b) *loss += losses_[at(b)];
 
     // Items first: their gradients are multiples of the users' vectors as they were.
@@ -281,13 +325,37 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     }
     groups_.build(term_slots_.data(), terms);
     const uint64_t first_seq = r.first_seq + static_cast<uint64_t>(b0);
-    int64_t skipped = update_items({D, sources_.data(), coefs_.data(), s.lr, s.l2, true}, B, first_seq);
+    UpdateStep update{s.optimizer, D, sources_.data(), coefs_.data(), coefs_.data(), s.lr, s.l2};
+    int64_t skipped = update_items(update, B, first_seq);
 
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
+    // A user's bias adds to the score of a pair; among the items of one user it would rank nothing.
+    if (pointwise) bias_coefs_.swap(coefs_);
     coefs_.assign(at(B), 1.0f);
     groups_.build(users, B);
-    skipped += update_users({D, sources_.data(), coefs_.data(), s.lr, s.l2, false}, users, r.items + b0, B, first_seq);
+    update.coefs = coefs_.data();
+    update.bias_coefs = pointwise ? bias_coefs_.data() : nullptr;
+    skipped += update_users(update, users, r.items + b0, B, first_seq);
+    if (pointwise) count_values(r, b0, b1);
     return skipped;
+}
+
+void Learner::count_values(const RecordView& r, int64_t b0, int64_t b1) {
+    std::lock_guard lock(users_.mutex());
+    for (int64_t b = b0; b < b1; ++b) {
+        const double weight = r.weights ? r.weights[b] : 1.0;
+        value_sum += weight * r.values[b];
+        value_weight += weight;
+    }
+}
+
+float base_score(Loss loss, double value_sum, double value_weight) {
+    if (loss == Loss::squared) return value_weight > 0 ? static_cast<float>(value_sum / value_weight) : 0.0f;
+    if (loss != Loss::logistic) return 0.0f;
+    constexpr double kMost = 1e38;  // of what float32 holds
+    const double ones = std::min(2 * value_sum + 1, kMost);
+    const double zeros = std::min(2 * (value_weight - value_sum) + 1, kMost);
+    return kernels().ln(static_cast<float>(ones)) - kernels().ln(static_cast<float>(zeros));
 }
 
 Learned Learner::learn(const LearnSettings& s, const RecordView& r) {

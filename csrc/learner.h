@@ -5,25 +5,26 @@
 // tiers.
 #pragma once
 #include <array>
+#include <unordered_map>
 
 #include "catalogue.h"
 #include "history.h"
 #include "kernels.h"
 #include "warm.h"
 
-enum class Loss { softmax = 0, bpr = 1 };
-
 struct LearnSettings {
     Loss loss;
+    Optimizer optimizer;
     float lr, l2;
     int64_t negatives, batch_size;
     uint64_t seed;
 };
 
-// One record's events; `weights` may be null. Event i has seq first_seq + i.
+// One record's events; `values` (labels or ratings) is null for losses that rank, `weights` may be null. Event i has
+// seq first_seq + i.
 struct RecordView {
     const int64_t *users, *items;
-    const float* weights;
+    const float *values, *weights;
     int64_t n;
     uint64_t first_seq;
 };
@@ -32,6 +33,10 @@ struct Learned {
     double loss = 0;  // summed over events
     int64_t events = 0, new_users = 0, new_items = 0, skipped = 0, warm = 0, cold = 0;
 };
+
+// What a pair is predicted to be before anything is known of either: the mean of the values so far; logistic: the log
+// odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. `value_sum` is of weight x value.
+float base_score(Loss loss, double value_sum, double value_weight);
 
 class Learner {
   public:
@@ -53,6 +58,8 @@ class Learner {
     // blocked: every row is dirty or pinned, an epoch must end first. Then call again.
     Plan plan(const LearnSettings& s, const RecordView& r, int64_t from);
     std::vector<uint32_t> missing_users, missing_items;  // slots marked kFetching
+    // Rows of both tables left. The mean starts anew where no user is left.
+    void removed(int64_t users, int64_t items);
     // The missing rows that exist were filled. Users that were not are new; false if an item was not.
     bool delivered();
     Warm& users() const { return users_; }
@@ -60,10 +67,14 @@ class Learner {
     // Learns the planned window and unpins it.
     Learned learn(const LearnSettings& s, const RecordView& r);
     int64_t window_events() const { return end_ - begin_; }
+    // Are the rows those of this optimizer?
+    bool fits(Optimizer optimizer) const {
+        return RowLayout(items_.layout().dim, optimizer).meta_offset == items_.layout().meta_offset;
+    }
     // Does a window stand ready that was planned for this record with these settings?
     bool planned(const LearnSettings& s, const RecordView& r) const {
-        return ready_ && r.n == planned_n_ && s.loss == planned_.loss && s.negatives == planned_.negatives &&
-               s.batch_size == planned_.batch_size;
+        return ready_ && r.n == planned_n_ && s.loss == planned_.loss && s.optimizer == planned_.optimizer &&
+               s.negatives == planned_.negatives && s.batch_size == planned_.batch_size;
     }
 
   private:
@@ -74,13 +85,17 @@ class Learner {
   public:
     std::vector<float> mean;  // of the users' vectors, running over events (table state)
     uint64_t mean_count = 0;  // events in it
+    // The values learned so far, weighted: their sum, and that of the weights (table state).
+    double value_sum = 0, value_weight = 0;
     // Rows of each table as of the last learned window: plan() counts new rows before they are made.
     int64_t learned_users = 0, learned_items = 0;
 
   private:
     static constexpr uint32_t kNone = Warm::kNone;
     uint32_t resolve_user(int64_t id);
-    uint32_t resolve_item(int64_t id, uint64_t* known);
+    uint32_t resolve_item(int64_t id, int64_t event, uint64_t* known);
+    bool is_item(uint64_t ordinal, int64_t before_event) const;
+    uint64_t draw(const LearnSettings& s, uint64_t seq, uint64_t k, uint64_t below, int64_t before_event) const;
     uint32_t resolve_ordinal(uint64_t ordinal);
     void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
                     int64_t n_items);
@@ -89,6 +104,7 @@ class Learner {
     int64_t update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
                          uint64_t first_seq);
     void gather_rows(Warm& table);
+    void count_values(const RecordView& r, int64_t b0, int64_t b1);
 
     int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
     bool ready_ = false;
@@ -96,9 +112,11 @@ class Learner {
     int64_t planned_n_ = 0;
     std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
     std::vector<uint64_t> ordinals_;
+    // Gaps of the catalogue that items of the window took: ordinal -> the event that brought the item.
+    std::unordered_map<uint64_t, int64_t> taken_gaps_;
     // scratch of one micro-batch
     std::vector<const float*> queries_, positives_, negatives_, sources_;
-    std::vector<float> losses_, query_grads_, coefs_, scratch_, weights_;
+    std::vector<float> losses_, query_grads_, coefs_, bias_coefs_, offsets_, scratch_;
     std::vector<uint32_t> term_slots_;
     std::vector<float*> rows_;
     Groups groups_;

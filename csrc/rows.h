@@ -1,6 +1,6 @@
 // The layout of a row and the memory that rows live in.
 //
-// A row: float[dim] vector, float bias, float[2] Adagrad sums (vector, bias), padding to 8 bytes, then RowMeta. All of
+// A row: float[dim] vector, float bias, the optimizer's state (optimizer.h), padding to 8 bytes, then RowMeta. All of
 // it but the id is what LMDB holds (`stored_bytes`); the id stands last, so that the index needs no keys of its own.
 #pragma once
 #include <sys/mman.h>
@@ -11,6 +11,7 @@
 #include <new>
 #include <vector>
 
+#include "optimizer.h"
 #include "poison.h"
 
 struct RowMeta {
@@ -22,9 +23,9 @@ struct RowMeta {
 };
 
 struct RowLayout {
-    explicit RowLayout(int64_t dim_)
+    RowLayout(int64_t dim_, Optimizer optimizer)
         : dim(dim_),
-          meta_offset(((dim_ + 3) * 4 + 7) / 8 * 8),
+          meta_offset(((dim_ + 1 + state_floats(optimizer, dim_)) * 4 + 7) / 8 * 8),
           stored_bytes(meta_offset + 24),
           stride((meta_offset + 32 + 63) / 64 * 64) {}
     int64_t dim, meta_offset, stored_bytes, stride;

@@ -48,17 +48,29 @@ class Best {
     std::vector<Candidate> heap_;
 };
 
+bool holds(const PositionLists& lists, int64_t query, int64_t position) {
+    if (!lists.given) return false;
+    const auto list = lists.of(query);
+    return std::binary_search(list.begin(), list.end(), position);
+}
 bool excluded(const TopkTask& t, int64_t query, int64_t position) {
-    if (!t.exclude.offsets) return false;
-    const int64_t* p = t.exclude.positions;
-    return std::binary_search(p + t.exclude.offsets[query], p + t.exclude.offsets[query + 1], position);
+    if (t.masked && t.masked(position)) return true;
+    return holds(t.exclude, query, position) || holds(t.exclude_too, query, position);
+}
+
+// The scores of items [from, to) of one block.
+void score_items(const TopkTask& t, int64_t query, const ScoreBlock& block, int64_t from, int64_t to, float* scores) {
+    const auto score = t.cosine ? kernels().cosine_items : kernels().score_items;
+    score(t.queries + query * t.query_stride, t.dim, block, from, to, scores);
+    if (t.offsets)
+        for (int64_t i = 0; i < to - from; ++i) scores[i] += t.offsets[query];
 }
 
 // All items in [from, to) for queries [q0, q1). Items are the outer loop, in runs that stay in the cache for all
 // queries.
 void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, Best* best) {
     constexpr int64_t kRun = 8 * kItemsPerVersion;
-    const Kernels& kernel = kernels();
+    const auto any_at_least = kernels().any_at_least;
     float scores[kItemsPerVersion];
     for (int64_t at = from; at < to;) {
         int64_t first;
@@ -69,8 +81,8 @@ void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, B
             Best& b = best[q - q0];
             for (int64_t i = at; i < end;) {
                 const int64_t stop = std::min(end, i - (i - first) % kItemsPerVersion + kItemsPerVersion);
-                kernel.score_items(t.queries + q * t.query_stride, t.dim, block, i - first, stop - first, scores);
-                if (kernel.any_at_least(scores, stop - i, b.threshold())) {
+                score_items(t, q, block, i - first, stop - first, scores);
+                if (any_at_least(scores, stop - i, b.threshold())) {
                     for (int64_t j = i; j < stop; ++j)
                         if (scores[j - i] >= b.threshold() && !excluded(t, q, j))
                             b.offer(scores[j - i], ids[j - first]);
@@ -83,16 +95,14 @@ void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, B
 }
 
 void scan_included(const TopkTask& t, int64_t q, Best* best) {
-    float score;
-    for (int64_t n = t.include.offsets[q]; n < t.include.offsets[q + 1]; ++n) {
-        const int64_t at = t.include.positions[n];
-        if (n > t.include.offsets[q] && at == t.include.positions[n - 1]) continue;
-        if (excluded(t, q, at)) continue;
+    float found;
+    for (int64_t at : t.include.of(q)) {
+        if (at >= t.n_items || excluded(t, q, at)) continue;
         int64_t first;
         const int64_t* ids;
         const ScoreBlock block = t.block(at, &first, &ids);
-        kernels().score_items(t.queries + q * t.query_stride, t.dim, block, at - first, at - first + 1, &score);
-        best->offer(score, ids[at - first]);
+        score_items(t, q, block, at - first, at - first + 1, &found);
+        best->offer(found, ids[at - first]);
     }
 }
 
@@ -107,11 +117,12 @@ void write(const TopkTask& t, int64_t q, Best& best) {
 }
 
 void answer(const TopkTask& t, int64_t q0, int64_t q1) {
-    constexpr int64_t kQueries = 64;  // their heaps stay in the cache
-    for (int64_t q = q0; q < q1; q += kQueries) {
-        const int64_t end = std::min(q1, q + kQueries);
+    // Side by side: so many that their heaps stay in the cache, and never more than a fixed amount of memory.
+    const int64_t together = std::clamp<int64_t>((int64_t{1} << 20) / t.k, 1, 64);
+    for (int64_t q = q0; q < q1; q += together) {
+        const int64_t end = std::min(q1, q + together);
         std::vector<Best> best(static_cast<size_t>(end - q), Best(t.k));
-        if (t.include.offsets) {
+        if (t.include.given) {
             for (int64_t i = q; i < end; ++i) scan_included(t, i, &best[static_cast<size_t>(i - q)]);
         } else {
             scan(t, q, end, 0, t.n_items, best.data());
@@ -122,11 +133,17 @@ void answer(const TopkTask& t, int64_t q0, int64_t q1) {
 
 }  // namespace
 
+std::vector<float> unit_vectors(const float* x, int64_t n, int64_t dim) {
+    std::vector<float> out(static_cast<size_t>(n * dim));
+    for (int64_t i = 0; i < n; ++i) kernels().unit(x + i * dim, dim, out.data() + i * dim);
+    return out;
+}
+
 void score_topk(const TopkTask& t, int threads) {
     constexpr int64_t kWorthAThread = int64_t{1} << 22;  // floats: about a millisecond of work
     const int64_t work = t.n_queries * t.n_items * t.dim;
     const int64_t workers = std::clamp<int64_t>(std::min<int64_t>(threads, work / kWorthAThread), 1, 256);
-    if (workers == 1 || t.include.offsets) return answer(t, 0, t.n_queries);
+    if (workers == 1 || t.include.given) return answer(t, 0, t.n_queries);
     std::vector<std::thread> pool;
     std::vector<std::exception_ptr> errors(static_cast<size_t>(workers));
     auto run = [&](int64_t w, auto part) {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-Warm::Warm(int64_t dim, int64_t capacity, bool ordinals)
-    : slab_(RowLayout(dim), capacity), capacity_(capacity), ordinals_(ordinals) {}
+Warm::Warm(int64_t dim, Optimizer optimizer, int64_t capacity, bool ordinals)
+    : slab_(RowLayout(dim, optimizer), capacity), capacity_(capacity), ordinals_(ordinals) {}
 
 void Warm::prefetch_row(int64_t id) const {
     const uint32_t s = index_.guess(id);
@@ -11,36 +11,46 @@ void Warm::prefetch_row(int64_t id) const {
 }
 
 uint32_t Warm::admit(int64_t id, uint8_t mark) {
-    std::lock_guard lock(mutex_);
+    // Whatever may take long, sweeps, fresh memory and a larger index, is done beside the readers: a slot that is not
+    // in the index is the writer's own.
     // A sweep that found nothing is not repeated for every row: only an epoch can change that.
     if (attachment_ && !crowded_ && attachment_->over_budget()) crowded_ = !evict_some();
     if (free_.empty() && high_water_ == capacity_ && !evict_some()) return kNone;
-    uint32_t slot;
-    if (!free_.empty()) {
-        slot = free_.back();
-        free_.pop_back();
-    } else {
-        slot = static_cast<uint32_t>(high_water_++);
+    const bool used = !free_.empty();
+    const auto slot = used ? free_.back() : static_cast<uint32_t>(high_water_);
+    if (!used) {
         slab_.reach(slot);
-        if (static_cast<size_t>(slot) == flags_.size()) {
-            // Atomics cannot be moved, so growing means new ones with the old values.
-            const size_t n =
-                std::min<size_t>(std::max<size_t>(1024, flags_.size() * 2), static_cast<size_t>(capacity_));
-            HugeVector<std::atomic<uint8_t>> grown(n);
-            for (size_t i = 0; i < flags_.size(); ++i) grown[i] = flags_[i].load(std::memory_order_relaxed);
-            flags_.swap(grown);
-            pinned_.resize(n);
-        }
+        if (static_cast<size_t>(slot) == flags_.size()) grow_flags();
     }
-    float* r = row(slot);
-    unpoison(r, static_cast<size_t>(layout().meta_offset));
-    std::memset(static_cast<void*>(r), 0, static_cast<size_t>(layout().stride));
+    if (attachment_) attachment_->admitted(slot);
+    if (index_.full()) {
+        IdIndex larger = index_.grown(index_.size() + 1, [this](uint32_t s) { return slab_.meta(s).id; });
+        std::lock_guard lock(mutex_);
+        index_.swap(larger);
+    }
+    unpoison(row(slot), static_cast<size_t>(layout().meta_offset));
+    std::memset(static_cast<void*>(row(slot)), 0, static_cast<size_t>(layout().stride));
     meta(slot).id = id;
-    flags_[slot] = mark;
-    index_.insert(id, slot, [this](uint32_t s) { return slab_.meta(s).id; });
-    if (!(mark & kFetching)) ++rows_here_;
+    if (used)
+        free_.pop_back();
+    else
+        ++high_water_;
     pin(slot);
+    std::lock_guard lock(mutex_);
+    flags_[slot] = mark;
+    index_.insert(id, slot);
+    if (!(mark & kFetching)) ++rows_here_;
     return slot;
+}
+
+// Atomics cannot be moved, so growing means new ones with the old values; under the lock, for an epoch changes them.
+void Warm::grow_flags() {
+    const size_t n = std::min<size_t>(std::max<size_t>(1024, flags_.size() * 2), static_cast<size_t>(capacity_));
+    pinned_.resize(n);
+    HugeVector<std::atomic<uint8_t>> grown(n);
+    std::lock_guard lock(mutex_);
+    for (size_t i = 0; i < flags_.size(); ++i) grown[i] = flags_[i].load(std::memory_order_relaxed);
+    flags_.swap(grown);
 }
 
 void Warm::unpin_all() {
@@ -64,11 +74,19 @@ bool Warm::evict_some() {
     if (candidates.empty()) return false;
     const auto n = std::min<size_t>(candidates.size(), static_cast<size_t>(want));
     std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(n), candidates.end());
-    for (size_t i = 0; i < n; ++i) evict(candidates[i].second);
+    for (size_t start = 0; start < n; start += kLockRows) {
+        std::lock_guard lock(mutex_);
+        for (size_t i = start; i < std::min<size_t>(n, start + kLockRows); ++i) evict(candidates[i].second);
+    }
     return true;
 }
 
 void Warm::evict(uint32_t slot) {
+    release(slot);
+    ++evicted_;
+}
+
+void Warm::release(uint32_t slot) {
     RowMeta& m = meta(slot);
     index_.erase(m.id, [this](uint32_t s) { return slab_.meta(s).id; });
     if (ordinals_) slot_of_ordinal_[m.ordinal] = kNone;
@@ -77,7 +95,6 @@ void Warm::evict(uint32_t slot) {
     free_.push_back(slot);
     poison(row(slot), static_cast<size_t>(layout().meta_offset));
     --rows_here_;
-    ++evicted_;
 }
 
 void Warm::set_ordinal(uint32_t slot, uint64_t ordinal) {
@@ -90,10 +107,12 @@ void Warm::set_ordinal(uint32_t slot, uint64_t ordinal) {
 }
 
 void Warm::fill(uint32_t slot, const std::byte* stored) {
-    std::lock_guard lock(mutex_);
-    std::memcpy(static_cast<void*>(row(slot)), stored, static_cast<size_t>(layout().stored_bytes));
-    flags_[slot] = 0;
-    ++rows_here_;
+    {
+        std::lock_guard lock(mutex_);
+        std::memcpy(static_cast<void*>(row(slot)), stored, static_cast<size_t>(layout().stored_bytes));
+        flags_[slot] = 0;
+        ++rows_here_;
+    }
     if (ordinals_) set_ordinal(slot, meta(slot).ordinal);
 }
 
@@ -206,4 +225,34 @@ void Warm::resident(std::vector<int64_t>* ids) {
     for (int64_t s = 0; s < high_water_; ++s)
         if (meta(static_cast<uint32_t>(s)).id != -1 && !(flags(static_cast<uint32_t>(s)) & (kFresh | kFetching)))
             ids->push_back(meta(static_cast<uint32_t>(s)).id);
+}
+
+void Warm::remove(const int64_t* ids, int64_t n) {
+    for (int64_t start = 0; start < n; start += kLockRows) {
+        std::lock_guard lock(mutex_);
+        for (int64_t i = start; i < std::min(n, start + kLockRows); ++i) {
+            const uint32_t s = find(ids[i]);
+            if (s == kNone) continue;
+            flags_[s] = 0;
+            release(s);
+        }
+    }
+    std::lock_guard lock(mutex_);
+    std::erase_if(dirty_list_, [this](uint32_t s) { return meta(s).id == -1; });
+    dirty_count_ = std::ssize(dirty_list_);
+    crowded_ = false;
+}
+
+void Warm::name(uint32_t slot, uint64_t seq) {
+    std::lock_guard lock(mutex_);
+    touch(slot);
+    meta(slot).seq = std::max(meta(slot).seq, seq);
+}
+
+void Warm::untouched_since(uint64_t seq, std::vector<int64_t>* ids) {
+    ids->clear();
+    for (int64_t s = 0; s < high_water_; ++s) {
+        const RowMeta& m = meta(static_cast<uint32_t>(s));
+        if (m.id != -1 && m.seq <= seq) ids->push_back(m.id);
+    }
 }

@@ -21,6 +21,7 @@ inline constexpr int64_t kLockRows = 64;
 class Attachment {
   public:
     virtual ~Attachment() = default;
+    virtual void admitted(uint32_t slot) = 0;     // a row will come to the slot; the lock is not held
     virtual void keep_frozen(uint32_t slot) = 0;  // the frozen row is about to change: keep a copy
     virtual void freed(uint32_t slot) = 0;        // the row leaves RAM
     virtual bool over_budget() const = 0;         // rows should be evicted although there are free slots
@@ -36,7 +37,7 @@ class Warm {
     static constexpr uint8_t kFetching = 16;            // its content is still in LMDB
     static constexpr uint8_t kAttachedWritten = 32;     // as kWritten, for what is attached: it is handed over later
 
-    Warm(int64_t dim, int64_t capacity, bool ordinals);
+    Warm(int64_t dim, Optimizer optimizer, int64_t capacity, bool ordinals);
 
     // --- the writer
     uint32_t find(int64_t id) const {
@@ -110,13 +111,22 @@ class Warm {
     int64_t evicted() const { return evicted_.load(std::memory_order_relaxed); }
     void resident(std::vector<int64_t>* ids);  // of all rows here, in no order
 
+    // --- removal: the writer, between records, while no epoch runs
+    void remove(const int64_t* ids, int64_t n);  // those that are here; total is the caller's
+    // An event that is not learned named the row; caller holds no lock.
+    void name(uint32_t slot, uint64_t seq);
+    // Of rows here that no event after `seq` has named, in no order.
+    void untouched_since(uint64_t seq, std::vector<int64_t>* ids);
+
     std::atomic<int64_t> total{0};  // rows of the table, wherever they live (table state); the writer changes it
     // Is every row here? Slots that are still kFetching don't count: whether they have a row is not known yet.
     bool complete() const { return size() == total; }
 
   private:
+    void grow_flags();
     bool evict_some();
     void evict(uint32_t slot);
+    void release(uint32_t slot);
 
     Slab slab_;
     IdIndex index_;

@@ -56,6 +56,8 @@ def open(
     negatives: int | None = None,
     batch_size: int | None = None,
     seed: int | None = None,
+    row_ttl: int | None = None,
+    admit_after: int | None = None,
     device: str = "auto",
     warm_bytes: int | None = None,
     epoch_seconds: float = 30,
@@ -68,9 +70,15 @@ def open(
         path: a directory; its parent must be there.
         mode: "a" opens or creates, "x" creates and refuses what is there already. "r" gives a `Reader`: it answers from
             the last epoch, beside a writer in another process, and refuses to write.
-        dim, loss, optimizer, seed: fixed at creation; 64, "softmax" (or "bpr"), "adagrad", 0.
+        dim, loss, optimizer, seed: fixed at creation; 64, "softmax", "adagrad", 0. `loss`: "softmax" and "bpr" learn to
+            rank from positives; "logistic" (0 or 1) and "squared" (ratings) learn to predict `values`, without
+            negatives. `optimizer`: "adagrad", "adam" or "sgd".
         lr, l2, negatives, batch_size: may change at any opening; what is not given stays as it was. `batch_size` is the
             number of events per optimizer step.
+        row_ttl: events that may go by without one that names a row until the row leaves; 0, the default: rows stay. May
+            change, as lr may.
+        admit_after: sightings, within some 100,000 events, before an id gets a row, at most 255; 0, the default: at
+            once. An event that names an id without a row is not learned. May change, as lr may.
         device: "auto" or "cpu".
         warm_bytes: RAM for rows and histories; half of the machine's by default. Changes speed, never results.
         epoch_seconds: how old a change may get before it is written to LMDB.
@@ -80,6 +88,12 @@ def open(
             was learned since.
 
     Raises ConfigError, DeviceError, BusyError, ReadOnlyError, CorruptionError, StorageFullError.
+
+    >>> with engine.open("shop", dim=16) as eng:
+    ...     report = eng.ingest([7, 7, 8], [100, 101, 100])
+    >>> with engine.open("shop") as eng:  # what the directory keeps need not be said again
+    ...     eng.seq, eng.settings["dim"]
+    (3, 16)
     """
     settings = {
         "dim": dim,
@@ -90,6 +104,8 @@ def open(
         "negatives": negatives,
         "batch_size": batch_size,
         "seed": seed,
+        "row_ttl": row_ttl,
+        "admit_after": admit_after,
     }
     resources = {"device": device, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds, "threads": threads}
     return open_engine(path, mode, settings, resources, untrusted)

@@ -55,7 +55,8 @@ def replay(
     csv: Annotated[Path | None, typer.Option(help="Write the judged rows there.")] = None,
     source: Annotated[str | None, typer.Option(help="Name to keep the position under; else the file's path.")] = None,
     dim: Annotated[int | None, typer.Option(help="Length of the vectors.")] = None,
-    loss: Annotated[str | None, typer.Option(help="softmax or bpr.")] = None,
+    loss: Annotated[str | None, typer.Option(help="softmax, bpr; with --value logistic, squared.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adagrad, adam or sgd.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     negatives: Annotated[int | None, typer.Option(help="Negatives of a step.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Events of a step.")] = None,
@@ -68,7 +69,8 @@ def replay(
         raise InputError("basket, csv: only --evaluate uses them")
     events = EventFile(file, Columns(user, item, value, time, basket, where))
     name = source or str(file.resolve())
-    settings: dict[str, Any] = {"dim": dim, "loss": loss, "lr": lr, "negatives": negatives, "batch_size": batch_size}
+    settings: dict[str, Any] = {"dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr}
+    settings |= {"negatives": negatives, "batch_size": batch_size}
     with engine.open(str(path), **settings) as eng:
         if evaluate:
             with _bar("judging") as step:
@@ -91,6 +93,7 @@ def replay(
     if done.resumed and done.report.summary["learned"] == judged:
         out.print(f"only the remaining {judged:,} rows were judged; those before are in the earlier run's result")
     if judged:
+        out.print(f"mean loss of the judged rows, each before it was learned: {done.report.summary['loss']:.4f}")
         out.print(_measures({"engine": done.report, "live popularity": done.popularity}))
     if csv is not None:
         done.report.to_csv(csv)

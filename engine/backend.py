@@ -1,7 +1,7 @@
 """Which implementations are alive on this machine, and why the others are not.
 
 The only importer of `_native`, and the only reader of the environment. Knows nothing of rows or files.
-ROWTIDE_ISA=avx2|portable chooses the kernels; both give the same bits.
+ROWTIDE_ISA=avx512|avx2|portable chooses the kernels, else the fastest that the CPU has; all give the same bits.
 """
 
 import os
@@ -11,19 +11,24 @@ from .errors import ConfigError
 
 __all__ = ["describe", "fingerprint", "native"]
 
+_MISSING = {  # by instruction set, the fastest first: what a CPU that cannot run it lacks
+    "avx512": "this CPU lacks AVX-512 (F and DQ)",
+    "avx2": "this CPU lacks AVX2 or FMA",
+    "portable": "",
+}
 _ARITHMETIC = "16 lanes, version 1"  # changes with anything that changes a bit of a result
 
 if wanted := os.environ.get("ROWTIDE_ISA"):
-    if wanted not in ("avx2", "portable"):
-        raise ConfigError(f"ROWTIDE_ISA: got {wanted!r}, wanted 'avx2' or 'portable'")
+    if wanted not in _MISSING:
+        raise ConfigError(f"ROWTIDE_ISA: got {wanted!r}, wanted one of {', '.join(map(repr, _MISSING))}")
     if not native.set_isa(wanted):
-        raise ConfigError(f"ROWTIDE_ISA: this CPU has no {wanted}")
+        raise ConfigError(f"ROWTIDE_ISA: got {wanted!r}, but {_MISSING[wanted]}")
 
 
 def fingerprint() -> str:
     """What two machines must share to give the same bits: the arithmetic and the kind of device.
 
-    The instruction set is not in it: avx2 and portable compute the same sixteen lanes.
+    The instruction set is not in it: all compute the same sixteen lanes.
     """
     return f"cpu, {_ARITHMETIC}"
 
@@ -31,7 +36,7 @@ def fingerprint() -> str:
 def describe() -> dict[str, str]:
     """Each implementation by name: "alive", with "in use" for the one that is, or why it is not alive."""
     out = {}
-    for isa, missing in (("avx2", "this CPU lacks AVX2 or FMA"), ("portable", "")):
+    for isa, missing in _MISSING.items():
         alive = "alive, in use" if native.isa() == isa else "alive"
         out[f"cpu {isa}"] = alive if native.isa_available(isa) else missing
     out["gpu"] = "not in this version"

@@ -8,16 +8,23 @@ from typing import Any
 import numpy as np
 
 from .errors import ConfigError, CorruptionError, DeviceError
-from .events import describe
+from .events import POINTWISE, describe
 
-LOSSES = ("softmax", "bpr")
-OPTIMIZERS = ("adagrad",)
+# The C++ core numbers them by their place here.
+LOSSES = ("softmax", "bpr", "logistic", "squared")
+OPTIMIZERS = ("adagrad", "adam", "sgd")
 
 MOST_TERMS = 2**26  # of a micro-batch: about 1.5 GiB of working memory
 
-# By loss: learning rate and number of negatives of a new directory. engine/learn/README.md has the measurements.
-DEFAULT_LR = {"softmax": 0.25, "bpr": 0.1}
-DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16}
+# Of a new directory: learning rate by loss and optimizer, number of negatives by loss. engine/learn/README.md has the
+# measurements.
+DEFAULT_LR = {
+    "softmax": {"adagrad": 0.25, "adam": 0.01, "sgd": 0.1},
+    "bpr": {"adagrad": 0.1, "adam": 0.01, "sgd": 0.3},
+    "logistic": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.05},
+    "squared": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.03},
+}
+DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16, "logistic": 0, "squared": 0}
 
 _LEAST_LR = 1e-30  # less would be 0 in float32
 
@@ -52,19 +59,24 @@ class Settings:
     dim: int
     """Floats in a vector; default 64. Memory, disk and time grow with it."""
     loss: str
-    """"softmax" (default) or "bpr"."""
+    """"softmax" (default) or "bpr" rank what came above negatives; "logistic" (0 or 1) and "squared" (ratings) predict
+    `values`."""
     optimizer: str
-    """"adagrad": row-wise Adagrad."""
+    """"adagrad" (default, row-wise: two floats a row), "adam" (twice the vector more) or "sgd" (nothing)."""
     seed: int
     """Of the noise in new rows and of the negatives; default 0."""
     lr: float
-    """Learning rate; the default depends on the loss."""
+    """Learning rate; the default depends on loss and optimizer."""
     l2: float
     """Pull of touched rows towards 0, per step; default 0."""
     negatives: int
-    """softmax: items drawn per micro-batch; bpr: per event. More rank better and cost time in proportion."""
+    """softmax: items drawn per micro-batch; bpr: per event. More rank better and cost time in proportion. Else 0."""
     batch_size: int
     """Events per optimizer step; default 1. Larger is faster and learns worse."""
+    row_ttl: int
+    """Events without a touch until a row leaves; default 0: rows stay. Bounds the disk; a sweep reads all rows."""
+    admit_after: int
+    """Sightings before an id gets a row; default 0: at once. Made-up ids cost no row; real ones learn later."""
 
     FIXED = ("dim", "loss", "optimizer", "seed")
 
@@ -76,7 +88,9 @@ class Settings:
         """
         given = {name: x for name, x in given.items() if x is not None}
         loss = choice("loss", given.get("loss", stored.loss if stored else "softmax"), LOSSES)
-        base = stored or cls(64, loss, "adagrad", 0, DEFAULT_LR[loss], 0.0, DEFAULT_NEGATIVES[loss], 1)
+        optimizer = choice("optimizer", given.get("optimizer", stored.optimizer if stored else "adagrad"), OPTIMIZERS)
+        lr = DEFAULT_LR[loss][optimizer]
+        base = stored or cls(64, loss, optimizer, 0, lr, 0.0, DEFAULT_NEGATIVES[loss], 1, 0, 0)
         checked: dict[str, Any] = {}
         for name, x in given.items():
             if name == "dim":
@@ -84,15 +98,23 @@ class Settings:
             elif name == "loss":
                 checked[name] = loss
             elif name == "optimizer":
-                checked[name] = choice(name, x, OPTIMIZERS)
+                checked[name] = optimizer
             elif name == "seed":
                 checked[name] = _whole(name, x, 0, 2**63 - 1)
             elif name == "lr":
                 checked[name] = _number(name, x, _LEAST_LR, 1e6)
             elif name == "l2":
                 checked[name] = _number(name, x, 0.0, 1e6)
-            elif name == "negatives" or name == "batch_size":
+            elif name == "batch_size":
                 checked[name] = _whole(name, x, 1, 65_536)
+            elif name == "negatives":
+                if loss in POINTWISE and _whole(name, x, 0, 65_536):
+                    raise ConfigError(f"negatives: got {x}, wanted 0: the loss {loss!r} learns from values")
+                checked[name] = 0 if loss in POINTWISE else _whole(name, x, 1, 65_536)
+            elif name == "row_ttl":
+                checked[name] = _whole(name, x, 0, 2**53)
+            elif name == "admit_after":
+                checked[name] = _whole(name, x, 0, 255)
         if stored:
             for name in cls.FIXED:
                 if name in checked and checked[name] != getattr(stored, name):

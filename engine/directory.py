@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -21,16 +22,17 @@ from typing import Any
 
 import numpy as np
 
-from .backend import fingerprint
-from .config import Settings
+from .backend import fingerprint, native
+from .config import LOSSES, Settings
 from .errors import BusyError, ConfigError, CorruptionError, EngineError
 from .events import Floats, describe
 from .files import as_engine_error, sync_directory
 from .log.log import Log
 from .table.cold import Cold
-from .table.table import ITEMS, USERS
+from .table.table import HIDDEN, ITEMS, USERS
 
 FORMAT = 1
+_COUNTS = ("seq", "users", "items", "mean_count", "ordinals", "hidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,13 @@ class State:
     mean_count: int
     settings: Settings
     positions: dict[str, bytes]
+    value_sums: tuple[float, float] = (0.0, 0.0)
     bit_exact: bool = True
+    ordinals: int = 0  # the last item's, and one more
+    hidden: int = 0  # ids
+    purge: bool = False  # log and LMDB may hold bytes of forgotten ids
+    sightings: bytes = b""  # the sketch of admission
+    decided: bytes = b""  # in the middle of a record: which of its events are learned, a byte each
 
     def to_meta(self) -> dict[str, bytes]:
         fields: dict[str, Any] = {
@@ -52,11 +60,20 @@ class State:
             "users": self.users,
             "items": self.items,
             "mean_count": self.mean_count,
+            "value_sums": self.value_sums,
             "settings": self.settings.as_dict(),
             "positions": {source: position.hex() for source, position in self.positions.items()},
             "bit_exact": self.bit_exact,
+            "ordinals": self.ordinals,
+            "hidden": self.hidden,
+            "purge": self.purge,
         }
-        return {"state": json.dumps(fields).encode(), "mean": self.mean.astype("<f4").tobytes()}
+        return {
+            "state": json.dumps(fields).encode(),
+            "mean": self.mean.astype("<f4").tobytes(),
+            "sightings": self.sightings,
+            "decided": self.decided,
+        }
 
     @classmethod
     def from_meta(cls, meta: Callable[[str], bytes | None], directory: Path) -> "State":
@@ -65,35 +82,46 @@ class State:
         if created is None or state is None or mean is None:
             raise CorruptionError("the cold tier holds no state of an engine", file=str(directory))
         try:
-            made, fields = json.loads(created), json.loads(state)
-            if made["format"] == FORMAT:
-                settings = Settings.stored(fields["settings"])
-                return cls(
-                    seq=_count(fields["seq"]),
-                    users=_count(fields["users"]),
-                    items=_count(fields["items"]),
-                    mean=_mean(mean, settings.dim),
-                    mean_count=_count(fields["mean_count"]),
-                    settings=settings,
-                    positions={source: bytes.fromhex(position) for source, position in fields["positions"].items()},
-                    bit_exact=fields["bit_exact"] is True and made["fingerprint"] == fingerprint(),
-                )
-            written = describe(made["format"])
-        except CorruptionError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as e:
-            raise CorruptionError(f"the cold tier's state is not one of an engine: {e!r}", file=str(directory)) from e
-        raise ConfigError(f"{directory}: made in format {written}, this version reads format {FORMAT}")
+            made = json.loads(created)
+            if made["format"] != FORMAT:
+                written = describe(made["format"])
+                raise ConfigError(f"{directory}: made in format {written}, this version reads format {FORMAT}")
+            fields = json.loads(state)
+            settings = Settings.stored(fields["settings"])
+            read = cls(
+                **{name: _count(fields[name]) for name in _COUNTS},
+                mean=_mean(mean, settings.dim),
+                settings=settings,
+                positions={str(source): bytes.fromhex(position) for source, position in fields["positions"].items()},
+                value_sums=_finite_pair(fields["value_sums"]),
+                bit_exact=fields["bit_exact"] is True and made["fingerprint"] == fingerprint(),
+                purge=_flag(fields["purge"]),
+                sightings=meta("sightings") or b"",
+                decided=meta("decided") or b"",
+            )
+            if read.ordinals >= 2**32 or len(read.sightings) not in (0, native.SKETCH_BYTES):
+                raise ValueError("a part that cannot be so long")
+            return read
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
+            if isinstance(e, EngineError):
+                raise
+            raise CorruptionError(f"the state in the cold tier makes no sense: {e!r}", file=str(directory)) from e
 
     def require_rows(self, entries: dict[int, int], directory: Path) -> None:
         """Raises CorruptionError unless the cold tier has as many rows as the state says; `entries` is by table."""
-        for name, table, rows in (("users", USERS, self.users), ("items", ITEMS, self.items)):
+        counts = (("users", USERS, self.users), ("items", ITEMS, self.items), ("hidden items", HIDDEN, self.hidden))
+        for name, table, rows in counts:
             if entries.get(table, 0) != rows:
                 raise CorruptionError(
                     f"LMDB holds {entries.get(table, 0)} rows of {name}, its state says {rows}",
                     file=str(directory / "rows"),
                     seq=self.seq,
                 )
+
+    @property
+    def base(self) -> float:
+        """The score of a pair of which nothing is known: what all scores of logistic and squared add to. Else 0."""
+        return float(native.base_score(LOSSES.index(self.settings.loss), *self.value_sums))
 
     @classmethod
     def initial(cls, settings: Settings) -> "State":
@@ -112,6 +140,19 @@ def _mean(raw: bytes, dim: int) -> Floats:
     if len(mean) != dim or not np.isfinite(mean).all():
         raise ValueError("the running mean has another dim than the settings, or is not finite")
     return mean
+
+
+def _flag(x: Any) -> bool:
+    if type(x) is not bool:
+        raise ValueError(f"{describe(x)} is no flag")
+    return x
+
+
+def _finite_pair(found: Any) -> tuple[float, float]:
+    total, weight = map(float, found)
+    if not (math.isfinite(total) and math.isfinite(weight) and weight >= 0):
+        raise ValueError("sums of values that cannot be")
+    return total, weight
 
 
 class Directory:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Any, Self
 
 from . import backup, epoch
+from .admission import Admission
 from .config import Resources, Settings
 from .digest import digest
 from .directory import Directory, State
@@ -25,10 +26,12 @@ from .rank.catalogue import Catalogue
 from .rank.history import HISTORY, History
 from .rank.topk import Ranker
 from .reading import Reading
+from .removal import Removal
+from .removing import Removing
 from .table.table import ITEMS, USERS, Table, capacities
 
 
-class Engine(Reading):
+class Engine(Reading, Removing):
     """A model that learns from events and ranks items. Made by `engine.open`."""
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
@@ -36,12 +39,16 @@ class Engine(Reading):
         self._directory = directory
         self._resources = resources
         cold = directory.cold if directory else None
-        capacity = capacities(settings.dim, resources.warm_bytes if directory else None)
-        self._users = Table(USERS, settings.dim, capacity[0], cold)
-        self._items = Table(ITEMS, settings.dim, capacity[1], cold)
+        capacity = capacities(settings.dim, settings.optimizer, resources.warm_bytes if directory else None)
+        self._users = Table(USERS, settings.dim, settings.optimizer, capacity[0], cold)
+        self._items = Table(ITEMS, settings.dim, settings.optimizer, capacity[1], cold)
         self._catalogue = Catalogue(settings.dim)
-        self._history = History(self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [])
+        self._history = History(
+            self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [], lambda: self._users.gone
+        )
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
+        self._removal = Removal(self._users, self._items, self._catalogue, self._history, self._model)
+        self._admission = Admission(self._users, self._items, self._catalogue, self._history, settings.seed)
         self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
         self._writing = threading.RLock()
         self._inside = False  # a call by the thread that holds the lock
@@ -73,17 +80,22 @@ class Engine(Reading):
     def _recover(self, directory: Directory) -> None:
         state = directory.state
         began = time.monotonic()
-        epoch.restore(directory, (self._users, self._items), self._catalogue, self._model)
+        epoch.restore(
+            directory, (self._users, self._items), self._catalogue, self._removal, self._admission, self._model
+        )
         scanned = time.monotonic()
         self._seq, self._positions, self._bit_exact = state.seq, dict(state.positions), state.bit_exact
         self._epochs = epoch.Epochs(
             directory,
             (self._users, self._items),
             self._history,
+            self._removal,
             self._snapshot,
             self._resources.epoch_seconds,
             self._resources.warm_bytes // 4,
         )
+        self._removal.settle = self._epochs.finish
+        self._removal.make_room = self._epochs.complete
         self._syncer = ThreadPoolExecutor(1, "rowtide-sync")
         replayed = epoch.replay(directory, lambda record, start: self._learn(record, Learned(), start))
         self._opening = {
@@ -133,7 +145,8 @@ class Engine(Reading):
 
         Args:
             users, items: ids, scalars or 1-D columns of equal length; any int64 but -1.
-            values: None with the losses of this version.
+            values: float [n], required with the losses "logistic" (each 0 or 1) and "squared" (finite ratings), which
+                learn to predict them; None with "softmax" and "bpr", which learn from positives.
             weights: float [n] >= 0, scale each event's loss; 1 by default.
             timestamps: Unix seconds or datetime64 [n]; kept in the log.
             durable: False: in the page cache only; survives SIGKILL, not power loss.
@@ -144,6 +157,10 @@ class Engine(Reading):
 
         Raises InputError for bad arguments, with nothing changed; StorageFullError and EngineError, whose `.seq` says
         what was accepted.
+
+        >>> report = eng.ingest([7, 7, 8], [100, 101, 100])
+        >>> report.events, report.new_users, report.new_items, report.seq
+        (3, 2, 2, 3)
         """
         began = time.perf_counter()
         events = Events.check(
@@ -170,13 +187,14 @@ class Engine(Reading):
                 raise e
             seq = self._seq
         return IngestReport(
-            events=learned.events,
+            events=learned.events + learned.unlearned,
             seq=seq,
             loss=learned.loss / learned.events if learned.events else math.nan,
             new_users=learned.new_users,
             new_items=learned.new_items,
             seconds=time.perf_counter() - began,
             found={"warm": learned.warm, "cold": learned.cold, "made": learned.new_users + learned.new_items},
+            unlearned=learned.unlearned,
         )
 
     def _log_and_learn(
@@ -211,12 +229,12 @@ class Engine(Reading):
                         synced.result()
                         waiting = record
                 if progress:
-                    progress(learned.events, len(events))
+                    progress(learned.events + learned.unlearned, len(events))
         finally:
             if waiting is not None and self._failure is None:
                 self._learn(waiting, learned)
         if progress:
-            progress(learned.events, len(events))
+            progress(learned.events + learned.unlearned, len(events))
 
     def _accepted(self, durable: bool) -> int:
         """The last event that a call has had accepted: the log decides, for what it holds is learned on reopening."""
@@ -238,20 +256,31 @@ class Engine(Reading):
             if record.count > start:
                 if record.first_seq + start != self._seq + 1:
                     raise EngineError(f"event {record.first_seq + start} is due after {self._seq}")
-                skipped = learned.skipped
-                self._model.learn(
-                    record.users,
-                    record.items,
-                    record.weights,
-                    first_seq=record.first_seq,
-                    batch_size=record.batch_size,
-                    start=start,
-                    deliver=self._deliver,
-                    make_room=self._make_room,
-                    into=learned,
+                before = learned.skipped, learned.events
+                settings = self._model.settings
+                runs = self._admission.begin(
+                    record, start, settings.admit_after, lambda: self._make_room(record.first_seq - 1)
                 )
-                self._skipped += learned.skipped - skipped
+                for first, stop in runs:
+                    self._model.learn(
+                        record.users[first:stop],
+                        record.items[first:stop],
+                        None if record.values is None else record.values[first:stop],
+                        None if record.weights is None else record.weights[first:stop],
+                        first_seq=record.first_seq + first,
+                        batch_size=record.batch_size,
+                        deliver=self._deliver,
+                        make_room=self._make_room,
+                        into=learned,
+                    )
+                self._admission.end()
+                self._skipped += learned.skipped - before[0]
+                learned.unlearned += record.count - start - (learned.events - before[1])
                 self._seq = record.last_seq
+                if ttl := settings.row_ttl:
+                    self._removal.expire(record.first_seq - 1, self._seq, ttl)
+            if record.operation is not None:
+                self._removal.apply(record)
             if record.position is not None:
                 self._positions[record.position[0]] = record.position[1]
         except BaseException as e:
@@ -284,7 +313,13 @@ class Engine(Reading):
             mean_count=self._model.mean_count,
             settings=self._model.settings,
             positions=dict(self._positions),
+            value_sums=self._model.value_sums,
             bit_exact=self._bit_exact,
+            ordinals=len(self._catalogue),
+            hidden=len(self._catalogue.native.hidden),
+            purge=self._removal.purge,
+            sightings=self._admission.sightings,
+            decided=self._admission.decided,
         )
 
     # --- state
@@ -304,17 +339,31 @@ class Engine(Reading):
         return self._model.settings.as_dict()
 
     def position(self, source: str) -> bytes | None:
-        """What the last `ingest` with a position of this source stored; None if there was none."""
+        """What the last `ingest` with a position of this source stored; None if there was none.
+
+        >>> report = eng.ingest(7, 100, position=("clicks", b"file 3, row 41"))
+        >>> eng.position("clicks")
+        b'file 3, row 41'
+        """
         self._alive()
         if not isinstance(source, str):
             raise InputError(f"source: got {describe(source)}, wanted a str")
         return self._positions.get(source)
 
     def checkpoint(self) -> int:
-        """Writes everything learned to LMDB now; returns the seq that is in LMDB."""
+        """Writes everything learned to LMDB now; returns the seq that is in LMDB.
+
+        After a `forget` it also copies LMDB's file without its free pages, and empties the log.
+
+        >>> seq = eng.ingest(7, [100]).seq
+        >>> eng.checkpoint() == seq
+        True
+        """
         with self._writer():
             if self._epochs is not None:
                 self._epochs.complete()
+                if self._removal.purge:
+                    self._epochs.purge()
             return self._seq
 
     def backup(self, dst: Any) -> int:
@@ -333,13 +382,26 @@ class Engine(Reading):
             return backup.write_backup(snapshot, path)
 
     def digest(self) -> str:
-        """Hex digest over all state, in id order, wherever it lives: a function of the log alone."""
+        """Hex digest over all state, in id order, wherever it lives: a function of the log alone.
+
+        >>> empty = eng.digest()
+        >>> report = eng.ingest(7, 100)
+        >>> eng.digest() == empty
+        False
+        """
         with self._writer():
             stored = self._directory.cold.scan_raw(HISTORY) if self._directory else iter(())
-            return digest(self._snapshot(), (self._users, self._items), self._history.chunks(stored))
+            hidden = self._catalogue.native.hidden
+            return digest(self._snapshot(), (self._users, self._items), hidden, self._history.chunks(stored))
 
     def stats(self) -> dict[str, Any]:
-        """Rows, bytes and seqs by tier, and what opening and syncing took."""
+        """Rows, bytes and seqs by tier; `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what
+        opening and syncing took.
+
+        >>> report = eng.ingest([7, 8], [100, 100])
+        >>> eng.stats()["users"]["rows"], eng.stats()["items"]["rows"]
+        (2, 1)
+        """
         self._alive()
         out: dict[str, Any] = {
             "seq": self._seq,
@@ -351,10 +413,17 @@ class Engine(Reading):
             "items": self._items.stats(),
             "catalogue_bytes": self._catalogue.bytes,
             "history_bytes": self._history.ram_bytes,
+            "hidden_items": len(self._catalogue.native.hidden),
+            "expired_rows": self._removal.expired,
         }
         if self._directory and self._epochs:
-            out["lmdb"] = self._directory.cold.stats()
+            lmdb = out["lmdb"] = self._directory.cold.stats()
             out["log_bytes"] = self._directory.log.bytes
+            out["disk"] = {
+                "live_bytes": lmdb["used_pages"] * lmdb["page_bytes"],
+                "free_bytes": lmdb["free_pages"] * lmdb["page_bytes"],
+                "log_bytes": self._directory.log.bytes,
+            }
             out["sync_seconds"] = self._sync_seconds
             out["opening"] = dict(self._opening)
             out |= self._epochs.stats()

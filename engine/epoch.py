@@ -7,18 +7,21 @@ log is kept one epoch back; one thread, this file's, writes LMDB. The writer's l
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from .admission import Admission
 from .directory import Directory, State
 from .errors import EngineError
 from .events import Ids
 from .log.record import NO_IDS, require_sound
 from .rank.catalogue import Catalogue
 from .rank.history import History
+from .removal import Frozen, Removal
 from .table import changes
-from .table.table import ITEMS, Table
+from .table.table import HIDDEN, ITEMS, Table
 
 LOG_BYTES = 1 << 30  # an epoch is due when the log has grown by as much
 
@@ -31,6 +34,7 @@ class Epochs:
         directory: Directory,
         tables: tuple[Table, Table],
         history: History,
+        removal: Removal,
         snapshot: Callable[[], State],
         seconds: float,
         kept_limit: int,
@@ -38,6 +42,7 @@ class Epochs:
         self._directory = directory
         self._users, self._items = tables
         self._history = history
+        self._removal = removal
         self._snapshot = snapshot
         self._seconds = seconds
         self._kept_limit = kept_limit
@@ -65,7 +70,7 @@ class Epochs:
             return True
         if time.monotonic() - self._began < self._seconds:
             return self._directory.log.appended_bytes - self._log_mark >= LOG_BYTES
-        return bool(self._users.warm.dirty + self._items.warm.dirty > 0)
+        return bool(self._users.warm.dirty + self._items.warm.dirty > 0) or self._removal.pending
 
     def crowded(self) -> bool:
         """Does a running epoch hold so many copies of changed rows that the writer should wait for its end?"""
@@ -79,7 +84,7 @@ class Epochs:
             raise EngineError("an epoch was interrupted while it began; close and open the directory again")
         log = self._directory.log
         state = self._snapshot()
-        if log.synced_seq < state.seq:
+        if log.synced_seq < state.seq or state.decided:  # what was decided is of a record that must not be lost
             log.sync()
         self._log_mark = log.appended_bytes
         self._began = time.monotonic()
@@ -87,7 +92,7 @@ class Epochs:
         self._users.warm.freeze()
         self._items.warm.freeze()
         self._history.freeze()
-        self._running = self._thread.submit(self._write, state)
+        self._running = self._thread.submit(self._write, state, self._removal.freeze())
         self._interrupted = False
 
     def finish(self) -> None:
@@ -99,6 +104,7 @@ class Epochs:
         self._wait_seconds += time.monotonic() - began
         self._error = self._running.exception()
         self._running = None
+        self._removal.ended(self._error is None)
         if self._error is None:
             self._directory.log.drop_through(self._drop_seq)
 
@@ -116,6 +122,18 @@ class Epochs:
         if self._error is not None:
             raise self._error
 
+    def purge(self) -> None:
+        """Rids the files of what was forgotten: LMDB copied without its free pages, the log without a record.
+
+        After `complete`, so that LMDB has everything. If it fails or is cut off, the state in LMDB still says that it
+        is to be done.
+        """
+        self._directory.cold.compact()
+        self._directory.log.empty()
+        self._log_mark = self._directory.log.appended_bytes
+        self._directory.cold.write((), replace(self._snapshot(), purge=False).to_meta())
+        self._removal.purge = False
+
     def close(self) -> None:
         self._thread.shutdown()
 
@@ -126,15 +144,16 @@ class Epochs:
             "epoch_wait_seconds": self._wait_seconds,
         }
 
-    def _write(self, state: State) -> None:
+    def _write(self, state: State, work: Frozen) -> None:
         began = time.monotonic()
         committed = False
         try:
             number = self._number + 1
             meta = state.to_meta() | {changes.EPOCH: number.to_bytes(8, "little")}
-            self._directory.cold.write(self._batches(number, state.items), meta)
+            self._directory.cold.write(self._batches(number, state.items, work), meta, work.deletes)
             self._number = number
             committed = True
+            self._removal.deleted()
         finally:
             self._history.thaw(committed)  # it needs the frozen users, so it comes first
             self._users.warm.thaw(committed)
@@ -144,7 +163,7 @@ class Epochs:
         self._saved_seq = state.seq
         self._count += 1
 
-    def _batches(self, number: int, items: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    def _batches(self, number: int, items: int, work: Frozen) -> Iterator[list[tuple[bytes, bytes]]]:
         users = 0
         for batch in self._users.frozen():
             users += len(batch)
@@ -152,15 +171,29 @@ class Epochs:
         changed: list[Ids] = [NO_IDS]
         yield from self._items.frozen(changed.append)
         yield from self._history.frozen(users)
-        yield changes.encode(number, np.concatenate(changed), items)
+        yield work.hidden
+        if work.can_be_followed:
+            yield changes.encode(number, np.concatenate(changed), items)
 
 
-def restore(directory: Directory, tables: tuple[Table, Table], catalogue: Catalogue, model: Any) -> None:
-    """Takes over the state of the last epoch: table states, settings, and the catalogue by a scan of the item rows."""
+def restore(
+    directory: Directory,
+    tables: tuple[Table, Table],
+    catalogue: Catalogue,
+    removal: Removal,
+    admission: Admission,
+    model: Any,
+) -> None:
+    """Takes over the state of the last epoch: table states, hidden items, and the catalogue by a scan of the item
+    rows."""
     state = directory.state
-    model.restore(state.mean, state.mean_count, state.users, state.items)
+    model.restore(state.mean, state.mean_count, state.users, state.items, state.value_sums)
+    removal.purge = state.purge
+    admission.restore(state.sightings, state.decided)
     items = tables[1]
-    catalogue.restore(directory.cold.scan(ITEMS, items.warm.stored_bytes), state.items)
+    cold = directory.cold
+    hidden = cold.scan(HIDDEN, 0), state.hidden
+    catalogue.restore(cold.scan(ITEMS, items.warm.stored_bytes), state.items, state.ordinals, *hidden)
 
 
 def replay(directory: Directory, learn: Callable[[Any, int], None]) -> int:

@@ -51,7 +51,13 @@ class Ranker(Protocol):
     def settings(self) -> Mapping[str, Any]: ...
     def topk(self, users: Ids, k: int, *, exclude: list[Ids] | None = None) -> Answer: ...
     def ingest(
-        self, users: Ids, items: Ids, *, timestamps: NDArray[Any] | None = None, durable: bool = True
+        self,
+        users: Ids,
+        items: Ids,
+        values: NDArray[Any] | None = None,
+        *,
+        timestamps: NDArray[Any] | None = None,
+        durable: bool = True,
     ) -> Learned: ...
 
 
@@ -60,13 +66,15 @@ class Report:
     """The judged rows and the measures over them.
 
     `rows`: columns of one length N, in time order: `row` int64 (index into the arrays of the call), `user` int64,
-    `item` int64, `rank_all` int64 (1 is best; -1: not among the listed), `rank_new` int64 (the same on the list
-    without the items already had; 0: the user had this item, so the row does not count), `known_user` bool (a row of
-    this user came before the request). Only ranks up to `max(k)` are exact; a larger one says "beyond".
+    `item` int64, `rank_all` int64 (1 is best; -1: not among the listed; 0: the row's value is not above 0, so it does
+    not count), `rank_new` int64 (the same on the list without the items already had; 0 also: the user had this item),
+    `known_user` bool (a row of this user came before the request). Only ranks up to `max(k)` are exact; a larger one
+    says "beyond".
 
     `summary`: `"all"` and `"new"`, each a dict of `rows` (int) and, for each k, `hit_rate@k` and `ndcg@k` (float,
     0..1, NaN without rows); and `learned` (rows learned in this call), `judged` (rows), `requests` (lists judged),
-    `known_users` (judged rows of them), `seconds`.
+    `known_users` (judged rows of them), `loss` (mean over the judged rows, each taken before the step that learned
+    it), `seconds`.
     """
 
     rows: dict[str, NDArray[Any]]
@@ -99,6 +107,7 @@ def prequential(
     items: ArrayLike,
     timestamps: ArrayLike | None = None,
     *,
+    values: ArrayLike | None = None,
     baskets: ArrayLike | None = None,
     k: int | Sequence[int] = (1, 10, 20),
     warmup: float = 0.2,
@@ -109,12 +118,14 @@ def prequential(
     """Judge `eng` on rows in time order: list for the row's user, see where the row's item stands, then learn the
     row.
 
-    users, items: integer ids [N], none -1. timestamps: [N] numbers or datetime64, not decreasing; given to `ingest`.
-    baskets: [N] of any type that compares: consecutive rows of one (user, basket) are one request, listed once before
-    any of them is learned; without it each row is a request. The lists of at least `eng.settings["batch_size"]` rows
-    (whole requests) are made before these rows are learned in one call. k: list lengths of the measures. warmup: the
-    share of rows, from the first, that are only learned, 0 <= warmup < 1; a request that begins before that line is
-    not judged. progress: called after every call learned with (rows done, rows in all, mean loss of the call).
+    users, items: integer ids [N], none -1. timestamps: [N] numbers or datetime64, not decreasing; given to
+    `ingest`. values: [N] labels or ratings, given to `ingest`; a row whose value is not above 0 is learned, but
+    nobody is asked to list its item. baskets: [N] of any type that compares: consecutive rows of one (user, basket)
+    are one request, listed once before any of them is learned; without it each row is a request. The lists of at
+    least `eng.settings["batch_size"]` rows (whole requests) are made before these rows are learned in one call. k:
+    list lengths of the measures. warmup: the share of rows, from the first, that are only learned, 0 <= warmup < 1;
+    a request that begins before that line is not judged. progress: called after every call learned with (rows done,
+    rows in all, mean loss of the call).
 
     Two measures. *all*: over every judged row, items already had may be listed. *new*: over the rows whose item the
     user had in no row before the request, the items already had taken off the list. Ties count against the model, an
@@ -129,12 +140,22 @@ def prequential(
     Raises InputError, before anything is learned, for columns of other lengths, shapes or types, an id of -1,
     timestamps that decrease, warmup outside [0, 1), k that is not one or more positive integers, resume outside [0,
     N].
+
+    >>> users, items = np.arange(1000) % 50, np.arange(1000) % 10
+    >>> report = engine.evaluate.prequential(eng, users, items, k=[1, 5])
+    >>> report.summary["judged"], sorted(report.summary["all"])
+    (800, ['hit_rate@1', 'hit_rate@5', 'ndcg@1', 'ndcg@5', 'rows'])
     """
     began = perf_counter()
     user, item = id_column("users", users), id_column("items", items)
     n = len(user)
     _same_length("items", item, n)
     times = None if timestamps is None else _times(timestamps, n)
+    value = None if values is None else np.asarray(values)
+    if value is not None:
+        _same_length("values", value, n)
+        if value.dtype.kind not in "iufb":
+            raise InputError(f"values: got {value.dtype}, wanted numbers")
     depths = _depths(k)
     if isinstance(warmup, bool) or not isinstance(warmup, int | float | np.number) or not 0 <= warmup < 1:
         raise InputError(f"warmup: got {warmup!r}, wanted a number with 0 <= warmup < 1")
@@ -142,7 +163,8 @@ def prequential(
 
     def learn_native(start: int, stop: int) -> Learned:
         ts = None if times is None else times[start:stop]
-        return eng.ingest(user[start:stop], item[start:stop], timestamps=ts, durable=False)
+        given = () if value is None else (value[start:stop],)
+        return eng.ingest(user[start:stop], item[start:stop], *given, timestamps=ts, durable=False)
 
     learn = ingest or learn_native
     past = _Past(user, item, _requests(user, baskets))
@@ -150,40 +172,49 @@ def prequential(
     first = int(past.bounds[np.searchsorted(past.bounds, target)])
     step, depth = int(eng.settings["batch_size"]), depths[-1] + 1
     rank_all, rank_new = np.zeros(n - first, np.int64), np.zeros(n - first, np.int64)
+    counts = np.ones(n, np.bool_) if value is None else value > 0
+    total_loss = 0.0
 
-    def done(start: int, stop: int) -> None:
+    def done(start: int, stop: int) -> float:
+        total = 0.0
         for a, b in _calls(start, stop):
             loss = learn(a, b).loss
+            total += loss * (b - a)
             if progress is not None:
                 progress(b, n, loss)
+        return total
 
     for start, stop in _calls(resume, first, long=True):
         done(start, stop)
     start = first
     while start < n:
         stop = int(past.bounds[np.searchsorted(past.bounds, min(start + step, n))])
-        a, b = start - first, stop - first
-        rank_all[a:b], rank_new[a:b] = _judge(eng, past, start, stop, depth)
-        done(start, stop)
+        at = start - first
+        asked = np.flatnonzero(counts[start:stop])
+        if len(asked):
+            rank_all[at + asked], rank_new[at + asked] = _judge(eng, past, start + asked, depth)
+        total_loss += done(start, stop)
         start = stop
 
     known = past.known_user[first:]
     rows: dict[str, NDArray[Any]] = {"row": np.arange(first, n), "user": user[first:], "item": item[first:]}
     rows |= {"rank_all": rank_all, "rank_new": rank_new, "known_user": known}
-    summary: dict[str, Any] = {"all": _measure(rank_all, depths), "new": _measure(rank_new[rank_new != 0], depths)}
-    summary |= {"learned": n - resume, "judged": n - first, "requests": int((past.bounds[:-1] >= first).sum())}
+    parts = (("all", rank_all), ("new", rank_new))
+    summary: dict[str, Any] = {name: _measure(rank[rank != 0], depths) for name, rank in parts}
+    requests = len(np.unique(past.begin[first:][counts[first:]]))
+    summary |= {"learned": n - resume, "judged": n - first, "requests": requests}
+    summary["loss"] = total_loss / (n - first) if n > first else math.nan
     summary |= {"known_users": int(known.sum()), "seconds": perf_counter() - began}
     return Report(rows, summary, depths)
 
 
-def _judge(eng: Ranker, past: "_Past", start: int, stop: int, depth: int) -> tuple[Ids, Ids]:
-    """Ranks (all, new) of rows [start, stop), whole requests: one `topk` call with one or two lists a request."""
-    item, fresh = past.item[start:stop], past.fresh[start:stop]
-    starts = past.begin[start:stop] == np.arange(start, stop)
-    heads, request = start + np.flatnonzero(starts), np.cumsum(starts) - 1
+def _judge(eng: Ranker, past: "_Past", rows: NDArray[np.intp], depth: int) -> tuple[Ids, Ids]:
+    """Ranks (all, new) of `rows`, of whole requests: one `topk` call with one or two lists a request."""
+    item, fresh = past.item[rows], past.fresh[rows]
+    heads, request = np.unique(past.begin[rows], return_inverse=True)
     # Only where there is something to take off is the second list another one than the first.
     second = np.zeros(len(heads), bool)
-    second[request[fresh & past.known_user[start:stop]]] = True
+    second[request[fresh & past.known_user[rows]]] = True
     apart = np.flatnonzero(second)
     asked, lists = past.user[heads], np.arange(len(heads))
     exclude: list[Ids] | None = None

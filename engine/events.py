@@ -12,6 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError
+from .tensors import array_of, is_tensor
+
+# The losses that learn a value for each pair, instead of ranking the positive above negatives.
+POINTWISE = ("logistic", "squared")
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
@@ -25,6 +29,8 @@ def describe(x: Any) -> str:
     """What came, in a few words, for a message."""
     if isinstance(x, np.ndarray):
         return f"{x.dtype} array of shape {x.shape}"
+    if is_tensor(x):
+        return f"{x.dtype} tensor of shape {tuple(x.shape)} on {x.device}"
     if isinstance(x, (list, tuple)):
         return f"{type(x).__name__} of {len(x)}"
     try:
@@ -38,7 +44,7 @@ def _array(name: str, x: Any, wanted: str) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted}")
     try:
-        return np.asarray(x)
+        return array_of(x) if is_tensor(x) else np.asarray(x)
     except MemoryError:
         raise
     except Exception as e:  # whatever the __array__ of an unknown type raises
@@ -126,12 +132,31 @@ def _timestamp_column(x: Any, n: int) -> NDArray[np.float64]:
     return float_array("timestamps", a, (n,), np.float64)
 
 
+def _value_column(x: Any, n: int, loss: str) -> Floats | None:
+    if loss not in POINTWISE:
+        if x is not None:
+            raise InputError(f"values: got {describe(x)}, wanted None: the loss {loss!r} learns from positives")
+        return None
+    wanted = f"{n} labels, each 0 or 1" if loss == "logistic" else f"{n} ratings"
+    if x is None:
+        if n:
+            raise InputError(f"values: got None, wanted {wanted}: the loss {loss!r} learns to predict them")
+        return np.empty(0, np.float32)
+    a = _array("values", x, wanted)
+    values = float_array("values", a.astype(np.int8) if a.dtype.kind == "b" else a, (n,))
+    if loss == "logistic" and not ((values == 0) | (values == 1)).all():
+        bad = int(np.flatnonzero((values != 0) & (values != 1))[0])
+        raise InputError(f"values: got {values[bad]} at position {bad}, wanted {wanted}")
+    return values
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
     """Checked columns of equal length: what one call to `ingest` submits."""
 
     users: Ids
     items: Ids
+    values: Floats | None = None
     weights: Floats | None = None
     timestamps: NDArray[np.float64] | None = None
 
@@ -141,13 +166,12 @@ class Events:
         u, i = id_column("users", users), id_column("items", items)
         if len(u) != len(i):
             raise InputError(f"items: got {len(i)} of them, wanted as many as users ({len(u)})")
-        if values is not None:
-            raise InputError(f"values: got {describe(values)}, wanted None: the loss {loss!r} learns from positives")
+        v = _value_column(values, len(u), loss)
         w = None if weights is None else float_array("weights", weights, (len(u),))
         if w is not None and w.size and w.min() < 0:
             raise InputError(f"weights: got {w.min()}, wanted numbers >= 0")
         t = None if timestamps is None else _timestamp_column(timestamps, len(u))
-        return cls(u, i, w, t)
+        return cls(u, i, v, w, t)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -157,6 +181,7 @@ class Events:
         return Events(
             self.users[part],
             self.items[part],
+            None if self.values is None else self.values[part],
             None if self.weights is None else self.weights[part],
             None if self.timestamps is None else self.timestamps[part],
         )
@@ -167,7 +192,11 @@ class IngestReport:
     """What one call to `ingest` did.
 
     `loss` is the mean over the events, each taken before the step that learned it (NaN for an empty batch); `found`
-    counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made".
+    counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made". `unlearned` of the
+    events named an id that `admit_after` keeps out; they are in `events` and not in `loss`.
+
+    >>> eng.ingest([7, 7], [100, 101]).found
+    {'warm': 0, 'cold': 0, 'made': 3}
     """
 
     events: int
@@ -177,6 +206,7 @@ class IngestReport:
     new_items: int
     seconds: float
     found: dict[str, int]
+    unlearned: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +215,12 @@ class TopK:
 
     ids: int64 [k] or [n, k], -1 where there are fewer than k; scores: float32 of the same shape, -inf there, falling,
     ids rising where scores are equal; counts: how many are real, an int or int64 [n]; seq: every event up to this one
-    is reflected (later ones may be).
+    is reflected (later ones may be). Where the call was given a tensor, tensors take the place of arrays.
+
+    >>> report = eng.ingest([7, 7], [100, 101])
+    >>> ids, scores = found = eng.topk([7, 8], k=3, exclude=[100])
+    >>> found.counts.tolist(), found.seq, ids[0].tolist()
+    ([1, 1], 2, [101, -1, -1])
     """
 
     ids: Ids

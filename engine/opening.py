@@ -42,7 +42,7 @@ def open_engine(
         checked_path(path),
         mode,
         given,
-        lambda settings: require_room(settings, capacities(settings.dim, checked.warm_bytes)[0]),
+        lambda settings: require_room(settings, capacities(settings.dim, settings.optimizer, checked.warm_bytes)[0]),
     )
     try:
         return Engine(directory, directory.state.settings, checked, given)

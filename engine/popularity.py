@@ -50,10 +50,18 @@ class Popularity:
         self._first: dict[int, int] = {}  # count -> first place with it; stale where no item has that count
 
     def ingest(
-        self, users: Ids, items: Ids, *, timestamps: NDArray[Any] | None = None, durable: bool = True
+        self,
+        users: Ids,
+        items: Ids,
+        values: NDArray[Any] | None = None,
+        *,
+        timestamps: NDArray[Any] | None = None,
+        durable: bool = True,
     ) -> Counted:
-        """Count `items` int64[N]; the rest is not looked at."""
+        """Count `items` int64[N]; where there are values [N], those above 0. The rest is not looked at."""
         counts, first = self._counts, self._first
+        if values is not None:
+            items = items[values > 0]
         for item in items.tolist():
             place = self._place.get(item)
             if place is None:

@@ -13,7 +13,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from .backend import native
 from .config import Settings
 from .digest import digest
 from .directory import State, exists, hold
@@ -26,7 +25,7 @@ from .rank.topk import Ranker
 from .reading import Reading
 from .table import changes
 from .table.cold import Cold, Snapshot
-from .table.table import ITEMS, USERS, StoredTable
+from .table.table import HIDDEN, ITEMS, USERS, StoredTable, stored_bytes
 
 
 class _Turns:
@@ -169,10 +168,10 @@ class Reader(Reading):
         ids = changes.between(now, at, epoch) if 0 <= at < epoch else None
         self._epoch = -1
         if ids is not None:
-            found, rows = now.fetch(ITEMS, ids, native.stored_bytes(self._catalogue.dim))
+            found, rows = now.fetch(ITEMS, ids, stored_bytes(self._catalogue.dim, self._state.settings.optimizer))
             if found.all() and self._catalogue.follow(ids, rows):
                 self._state = State.from_meta(now.meta, self._path)
-                if len(self._catalogue) == self._state.items:
+                if len(self._catalogue) == self._state.ordinals:
                     self._moves["followed"] += 1
                     self._seq, self._epoch = self._state.seq, epoch
                     return
@@ -181,7 +180,8 @@ class Reader(Reading):
     def _scan(self, now: Snapshot) -> None:
         state = State.from_meta(now.meta, self._path)
         catalogue = Catalogue(state.settings.dim)
-        catalogue.restore(now.scan(ITEMS, native.stored_bytes(catalogue.dim)), state.items)
+        rows = now.scan(ITEMS, stored_bytes(catalogue.dim, state.settings.optimizer))
+        catalogue.restore(rows, state.items, state.ordinals, now.scan(HIDDEN, 0), state.hidden)
         self._moves["whole"] += 1
         self._state, self._catalogue = state, catalogue
         self._seq, self._epoch = state.seq, changes.epoch_of(now)
@@ -200,7 +200,7 @@ class Reader(Reading):
     @contextmanager
     def _answering(self) -> Iterator[tuple[int, Ranker]]:
         with self._at_newest() as now:
-            users = StoredTable(USERS, self._catalogue.dim, now)
+            users = StoredTable(USERS, self._catalogue.dim, self._state.settings.optimizer, now)
             history = StoredHistory(now.fetch_chunks)
             yield self._seq, Ranker(users, self._catalogue, history, self._state, self._threads)
 
@@ -219,8 +219,9 @@ class Reader(Reading):
     def digest(self) -> str:
         """As `Engine.digest`, at the newest epoch: what the writer's was at this seq."""
         with self._at_newest() as now:
-            tables = tuple(StoredTable(number, self._catalogue.dim, now) for number in (USERS, ITEMS))
-            return digest(self._state, tables, stored_chunks(now.scan_raw(HISTORY)))
+            settings = self._state.settings
+            tables = tuple(StoredTable(n, settings.dim, settings.optimizer, now) for n in (USERS, ITEMS))
+            return digest(self._state, tables, self._catalogue.native.hidden, stored_chunks(now.scan_raw(HISTORY)))
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seq of the newest epoch; `moves`: how often a whole scan, or lists, led to a newer one."""

@@ -11,6 +11,7 @@ from typing import Any
 from .errors import EngineError, InputError
 from .events import Floats, TopK, id_column
 from .rank.topk import Ranker
+from .tensors import device_of, given
 
 
 class Reading(ABC):
@@ -41,7 +42,7 @@ class Reading(ABC):
         include: Any = None,
         unknown: str = "fallback",
     ) -> TopK:
-        """The k items with the highest scores for each user, exactly; changes nothing.
+        """The k items with the highest scores for each user, exactly; changes nothing. Any number of users in one call.
 
         Args:
             users: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
@@ -52,30 +53,85 @@ class Reading(ABC):
             unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
                 "skip" gives an empty row.
 
-        Returns TopK. Raises InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
+        Returns TopK, of tensors if any of these is one, on its device (of several: the first named here). Raises
+        InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
+
+        >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
+        >>> ids, scores = eng.topk(7, k=2)
+        >>> ids.shape, scores.dtype
+        ((2,), dtype('float32'))
+        >>> fresh = eng.topk([7, 9], k=5, exclude_seen=True)
+        >>> fresh.counts.tolist(), fresh.ids[0].tolist()
+        ([1, 2], [102, -1, -1, -1, -1])
         """
+        device = device_of(users, vectors, exclude, include)
         with self._answering() as (seq, ranker):
-            return ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
+            found = ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
+        return _given(found, device)
+
+    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> TopK:
+        """The k items whose vectors have the highest cosine to each item's, exactly; biases don't count.
+
+        Args:
+            items: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
+            exclude, include: item ids, as in `topk`. An item is never in its own list.
+
+        Returns TopK, its scores the cosines, in [-1, 1]; a vector of zeros has cosine 0 to every other. Tensors as in
+        `topk`. Raises InputError (also for k > 2**24, or items x k > 2**27), UnknownIdError for an item without a row.
+
+        >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
+        >>> eng.similar(100, k=5, exclude=[102]).ids.tolist()
+        [101, -1, -1, -1, -1]
+        """
+        device = device_of(items, exclude, include)
+        with self._answering() as (seq, ranker):
+            found = ranker.similar(seq, items, k, exclude, include)
+        return _given(found, device)
 
     def score(self, users: Any, items: Any) -> Any:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
 
-        Raises UnknownIdError for an id without a row.
+        They are what the loss learns to predict. "squared": the rating, which is the mean of all ratings + the biases
+        of user and item + user . item. "logistic": the log odds of a 1, in the same way; 1 / (1 + exp(-score)) is its
+        probability. "softmax" and "bpr": user . item + the item's bias, a number that ranks.
+
+        A tensor if either is one. Raises InputError, UnknownIdError for an id without a row.
+
+        >>> report = eng.ingest([7, 8], [100, 101])
+        >>> eng.score([[7], [8]], [100, 101]).shape
+        (2, 2)
         """
         with self._answering() as (_, ranker):
-            return ranker.score(users, items)
+            scores = ranker.score(users, items)
+        return given([scores], device_of(users, items))[0]
 
     def vectors(self, users: Any = None, items: Any = None) -> Floats:
-        """The vectors of users or of items, float32 [n, dim], in the order asked for. Raises UnknownIdError."""
+        """The vectors of users or of items, float32 [n, dim], in the order asked for; a tensor if those are one.
+
+        Raises InputError, UnknownIdError.
+
+        >>> report = eng.ingest([7, 8], [100, 101])
+        >>> eng.vectors([8, 7]).shape == (2, eng.settings["dim"])
+        True
+        """
         with self._answering() as (_, ranker):
             if (users is None) == (items is None):
                 raise InputError("users, items: wanted exactly one of the two")
             if items is not None:
-                return ranker.item_vectors(id_column("items", items))
-            return ranker.user_vectors(id_column("users", users))
+                found = ranker.item_vectors(id_column("items", items))
+            else:
+                found = ranker.user_vectors(id_column("users", users))
+        vectors: Floats = given([found], device_of(users, items))[0]
+        return vectors
 
     def _alive(self) -> None:
         if self._pid != os.getpid():
             raise EngineError("this Engine belongs to the parent process; a child cannot use it")
         if self._closed:
             raise EngineError("this Engine is closed")
+
+
+def _given(found: TopK, device: Any) -> TopK:
+    """The answer as the caller's kind of array."""
+    ids, scores, counts = given((found.ids, found.scores, found.counts), device)
+    return TopK(ids, scores, counts, found.seq)

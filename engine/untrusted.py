@@ -18,6 +18,7 @@ import numpy as np
 from .config import Settings
 from .directory import State, exists, hold, make_lock
 from .errors import ConfigError, CorruptionError, EngineError
+from .events import POINTWISE
 from .files import as_engine_error
 from .log.log import Log
 from .log.record import Record
@@ -109,6 +110,10 @@ def _check_record(record: Record, settings: Settings) -> None:
     numbers = [x for x in (record.values, record.weights, record.timestamps) if x is not None]
     fine = (ids != -1).all() and all(np.isfinite(x).all() for x in numbers)
     fine = fine and (record.weights is None or (record.weights >= 0).all())
+    values = record.values if record.count else None
+    fine = fine and (values is not None) == (record.count > 0 and settings.loss in POINTWISE)
+    if values is not None and settings.loss == "logistic":
+        fine = fine and ((values == 0) | (values == 1)).all()
     changed: dict[str, Any] = dict(record.settings or {})
     if record.count:
         changed["batch_size"] = record.batch_size

@@ -26,7 +26,13 @@ class VerifyReport:
 
 
 def verify(path: Any) -> VerifyReport:
-    """Checks log and LMDB, structure and CRCs. Raises CorruptionError (file, offset, seq), ConfigError."""
+    """Checks log and LMDB, structure and CRCs. Raises CorruptionError (file, offset, seq), ConfigError.
+
+    >>> with engine.open("shop") as eng:
+    ...     report = eng.ingest([7, 8], [100, 101])
+    >>> engine.verify("shop").seq
+    2
+    """
     path = checked_path(path)
     if not exists(path):
         raise ConfigError(f"path: {path} holds no model")

@@ -16,11 +16,11 @@ MODULES = sorted(path for path in ENGINE.rglob("*.py"))
 # From the bottom up; a module imports from lower layers, and from its own where no other rule forbids it.
 LAYERS = [
     {"_native"},
-    {"backend", "errors", "events", "config", "metrics", "files"},
+    {"backend", "errors", "events", "config", "metrics", "files", "tensors"},
     {"kernels"},
     {"rank", "learn", "table", "log"},
     {"directory"},
-    {"epoch", "verify", "digest", "reading", "reader", "backup", "untrusted"},
+    {"epoch", "verify", "digest", "reading", "reader", "backup", "untrusted", "removal", "removing", "admission"},
     {"engine", "opening"},
     {"popularity", "evaluate"},
     {"sources"},

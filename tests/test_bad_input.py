@@ -14,6 +14,8 @@ from junk import JUNK, Hostile, but, refused
 import engine
 from engine import EngineError
 
+ITEM = 5 - 2**50  # `stream` has it
+
 
 @pytest.fixture
 def unchanged(home, contents, stream):
@@ -36,6 +38,7 @@ def test_ids_of_reads(unchanged):
     for junk in [-1, *but()]:
         if junk is not None:
             refused("users", lambda junk=junk: unchanged.topk(junk))
+        refused("items", lambda junk=junk: unchanged.similar(junk))
         if np.ndim(junk if isinstance(junk, np.ndarray) else 0) < 2:  # these two broadcast, so any shape will do
             refused("users", lambda junk=junk: unchanged.score(junk, 7))
             refused("items", lambda junk=junk: unchanged.score(7, junk))
@@ -47,6 +50,7 @@ def test_ids_of_reads(unchanged):
 def test_filters(unchanged, name):
     for junk in but("nothing", "iterator", "two-dimensional", "beyond int64", "below int64"):
         refused(name, lambda junk=junk: unchanged.topk(1, **{name: junk}))
+        refused(name, lambda junk=junk: unchanged.similar(ITEM, **{name: junk}))
 
 
 @pytest.mark.parametrize("name", ["exclude", "include"])
@@ -78,6 +82,30 @@ def test_weights_out_of_range(unchanged, bad):
 )  # fmt: skip
 def test_timestamps(unchanged, bad):
     refused("timestamps", lambda: unchanged.ingest([1], [2], timestamps=bad))
+
+
+NUMBERS = ("half", "floats", "whole floats", "true", "bools", "beyond int64", "uint64 overflow")
+
+
+@pytest.mark.parametrize(("loss", "fine"), [("logistic", ("true", "bools", "floats")), ("squared", NUMBERS)])
+def test_values(home, contents, loss, fine):
+    with engine.open(home, dim=4, loss=loss) as eng:
+        eng.ingest([1, 2], [3, 4], [0, 1])
+        before = eng.digest(), eng.seq, contents(home)
+        for junk in but(*fine):
+            refused("values", lambda junk=junk: eng.ingest([1], [3], junk))
+        refused("values", lambda: eng.ingest([1, 2], [3, 4], [1]))
+        refused("values", lambda: eng.ingest([1, 2], [3, 4], 1))
+        refused("values", lambda: eng.ingest([], [], 1))
+        refused("position 1", lambda: eng.ingest([1, 2], [3, 4], [1, 1e39]))
+        if loss == "logistic":
+            refused("position 1", lambda: eng.ingest([1, 2], [3, 4], [0, 0.5]))
+            refused("-1", lambda: eng.ingest([1, 2], [3, 4], [-1, 1]))
+        assert eng.ingest([], []).events == eng.ingest([], [], []).events == 0
+        assert (eng.digest(), eng.seq, contents(home)) == before
+        eng.ingest([], [], position=("ratings", b"2"))
+        for good in (1, 1.0, True, np.array([True]), [np.float16(1)], np.array(1, np.uint8)):
+            assert eng.ingest(1, 3, good).events == 1
 
 
 def test_values_belong_to_other_losses(unchanged):
@@ -125,6 +153,7 @@ def test_progress(unchanged):
 def test_k_and_unknown(unchanged):
     for junk in but():
         refused("k", lambda junk=junk: unchanged.topk(1, k=junk))
+        refused("k", lambda junk=junk: unchanged.similar(ITEM, k=junk))
         refused("unknown", lambda junk=junk: unchanged.topk(1, unknown=junk))
 
 
@@ -289,6 +318,7 @@ def test_only_typed_errors_come_out(memory, data):
         lambda: memory.topk(
             data.draw(ANYTHING), **draw("k", "vectors", "exclude_seen", "exclude", "include", "unknown")
         ),
+        lambda: memory.similar(data.draw(ANYTHING), **draw("k", "exclude", "include")),
         lambda: memory.score(data.draw(ANYTHING), data.draw(ANYTHING)),
         lambda: memory.vectors(**draw("users", "items")),
         lambda: memory.position(data.draw(ANYTHING)),

@@ -40,7 +40,7 @@ def test_settings(home, name):
 @pytest.mark.parametrize(
     "bad",
     [
-        {"dim": 0}, {"dim": 4097}, {"dim": True}, {"dim": 8.0}, {"loss": "logistic"}, {"optimizer": "adam"},
+        {"dim": 0}, {"dim": 4097}, {"dim": True}, {"dim": 8.0}, {"loss": "hinge"}, {"optimizer": "rmsprop"},
         {"lr": 0}, {"lr": -1},
         {"lr": 1e-50}, {"lr": math.nan}, {"lr": 1e7}, {"l2": -1e-9}, {"negatives": 0}, {"batch_size": 0},
         {"batch_size": 2**20}, {"seed": -1}, {"seed": 2**63}, {"device": "tpu"}, {"epoch_seconds": 0},
@@ -55,6 +55,16 @@ def test_settings_out_of_range(home, bad):
     assert not home.exists()
     if name not in ("warm_bytes", "mode"):
         refused(name, lambda: engine.open(":memory:", **bad), ConfigError)
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_losses_that_learn_values_have_no_negatives(home, loss):
+    refused("negatives", lambda: engine.open(home, loss=loss, negatives=1), ConfigError)
+    for junk in but("nothing"):
+        refused("negatives", lambda junk=junk: engine.open(home, loss=loss, negatives=junk), ConfigError)
+    assert not home.exists()
+    with engine.open(home, loss=loss, negatives=0) as eng:
+        assert eng.settings["negatives"] == 0
 
 
 def test_a_device_that_is_not_there(home):

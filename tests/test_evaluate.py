@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import engine
 from engine import evaluate
 from engine.errors import InputError
 from engine.evaluate import prequential, ranks
@@ -28,10 +29,10 @@ class Recorder(Popularity):
         self.calls += [("list", u, o) for u, o in zip(users.tolist(), off, strict=True)]
         return super().topk(users, k, exclude=exclude)
 
-    def ingest(self, users, items, *, timestamps=None, durable=True):
+    def ingest(self, users, items, values=None, *, timestamps=None, durable=True):
         self.calls.append(("learn", users.tolist(), items.tolist()))
         assert not durable
-        return super().ingest(users, items)
+        return super().ingest(users, items, values)
 
 
 def plain_rank(counts, item, off, depth):
@@ -284,3 +285,40 @@ def test_ranks_of_short_and_empty_lists():
     assert ranks(answer, np.zeros(2, np.intp), np.array([4, 5])).tolist() == [1, -1]
     empty = SimpleNamespace(ids=np.empty((1, 0), np.int64), scores=np.empty((1, 0), np.float32))
     assert ranks(empty, np.zeros(1, np.intp), np.array([4])).tolist() == [-1]
+
+
+@pytest.mark.parametrize("baskets", [None, np.arange(60) // 4])
+def test_rows_without_a_positive_value_are_learned_and_not_asked_for(baskets):
+    rng = np.random.default_rng(2)
+    users, items, values = rng.integers(0, 3, 60), rng.integers(0, 6, 60), rng.integers(0, 2, 60)
+    eng = Recorder(batch_size=3)
+    report = prequential(eng, users, items, values=values, baskets=baskets, k=2, warmup=0.5)
+    listed = sum(call[0] == "list" for call in eng.calls)
+    assert [x for call in eng.calls if call[0] == "learn" for x in call[2]] == items.tolist()
+    late = slice(report.rows["row"][0], None)
+    assert ((report.rows["rank_all"] == 0) == (values[late] == 0)).all()
+    assert report.summary["all"]["rows"] == values[late].sum()
+    assert report.summary["requests"] <= listed <= 2 * report.summary["requests"]
+    # what is judged is judged as before, but for what popularity counts
+    positive = eng.topk(np.array([0]), 6).scores[0]
+    assert positive[np.isfinite(positive)].sum() == values.sum()
+
+
+@pytest.mark.parametrize("loss", ["logistic", "squared"])
+def test_the_loss_of_a_pass_is_that_of_its_calls(loss):
+    rng = np.random.default_rng(4)
+    users, items, values = rng.integers(0, 9, 200), rng.integers(0, 9, 200), rng.integers(0, 2, 200)
+    with engine.open(":memory:", dim=4, loss=loss) as eng, engine.open(":memory:", dim=4, loss=loss) as plain:
+        report = prequential(eng, users, items, values=values, k=3, warmup=0.25)
+        plain.ingest(users[:50], items[:50], values[:50])
+        losses = [plain.ingest(*event).loss for event in zip(users[50:], items[50:], values[50:], strict=True)]
+        assert report.summary["loss"] == pytest.approx(np.mean(losses))
+        assert eng.digest() == plain.digest()
+
+
+@pytest.mark.parametrize("values", [[1.0], ["a", "b"], [[1, 2]]])
+def test_values_of_another_shape_or_type_are_refused(values):
+    eng = Recorder()
+    with pytest.raises(InputError, match="values"):
+        prequential(eng, [1, 2], [3, 4], values=values)
+    assert not eng.calls

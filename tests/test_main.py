@@ -47,6 +47,26 @@ def learn(log, directory, *more):
     return ("replay", log, "--path", directory, "--user", "u", "--item", "i", *more)
 
 
+@pytest.mark.parametrize(("loss", "optimizer"), [("logistic", "adam"), ("squared", "sgd")])
+def test_replay_learns_values(run, tmp_path, loss, optimizer):
+    rng = np.random.default_rng(0)
+    ratings = rng.integers(0, 2, 400) if loss == "logistic" else rng.integers(1, 6, 400)
+    log = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"u": rng.integers(0, 20, 400), "i": rng.integers(0, 30, 400), "stars": ratings}), log)
+    words = learn(log, tmp_path / "d", "--loss", loss, "--optimizer", optimizer, "--dim", 4)
+    assert run(*words)[0] == 1  # no values
+    words = (*words, "--value", "stars", "--evaluate")
+    status, out, _ = run(*words)
+    assert status == 0
+    assert re.search(r"mean loss of the judged rows, each before it was learned: \d\.\d{4}", out)
+    assert f"all: {(ratings[320:] > 0).sum()}" in out
+    with engine.open(tmp_path / "d") as eng, engine.open(":memory:", loss=loss, optimizer=optimizer, dim=4) as plain:
+        columns = pq.read_table(log)
+        plain.ingest(*(columns[name].to_numpy() for name in ("u", "i", "stars")))
+        assert eng.score(3, 4) == plain.score(3, 4)
+        assert eng.seq == 400
+
+
 def test_replay_learns_and_goes_on(run, log, tmp_path):
     words = learn(log, tmp_path / "d", "--where", "kind == 'buy'", "--lr", 0.5, "--dim", 8)
     status, out, _ = run(*words)

@@ -14,6 +14,8 @@ import pytest
 
 from engine.backend import native
 
+SOFTMAX, BPR, LOGISTIC = 0, 1, 2
+ADAGRAD, ADAM, SGD = 0, 1, 2
 NUMBERS = [-(2**63), -(2**31), -1, 0, 1, 2, 3, 63, 64, 65, 2**31, 2**32 - 1, 2**32, 2**62, 2**63 - 1]
 
 
@@ -67,10 +69,10 @@ PAIRS = [[], [(b"", b"")], [(b"\1" * 9, b"1234")], [(b"k", memoryview(b"01234567
 
 def tables(dim=8, capacity=64):
     """A set of tables that belong together, with a few rows in it."""
-    users, items = native.Warm(dim, capacity, False), native.Warm(dim, capacity, True)
+    users, items = native.Warm(dim, ADAGRAD, capacity, False), native.Warm(dim, ADAGRAD, capacity, True)
     history, catalogue = native.History(users, 2**20), native.Catalogue(dim)
     learner = native.Learner(users, items, catalogue, history)
-    settings = native.LearnSettings(1, 0.1, 0.0, 2, 2, 3)
+    settings = native.LearnSettings(BPR, ADAGRAD, 0.1, 0.0, 2, 2, 3)
     ids = np.arange(10)
     learn(learner, settings, ids, ids)
     return users, items, history, catalogue, learner, settings
@@ -81,7 +83,7 @@ def learn(learner, settings, users, items, first_seq=1):
     while start < len(users):
         while learner.plan(settings, users, items, None, first_seq, start) != 0:
             assert learner.delivered()
-        start += learner.learn(settings, users, items, None, first_seq)[0]
+        start += learner.learn(settings, users, items, None, None, first_seq)[0]
 
 
 def tried(call, *args):
@@ -102,18 +104,21 @@ FUNCTIONS = {
     "isa_available": 1,
     "set_isa": 1,
     "pool_rows": 6,
-    "loss_grads": 11,
-    "update_rows": 9,
-    "score_topk": 14,
-    "row_bytes": 1,
-    "stored_bytes": 1,
+    "loss_grads": 13,
+    "update_rows": 10,
+    "score_topk": 15,
+    "state_floats": 2,
+    "base_score": 3,
+    "row_bytes": 2,
+    "stored_bytes": 2,
     "isa": 0,
 }
-CLASSES = {"Warm", "History", "Catalogue", "LearnSettings", "Learner"}
+CLASSES = {"Warm", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"}
+CONSTANTS = {"SKETCH_BYTES"}
 
 
 def test_every_binding_is_tried():
-    assert {name for name in dir(native) if not name.startswith("_")} == FUNCTIONS.keys() | CLASSES
+    assert {name for name in dir(native) if not name.startswith("_")} == FUNCTIONS.keys() | CLASSES | CONSTANTS
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -134,11 +139,11 @@ def test_functions(name):
 # Arguments that fit, by place; one or two of them are then replaced, so that what is behind the first check is reached.
 FITTING = {
     "pool_rows": (f32(5, 16), 8, i64(0, 1, 4), i64(0, 1, 3), f32(3), f32(2, 8)),
-    "loss_grads": (1, f32(2, 8), f32(5, 16), 8, i64(0, 1), np.array([[2, 3], [4, -1]]), f32(2), f32(2), f32(2, 8),
-                   f32(2), f32(2, 2)),
-    "update_rows": (f32(5, 16), 8, i64(0, 1, 0), f32(2, 8), i64(0, 1, 1), f32(3), 0.1, 0.0, True),
+    "loss_grads": (1, f32(2, 8), f32(5, 16), 8, i64(0, 1), np.array([[2, 3], [4, -1]]), f32(2), None, f32(2),
+                   f32(2), f32(2, 8), f32(2), f32(2, 2)),
+    "update_rows": (ADAM, f32(5, 32), 8, i64(0, 1, 0), f32(2, 8), i64(0, 1, 1), f32(3), f32(3), 0.1, 0.0),
     "score_topk": (f32(2, 8), 8, f32(70, 16), f32(70), np.arange(70), 3, i64(1, 2), i64(0, 1, 2), i64(5, 69),
-                   i64(0, 0, 2), i64(*[0] * 6), f32(6), i64(0, 0), 1),
+                   i64(0, 0, 2), False, i64(*[0] * 6), f32(6), i64(0, 0), 1),
     "seal_chunks": (3, i64(1, 2), u8(2), u8(10), i64(0, 4, 10)),
     "seal_rows": (1, i64(1, 2), u8(2, 72)),
     "unseal_rows": (1, native.seal_rows(1, i64(1, 2), u8(2, 72)), i64(0, 0), u8(2, 72)),
@@ -174,12 +179,15 @@ def test_a_memoryview_that_was_released():
 
 def test_tables_of_any_size():
     for dim, capacity in itertools.product(NUMBERS, NUMBERS):
-        tried(lambda d=dim, c=capacity: native.Warm(d, c, True) if abs(c) < 2**40 else native.Warm(d, c, False))
+        tried(lambda d=dim, c=capacity: native.Warm(d, ADAGRAD, c, abs(c) < 2**40))
     for number in NUMBERS:
         tried(native.Catalogue, number)
         for other in NUMBERS:
-            tried(native.LearnSettings, 1, 0.1, 0.0, number, other, 0)
-            tried(native.LearnSettings, number, 0.1, 0.0, 1, 1, other)
+            tried(native.Warm, 8, number, other, False)
+            tried(native.LearnSettings, BPR, ADAGRAD, 0.1, 0.0, number, other, 0)
+            tried(native.LearnSettings, LOGISTIC, ADAGRAD, 0.1, 0.0, number, other, 0)
+            tried(native.LearnSettings, number, other, 0.1, 0.0, 1, 1, 0)
+            tried(native.LearnSettings, number, ADAGRAD, 0.1, 0.0, 1, 1, other)
 
 
 def test_tables_that_do_not_belong_together():
@@ -202,12 +210,12 @@ def test_tables_that_do_not_belong_together():
 
 
 def test_history_outlived_by_its_users():
-    users = native.Warm(8, 4, False)
+    users = native.Warm(8, ADAGRAD, 4, False)
     history = native.History(users, 1)
     del history
-    items, catalogue = native.Warm(8, 64, True), native.Catalogue(8)
+    items, catalogue = native.Warm(8, ADAGRAD, 64, True), native.Catalogue(8)
     learner = native.Learner(users, items, catalogue, native.History(users, 2**20))
-    learn(learner, native.LearnSettings(0, 0.1, 0.0, 1, 1, 0), np.arange(4), np.arange(4))
+    learn(learner, native.LearnSettings(SOFTMAX, ADAGRAD, 0.1, 0.0, 1, 1, 0), np.arange(4), np.arange(4))
     assert len(users) == 4
 
 
@@ -221,6 +229,9 @@ def methods(made, rng):
     def number(*first):
         return rng.choice([*first, *first, *NUMBERS])
 
+    counts = [-(2**63), -1, 0, 1, 10, 100, 2**32 - 1, 2**63 - 1]
+    wide = native.LearnSettings(SOFTMAX, ADAGRAD, 0.1, 0.0, 50, 7, 3)
+
     def payload():
         return rng.choice([b"", b"x", bytes(16), bytes(1024), bytes(1040), bytes(16 * 1025)])
 
@@ -231,6 +242,9 @@ def methods(made, rng):
         lambda: users.sort_frozen(),
         lambda: users.thaw(rng.random() < 0.5),
         lambda: users.resident(),
+        lambda: users.untouched_since(number(0, 5)),
+        lambda: users.name(pick(i64(1, 2)), pick(i64(11, 12))),
+        lambda: history.forget(pick(i64(1, 2))),
         lambda: history.load(users, number(1, 2), payload()),
         lambda: history.entries(users, number(1, 2)),
         lambda: history.collect(users, number(0, 1), number(1, 9)),
@@ -239,22 +253,45 @@ def methods(made, rng):
         lambda: catalogue.read(pick()),
         lambda: catalogue.score(pick(f32(3, 8)), pick(i64(0, 1, 2))),
         lambda: catalogue.restore(pick(i64(1, 2)), pick(u8(2, users.stored_bytes)), number(8, 8), number(10, 100)),
-        lambda: catalogue.reserve_for(rng.choice([-(2**63), -1, 0, 1, 10, 100, 2**32 - 1, 2**63 - 1])),
-        lambda: catalogue.restored(number(10)),
+        lambda: catalogue.reserve_for(rng.choice(counts), rng.choice(counts)),
+        lambda: catalogue.restored(number(10), number(10)),
+        lambda: catalogue.hide(pick(i64(1, 2))),
+        lambda: catalogue.unhide(pick(i64(1, 2))),
         lambda: catalogue.follow(pick(i64(1, 2)), pick(u8(2, users.stored_bytes)), number(8, 8)),
         lambda: catalogue.topk(
-            pick(f32(3, 8)), number(1, 2, 64), pick(None), pick(None), pick(None), pick(None), number(1, 2)
+            pick(f32(3, 8)),
+            pick(None, f32(3)),
+            number(1, 2, 64),
+            number(0, 9, 10),
+            pick(None),
+            pick(None),
+            pick(None),
+            pick(None),
+            pick(None),
+            rng.random() < 0.5,
+            number(1, 2),
         ),
         lambda: catalogue.topk(
-            f32(2, 8), 3, pick(i64(0, 1, 2)), pick(i64(0, 1, 3)), pick(i64(0, 1, 9)), pick(i64(0, 2, 3)), 1
+            f32(2, 8),
+            None,
+            3,
+            10,
+            pick(i64(3, 99)),
+            pick(i64(0, 1, 2)),
+            pick(i64(0, 1, 3)),
+            pick(i64(0, 1, 9, 2**62)),
+            pick(i64(0, 2, 4), None),
+            rng.random() < 0.5,
+            1,
         ),
         lambda: learner.plan(settings, pick(), pick(), pick(None), number(11) % 2**64, number(0, 1)),
-        lambda: learner.learn(settings, pick(), pick(), pick(None), number(11) % 2**64),
-        lambda: learner.learn(native.LearnSettings(0, 0.1, 0.0, 50, 7, 3), np.arange(9), np.arange(9), None, 11),
+        lambda: learner.learn(settings, pick(), pick(), pick(None), pick(None), number(11) % 2**64),
+        lambda: learner.learn(wide, np.arange(9), np.arange(9), None, None, 11),
         lambda: learner.delivered(),
         lambda: learner.restore_totals(number(10), number(10)),
         lambda: setattr(learner, "mean", pick()),
         lambda: setattr(learner, "mean_count", number()),
+        lambda: setattr(learner, "value_sums", rng.choice([(0.0, 0.0), (float("nan"), -1.0), (1.0,), 3, None])),
         lambda: (learner.missing_users, learner.missing_items, learner.mean, users.bytes, users.kept_bytes),
     ]
 
@@ -271,18 +308,83 @@ def test_methods_of_tables():
             tried(rng.choice(calls))
 
 
+def removals(made, rng):
+    """Calls that take rows and items away, for nobody has planned to learn them; each gets one of the tables."""
+    _, _, history, catalogue, learner, _ = made
+
+    def pick(*first):
+        return rng.choice([*first, *ARRAYS])
+
+    return [
+        lambda w: w.remove(pick(i64(1, 2))),
+        lambda w: w.bring(pick(i64(1, 2, 70), np.arange(100))),
+        lambda w: w.unpin(),
+        lambda w: w.resident(),
+        lambda w: history.forget(pick(i64(1, 2))),
+        lambda w: catalogue.remove(pick(i64(1, 2))),
+        lambda w: catalogue.topk(f32(2, 8), None, 3, rng.choice(NUMBERS), None, None, None, None, None, False, 1),
+        lambda w: catalogue.score(f32(1, 8), i64(rng.choice(NUMBERS))),
+        lambda w: catalogue.read(i64(rng.choice(NUMBERS))),
+        lambda w: learner.removed(rng.choice([1, *NUMBERS]), rng.choice([1, *NUMBERS])),
+    ]
+
+
+def test_removing_from_tables():
+    for seed in range(100):
+        rng, made = random.Random(seed), tables()
+        calls = removals(made, rng)
+        for _ in range(12):
+            tried(rng.choice(calls), rng.choice(made[:2]))
+
+
+def test_sightings():
+    anything = [*ARRAYS, np.ones(3, bool), np.ones(0, bool), *NUMBERS]
+    sightings = native.Sightings()
+    fitting = (1, i64(1, 2, 3), i64(1, 2, 3), np.ones(3, bool), np.zeros(3, bool), 2)
+    assert sightings.admit(*fitting).tolist() == [False] * 3
+    for place, value in itertools.product(range(len(fitting)), anything):
+        tried(sightings.admit, *fitting[:place], value, *fitting[place + 1 :])
+    for value in (b"", b"x", bytes(native.SKETCH_BYTES), bytes(native.SKETCH_BYTES + 1), *ARRAYS):
+        tried(setattr, sightings, "cells", value)
+        sightings.halve()
+        sightings.admit(*fitting)
+
+
+def test_a_pin_can_be_left_more_than_once():
+    catalogue = tables()[3]
+    pin = catalogue.pin()
+    with pin:
+        tried(pin.__exit__)
+    del catalogue
+    tried(pin.__exit__, 1, 2)
+
+
+def test_a_row_that_is_not_here_cannot_be_named():
+    users = tables()[0]
+    with pytest.raises(ValueError, match="not here"):
+        users.name(i64(12345), i64(1))
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, SGD])
+def test_the_optimizer_must_be_that_of_the_rows(optimizer):
+    *_, learner, _ = tables()
+    ids = np.arange(3)
+    with pytest.raises(ValueError, match="optimizer"):
+        learner.plan(native.LearnSettings(BPR, optimizer, 0.1, 0.0, 2, 2, 3), ids, ids, None, 11, 0)
+
+
 def test_what_was_planned_must_be_what_is_learned():
     *_, learner, settings = tables()
     ids = np.arange(6)
     with pytest.raises(ValueError, match="planned"):
-        learner.learn(settings, ids, ids, None, 11)
+        learner.learn(settings, ids, ids, None, None, 11)
     while learner.plan(settings, ids, ids, None, 11, 0) != 0:
         assert learner.delivered()
-    for other, n in ((native.LearnSettings(1, 0.1, 0.0, 9, 2, 3), 6), (native.LearnSettings(0, 0.1, 0.0, 2, 2, 3), 6),
-                     (settings, 5), (settings, 7)):  # fmt: skip
+    made = [native.LearnSettings(*x, 3) for x in ((BPR, ADAGRAD, 0.1, 0.0, 9, 2), (SOFTMAX, ADAGRAD, 0.1, 0.0, 2, 2))]
+    for other, n in ((made[0], 6), (made[1], 6), (settings, 5), (settings, 7)):
         with pytest.raises(ValueError, match="planned"):
-            learner.learn(other, np.arange(n), np.arange(n), None, 11)
-    assert learner.learn(settings, ids, ids, None, 11)[0] == 6
+            learner.learn(other, np.arange(n), np.arange(n), None, None, 11)
+    assert learner.learn(settings, ids, ids, None, None, 11)[0] == 6
 
 
 def test_a_history_cannot_grow_beyond_what_a_user_may_have():

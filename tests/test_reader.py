@@ -61,6 +61,8 @@ def test_a_reader_follows_the_epochs(home, stream, other, loss, compacted):
             eng.topk(asked[0]).scores,
         )
         np.testing.assert_array_equal(np.float32(other("eng.vectors(users[:20])")), eng.vectors(asked[:20]))
+        alike = eng.similar(items[:4], 3)
+        assert other(f"eng.similar({items[:4].tolist()}, 3).ids") == alike.ids.tolist()
         assert other("eng.position('shop').decode()") == "here"
         assert other("eng.settings") == eng.settings
         stats = other("eng.stats()")
@@ -227,3 +229,20 @@ def test_a_read_only_file_system(tmp_path, home, stream):
             refuse("model", lambda: engine.open(home), BusyError)
         with engine.open(home):
             refuse("model", lambda: engine.open(view / "model", mode="r"), BusyError)
+
+
+@pytest.mark.parametrize(("loss", "optimizer"), [("logistic", "sgd"), ("squared", "adam")])
+def test_a_reader_predicts_what_the_writer_does(home, stream, other, loss, optimizer):
+    users, items = stream(200)
+    values = (users ^ items) & 1
+    with engine.open(home, dim=8, loss=loss, optimizer=optimizer, epoch_seconds=1e9) as eng:
+        asked = np.append(users[:20], 404)
+        for part in (slice(0, 150), slice(150, 200)):
+            eng.ingest(users[part], items[part], values[part])
+            eng.checkpoint()
+            if not part.start:
+                attach(other, home, asked)
+        assert other(ANSWERS) == answers(eng, asked)
+        scores = other("[float(x) for x in eng.score(users[0], eng.topk(users[0]).ids)]")
+        np.testing.assert_array_equal(np.float32(scores), eng.topk(asked[0]).scores)
+        np.testing.assert_array_equal(np.float32(scores), eng.score(asked[0], eng.topk(asked[0]).ids))

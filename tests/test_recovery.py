@@ -8,6 +8,7 @@ import pytest
 
 import engine
 from engine.rank.history import ENTRY
+from engine.table.table import row_bytes
 
 SETTINGS = {"dim": 8, "negatives": 2, "seed": 1, "epoch_seconds": 1e9}
 
@@ -48,8 +49,7 @@ def test_history_of_an_epoch_is_that_of_its_beginning(tmp_path, monkeypatch):
 
 
 def test_a_call_that_finds_no_room_in_lmdb_says_what_the_log_has(tmp_path, monkeypatch):
-    row_bytes = engine.backend.native.row_bytes(8)
-    with engine.open(tmp_path / "m", warm_bytes=4 * row_bytes * 16 // 7 + 16, **SETTINGS) as eng:
+    with engine.open(tmp_path / "m", warm_bytes=4 * row_bytes(8, "adagrad") * 16 // 7 + 16, **SETTINGS) as eng:
 
         def no_room(*_):
             raise engine.StorageFullError("no room")

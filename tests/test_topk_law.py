@@ -45,10 +45,13 @@ def test_topk_is_a_brute_force(kept, data, tmp_path_factory):
     events = data.draw(st.lists(st.tuples(IDS, IDS), max_size=data.draw(st.sampled_from([0, 1, 7, 60]))), "events")
     dim = data.draw(st.sampled_from([1, 3, 16, 17]), "dim")
     path = ":memory:" if kept == "memory" else tmp_path_factory.mktemp("law") / "model"
-    loss = data.draw(st.sampled_from(["softmax", "bpr"]), "loss")
+    loss = data.draw(st.sampled_from(["softmax", "bpr", "logistic", "squared"]), "loss")
     threads = data.draw(st.sampled_from([1, 2]), "threads")
-    with engine.open(path, dim=dim, loss=loss, negatives=3, batch_size=2, lr=1.0, threads=threads) as eng:
-        eng.ingest([u for u, _ in events], [i for _, i in events])
+    pointwise = loss in ("logistic", "squared")
+    settings = {"negatives": 0 if pointwise else 3, "batch_size": 2, "lr": 1.0, "threads": threads}
+    with engine.open(path, dim=dim, loss=loss, **settings) as eng:
+        values = [(u ^ i) & 1 for u, i in events] if pointwise else None
+        eng.ingest([u for u, _ in events], [i for _, i in events], values)
         check(eng, events, data)
 
 
@@ -72,8 +75,9 @@ def check(eng, events, data):
         biases = eng.topk(vectors=np.zeros(len(queries)), k=len(ids))
         order = np.argsort(biases.ids)
         assert biases.ids[order].tolist() == ids.tolist()
-        exact = items @ queries + biases.scores[order]
-        scale = np.abs(items) @ np.abs(queries) + np.abs(biases.scores[order])
+        base, own = eng._model.base, eng._users.biases(eng._users.peek(np.array([user]))[1]).astype(np.float64)[0]
+        exact = items @ queries + biases.scores[order] + own
+        scale = np.abs(items) @ np.abs(queries) + np.abs(biases.scores[order]) + 2 * np.abs(base) + np.abs(own)
         assert (np.abs(exact - bits) <= ROUNDING * scale).all()
         n = found.counts[row]
         assert n == min(k, len(allowed))

@@ -19,6 +19,7 @@ from engine.backend import native
 from engine.log.log import Log
 from engine.log.record import NO_IDS, Record
 from engine.table.cold import Cold, chunk_key, data_file
+from engine.table.table import stored_bytes
 
 JUDGE_COPY = JUDGE.replace("engine.open(path)", "engine.open(path, untrusted=True)")
 
@@ -183,7 +184,7 @@ def test_lies_with_the_right_checksums(model, temporary, contents, lie):
 def test_rows_with_the_right_checksums(model, temporary):
     """Item rows whose ordinals are not 0..n-1, and rows of another width."""
     with Cold.open(model / "rows") as cold:
-        ids, rows = next(iter(cold.scan(2, native.stored_bytes(8))))
+        ids, rows = next(iter(cold.scan(2, stored_bytes(8, "adagrad"))))
     rows[0, -8:] = 255
     for payload in (rows[:1].tobytes(), rows[0, :-8].tobytes()):
         seal(model, [(native.row_keys(2, ids[:1])[0], payload)])

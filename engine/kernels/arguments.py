@@ -19,7 +19,6 @@ F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
 MAX_DIM = 4096
-ROW_EXTRAS = 3  # behind the vector: bias, Adagrad accumulator of the vector, Adagrad accumulator of the bias
 
 # An axis is wanted of one length, or of any: then it has a letter, which only the message shows.
 Axis = int | str
@@ -71,11 +70,12 @@ def matrix_in_place(name: str, value: Any, columns: Axis, *, writable: bool = Fa
     return array
 
 
-def rows_in_place(rows: Any, dim: int, *, writable: bool = False) -> F32:
-    """The slab: float32 [R, W], W >= dim + 3."""
+def rows_in_place(rows: Any, dim: int, state: int, *, writable: bool = False) -> F32:
+    """The slab: float32 [R, W], W >= dim + 1 + `state`: vector, bias, and what the optimizer keeps with a row."""
     slab = matrix_in_place("rows", rows, "W", writable=writable)
-    if slab.shape[1] < dim + ROW_EXTRAS:
-        raise InputError(f"rows: got {slab.shape[1]} columns, wanted {dim + ROW_EXTRAS} or more for dim {dim}")
+    least = dim + 1 + state
+    if slab.shape[1] < least:
+        raise InputError(f"rows: got {slab.shape[1]} columns, wanted {least} or more for dim {dim}")
     return slab
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import native
-from ..config import LOSSES, Settings
+from ..config import LOSSES, OPTIMIZERS, Settings
 from ..errors import ConfigError, CorruptionError
 from ..events import Floats, Ids
 
@@ -29,6 +29,7 @@ class Learned:
     skipped: int = 0
     warm: int = 0
     cold: int = 0
+    unlearned: int = 0
 
     def add(self, events: int, loss: float, users: int, items: int, skipped: int, warm: int, cold: int) -> None:
         self.events += events
@@ -63,6 +64,17 @@ class Model:
         return mean
 
     @property
+    def base(self) -> float:
+        """The score of a pair of which nothing is known: what all scores of logistic and squared add to. Else 0."""
+        return float(native.base_score(LOSSES.index(self._settings.loss), *self.value_sums))
+
+    @property
+    def value_sums(self) -> tuple[float, float]:
+        """Over the events so far: the sum of weight x value, and of weight."""
+        sums: tuple[float, float] = self._learner.value_sums
+        return sums
+
+    @property
     def mean_count(self) -> int:
         return int(self._learner.mean_count)
 
@@ -71,26 +83,31 @@ class Model:
         """Rows of users and of items as of the last learned window."""
         return int(self._learner.learned_users), int(self._learner.learned_items)
 
-    def restore(self, mean: Floats, count: int, users: int, items: int) -> None:
+    def restore(self, mean: Floats, count: int, users: int, items: int, value_sums: tuple[float, float]) -> None:
         """At opening: the state that an epoch saved."""
+        self._learner.value_sums = value_sums
         self._learner.mean = mean
         self._learner.mean_count = count
         self._learner.restore_totals(users, items)
+
+    def removed(self, users: int, items: int) -> None:
+        """So many rows left the tables."""
+        self._learner.removed(users, items)
 
     def learn(
         self,
         users: Ids,
         items: Ids,
+        values: NDArray[np.float32] | None,
         weights: NDArray[np.float32] | None,
         *,
         first_seq: int,
         batch_size: int,
-        start: int,
         deliver: Callable[[Ids, Ids], None],
         make_room: Callable[[int], None],
         into: Learned,
     ) -> None:
-        """Learns the events of one record from `start` on, in micro-batches of `batch_size` counted from its beginning.
+        """Learns consecutive events, in micro-batches of `batch_size`.
 
         deliver(user ids, item ids) brings rows in from LMDB; make_room(seq) ends an epoch at that seq, so that rows can
         leave RAM.
@@ -100,6 +117,7 @@ class Model:
             settings = native_settings(self._settings.changed({"batch_size": batch_size}))
         require_room(self._settings, self._capacity, batch_size)
         learner = self._learner
+        start = 0
         while start < len(users):
             while (state := learner.plan(settings, users, items, weights, first_seq, start)) != _READY:
                 if state == _BLOCKED:
@@ -108,13 +126,14 @@ class Model:
                 deliver(learner.missing_users, learner.missing_items)
                 if not learner.delivered():
                     raise CorruptionError("an item of the catalogue has no row in LMDB", seq=first_seq + start)
-            learned = learner.learn(settings, users, items, weights, first_seq)
+            learned = learner.learn(settings, users, items, values, weights, first_seq)
             start += learned[0]
             into.add(*learned)
 
 
 def native_settings(s: Settings, batch_size: int | None = None) -> Any:
-    return native.LearnSettings(LOSSES.index(s.loss), s.lr, s.l2, s.negatives, batch_size or s.batch_size, s.seed)
+    loss, optimizer = LOSSES.index(s.loss), OPTIMIZERS.index(s.optimizer)
+    return native.LearnSettings(loss, optimizer, s.lr, s.l2, s.negatives, batch_size or s.batch_size, s.seed)
 
 
 def require_room(settings: Settings, capacity: int, batch_size: int | None = None) -> None:
@@ -125,5 +144,5 @@ def require_room(settings: Settings, capacity: int, batch_size: int | None = Non
         raise ConfigError(
             f"warm_bytes: room for {capacity} rows of a table, but a micro-batch of batch_size "
             f"{batch_size or settings.batch_size} with negatives {settings.negatives} can need {needed}; wanted at "
-            f"least {-(-needed * native.row_bytes(settings.dim) * 16 // 7)} bytes"
+            f"least {-(-needed * native.row_bytes(settings.dim, OPTIMIZERS.index(settings.optimizer)) * 16 // 7)} bytes"
         )

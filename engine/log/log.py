@@ -1,4 +1,4 @@
-"""The event log of a model directory: append, sync, replay, drop. FORMAT.md has the whole story.
+"""The event log of a model directory: append, sync, replay, drop, empty. FORMAT.md has the whole story.
 
 Responsible for every change to the log's files, and for what is on disk when each call returns. Not responsible for
 what records mean, nor for when to sync or drop.
@@ -192,17 +192,50 @@ class Log:
         synced, nothing more is taken until the log is opened anew.
         """
         while len(self._segments) > 1 and self._segments[0].reach <= seq:
-            path = self._segments[0].path
+            self._drop_first()
+
+    def _drop_first(self) -> None:
+        path = self._segments[0].path
+        try:
+            os.unlink(path)
+        except OSError as error:
+            raise as_engine_error(f"cannot delete {path}", error) from error
+        self._segments.pop(0)
+        try:
+            # After each one, so that no order of the disk's own can leave a gap between those that stay.
+            sync_directory(self._directory)
+        except OSError as error:
+            raise self._fail(f"cannot sync {self._directory}", error) from error
+
+    def empty(self) -> None:
+        """Delete every record. Only when a state saved elsewhere, and durable, has all that they say.
+
+        Whatever of it is done when it fails or is cut off, the log is whole; call it again. Raises StorageFullError, or
+        EngineError when the disk fails.
+        """
+        self._require_usable()
+        self.sync()
+        if self._segments[-1].last_seq >= self._segments[-1].first_seq:
+            self._begin_segment()
             try:
-                os.unlink(path)
+                os.fsync(self._tail)
             except OSError as error:
-                raise as_engine_error(f"cannot delete {path}", error) from error
-            self._segments.pop(0)
-            try:
-                # After each one, so that no order of the disk's own can leave a gap between those that stay.
-                sync_directory(self._directory)
-            except OSError as error:
-                raise self._fail(f"cannot sync {self._directory}", error) from error
+                raise self._fail(f"cannot sync {self._segments[-1].path}", error) from error
+            self.sync()
+        while len(self._segments) > 1:
+            self._drop_first()
+        segment = self._segments[-1]
+        if segment.size == 0:
+            return
+        self._failure = _INTERRUPTED
+        try:
+            os.ftruncate(self._tail, 0)
+            os.fsync(self._tail)
+        except OSError as error:
+            raise self._fail(f"cannot empty {segment.path}", error) from error
+        segment.size = segment.records = segment.synced_bytes = self._synced_bytes = 0
+        segment.reach = segment.last_seq
+        self._failure = None
 
     def close(self) -> None:
         """Sync and close. A log that has failed is closed as it is. Closing twice is fine."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..errors import CorruptionError, EngineError, InputError
-from ..events import Events, describe
+from ..events import PADDING, Events, Ids, describe
 
 NO_IDS: NDArray[np.int64] = np.empty(0, np.int64)
 MAX_EVENTS = 65_536  # per record
@@ -31,7 +31,9 @@ _HEADER = struct.Struct("<4sI" + _UNSIGNED.format[1:])
 _CRC = struct.Struct("<I")
 
 _VALUES, _WEIGHTS, _TIMESTAMPS, _POSITION, _SETTINGS = 1, 2, 4, 8, 16
-_ALL_COLUMNS = 31
+_OPERATIONS = {"hide": 32, "show": 64, "forget": 128}
+_OPERATION = 224  # any of them
+_ALL_COLUMNS = 255
 _I64 = np.dtype("<i8")
 _F64 = np.dtype("<f8")
 _F32 = np.dtype("<f4")
@@ -39,10 +41,12 @@ _F32 = np.dtype("<f4")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Record:
-    """A run of events [N], N <= 65,536, with what goes with them; or no event, but settings or a position.
+    """A run of events [N], N <= 65,536, with what goes with them; or no event, but settings, a position, an operation.
 
     `first_seq` is the seq of the first event (events count from 1); without events, the seq that the next one will
     have. `position` is (name of a source, how far it was read). Columns are one-dimensional, all of length N.
+    `operation` is "hide", "show" or "forget": then `users` and `items` are what it is about, filled up with -1 to the
+    same length, and nothing else is there.
     """
 
     first_seq: int
@@ -54,16 +58,17 @@ class Record:
     timestamps: NDArray[np.float64] | None = None
     position: tuple[str, bytes] | None = None
     settings: dict[str, float | int] | None = None
+    operation: str | None = None
 
     @property
     def count(self) -> int:
         """Number of events."""
-        return len(self.users)
+        return 0 if self.operation else len(self.users)
 
     @property
     def last_seq(self) -> int:
         """Seq of the last event; without events, that of the event before."""
-        return self.first_seq + len(self.users) - 1
+        return self.first_seq + self.count - 1
 
 
 class Header(NamedTuple):
@@ -78,11 +83,16 @@ class Header(NamedTuple):
     synced_bytes: int
     first_seq: int
     synced_seq: int
-    events: int
+    entries: int
     batch_size: int
     position_length: int
     source_length: int
     settings_length: int
+
+    @property
+    def events(self) -> int:
+        """Number of events: an operation has entries, but no event."""
+        return 0 if self.columns & _OPERATION else self.entries
 
     @property
     def last_seq(self) -> int:
@@ -104,7 +114,7 @@ def encode_record(record: Record, *, offset: int, synced_bytes: int, synced_seq:
 
     `synced_bytes` (of that segment) and `synced_seq` are what is known durable now. Raises InputError when a part is
     too long, a column has another length than `users` or another dtype than int64 (ids), float32 (values, weights),
-    float64 (timestamps), or settings are not names with finite numbers.
+    float64 (timestamps), or settings are not names with finite numbers, or something goes with an operation.
     """
     count = len(record.users)
     if count > MAX_EVENTS:
@@ -136,6 +146,12 @@ def encode_record(record: Record, *, offset: int, synced_bytes: int, synced_seq:
         settings_length = len(text)
         parts.append(text)
         size += settings_length
+    if record.operation is not None:
+        if columns or record.operation not in _OPERATIONS:
+            raise InputError(
+                f"operation: {record.operation!r}, wanted one of {', '.join(_OPERATIONS)} and nothing else"
+            )
+        columns = _OPERATIONS[record.operation]
     if padding := -size % 8:
         parts.append(bytes(padding))
         size += padding
@@ -179,7 +195,7 @@ def is_whole(header: Header, head: bytes, body: bytes) -> bool:
 
 def decode_record(header: Header, body: bytes) -> Record:
     """The record of a whole header and body. Raises CorruptionError if its texts are not what encode_record writes."""
-    count, columns, at = header.events, header.columns, 16 * header.events
+    count, columns, at = header.entries, header.columns, 16 * header.entries
     users, items = _view(body, _I64, count, 0), _view(body, _I64, count, 8 * count)
     timestamps = values = weights = None
     if columns & _TIMESTAMPS:
@@ -202,7 +218,11 @@ def decode_record(header: Header, body: bytes) -> Record:
             settings = _settings_from_json(body[at : at + header.settings_length])
     except (ValueError, RecursionError) as error:
         raise CorruptionError(f"log record with unreadable text: {error}", seq=header.first_seq) from error
-    return Record(header.first_seq, header.batch_size, users, items, values, weights, timestamps, position, settings)
+    operation = next((name for name, bit in _OPERATIONS.items() if columns == bit), None)
+    return Record(
+        *(header.first_seq, header.batch_size, users, items, values, weights, timestamps, position, settings),
+        operation,
+    )
 
 
 def require_sound(record: Record) -> None:
@@ -218,12 +238,14 @@ def _length(header: Header) -> int:
     """What the parts of a version 1 record add up to; 0 if no such record can be."""
     columns = header.columns
     texts = header.source_length + header.position_length
-    if columns & ~_ALL_COLUMNS or header.events > MAX_EVENTS or header.position_length > MAX_POSITION_BYTES:
+    if columns & ~_ALL_COLUMNS or header.entries > MAX_EVENTS or header.position_length > MAX_POSITION_BYTES:
+        return 0
+    if columns & _OPERATION and columns not in _OPERATIONS.values():
         return 0
     if (texts and not columns & _POSITION) or (header.settings_length and not columns & _SETTINGS):
         return 0
     width = 16 + 8 * bool(columns & _TIMESTAMPS) + 4 * bool(columns & _VALUES) + 4 * bool(columns & _WEIGHTS)
-    return (HEADER_BYTES + width * header.events + texts + header.settings_length + 7) & ~7
+    return (HEADER_BYTES + width * header.entries + texts + header.settings_length + 7) & ~7
 
 
 def _column(name: str, column: NDArray[Any], dtype: np.dtype[Any], count: int) -> NDArray[Any]:
@@ -292,9 +314,19 @@ def records(events: Events, first_seq: int, batch_size: int, position: tuple[str
             batch_size,
             part.users,
             part.items,
+            values=part.values,
             weights=part.weights,
             timestamps=part.timestamps,
             position=position,
         )
     if not len(events) and position is not None:
         yield Record(first_seq, batch_size, NO_IDS, NO_IDS, position=position)
+
+
+def operations(kind: str, users: Ids, items: Ids, first_seq: int, batch_size: int) -> Iterator[Record]:
+    """One call's operation on ids as records of at most MAX_EVENTS ids a side."""
+    for start in range(0, max(len(users), len(items)), MAX_EVENTS):
+        sides = [column[start : start + MAX_EVENTS] for column in (users, items)]
+        n = max(map(len, sides))
+        users_part, items_part = (np.pad(side, (0, n - len(side)), constant_values=PADDING) for side in sides)
+        yield Record(first_seq, batch_size, users_part, items_part, operation=kind)

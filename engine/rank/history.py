@@ -24,11 +24,13 @@ Chunks = list[tuple[int, bytes]]
 
 
 class History:
-    """`users` is the native warm tier of the users' table; `fetch` reads one user's chunks from LMDB."""
+    """`users` is the native warm tier of the users' table; `fetch` reads one user's chunks from LMDB, but not for
+    those that are `gone`."""
 
-    def __init__(self, users: Any, budget_bytes: int, fetch: Callable[[int], Chunks]):
+    def __init__(self, users: Any, budget_bytes: int, fetch: Callable[[int], Chunks], gone: Callable[[], Ids]):
         self._users = users
-        self._fetch = fetch
+        self._stored = fetch
+        self._gone = gone
         self._native: Any = native.History(users, budget_bytes)
 
     @property
@@ -45,6 +47,11 @@ class History:
         if raw is None:
             raw = _joined(user, self._fetch(user))
         return items_in(raw)
+
+    def _fetch(self, user: int) -> Chunks:
+        gone = self._gone()
+        at = int(np.searchsorted(gone, user))
+        return [] if at < len(gone) and gone[at] == user else self._stored(user)
 
     def deliver(self, users: Ids) -> None:
         """Loads the histories of users whose rows are being brought in from LMDB, and still hidden. Writer only."""
@@ -67,10 +74,20 @@ class History:
         """Before the users' rows are thawed."""
         self._native.thaw(self._users, committed)
 
+    def owners(self, stored: Iterator[list[tuple[bytes, bytes]]], items: Ids) -> Ids:
+        """The users, rising, whose stored chunks name one of `items`. `stored`: LMDB's (key, payload) pairs."""
+        found: set[int] = set()
+        for pairs in stored:
+            entries = np.frombuffer(b"".join(payload for _, payload in pairs), ENTRY)["item"]
+            ends = np.cumsum([len(payload) // ENTRY.itemsize for _, payload in pairs])
+            for at in np.searchsorted(ends, np.flatnonzero(np.isin(entries, items)), side="right"):
+                found.add(_user(pairs[at][0]))
+        return np.array(sorted(found), np.int64)
+
     def chunks(self, stored: Iterator[list[tuple[bytes, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
         """Every chunk as (user, number, bytes), by user and number. `stored`: LMDB's (key, payload) pairs, in order."""
         resident = self._users.resident().tolist()
-        here = set(resident)
+        here = {*resident, *self._gone().tolist()}  # before the scan begins
         at = 0
         for user, number, payload in stored_chunks(stored):
             while at < len(resident) and resident[at] < user:
@@ -116,7 +133,12 @@ class StoredHistory:
 def stored_chunks(stored: Iterator[list[tuple[bytes, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
     """Every chunk as (user, number, bytes), out of LMDB's (key, payload) pairs."""
     for key, payload in (pair for pairs in stored for pair in pairs):
-        yield int.from_bytes(key[1:9], "big") - (1 << 63), key[9], payload
+        if payload:  # else its entries were forgotten
+            yield _user(key), key[9], payload
+
+
+def _user(key: bytes) -> int:
+    return int.from_bytes(key[1:9], "big") - (1 << 63)
 
 
 def _sealed(chunks: list[tuple[int, int, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -4,6 +4,7 @@ What to show, never what to learn: nothing here changes anything. Any thread. Th
 they are; items are read from the catalogue.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 
 from ..errors import InputError, UnknownIdError
 from ..events import PADDING, Floats, Ids, TopK, choice, describe, flag, id_array, query_vectors, whole_number
-from .catalogue import Catalogue, filter_lists
+from .catalogue import Catalogue
+from .filters import Lists, Positions, filter_lists
 
 _MOST_K = 2**24
-_MOST_ANSWERS = 2**27  # users x k of one call: 1.5 GiB, for short answers are padded
+_MOST_ANSWERS = 2**27  # queries x k of one call: 1.5 GiB, for short answers are padded
 _PAIRS = 2**16  # scored at a time: each needs a copy of its user's vector
+_QUERIES = 1024  # ranked at a time: each needs a copy of its user's row, and of what the user has had
+_SCRATCH = 2**22  # answers at a time
 
 
 class Rows(Protocol):
@@ -23,6 +27,7 @@ class Rows(Protocol):
 
     def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]: ...
     def floats(self, rows: NDArray[np.uint8]) -> Floats: ...
+    def biases(self, rows: NDArray[np.uint8]) -> Floats: ...
 
 
 class Seen(Protocol):
@@ -32,10 +37,16 @@ class Seen(Protocol):
 
 
 class Strangers(Protocol):
-    """What a user without a row is ranked with."""
+    """What a user without a row is ranked with, and what the scores of all pairs add to."""
 
     @property
     def mean(self) -> Floats: ...
+    @property
+    def base(self) -> float: ...
+
+
+# The vectors of some queries, what is added to all scores of each (None: nothing), and which get an empty row.
+Queries = tuple[Floats, Floats | None, NDArray[np.bool_] | None]
 
 
 class Ranker:
@@ -66,41 +77,98 @@ class Ranker:
         if vectors is not None:
             if exclude_seen:
                 raise InputError("exclude_seen: needs users, got vectors")
-            ids = None
-            queries, scalar = query_vectors("vectors", vectors, self._catalogue.dim)
-            known = np.ones(len(queries), np.bool_)
-        else:
-            ids = id_array("users", users)
-            scalar = ids.ndim == 0
-            if ids.ndim > 1:
-                raise InputError(f"users: got {describe(ids)}, wanted a scalar or a 1-D column")
-            ids = ids.reshape(-1)
-            known, queries = self._known_users(ids)
-            if unknown == "raise" and not known.all():
-                raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
-            queries[~known] = self._strangers.mean
-        if len(queries) * k > _MOST_ANSWERS:
-            raise InputError(f"k: got {k} for {len(queries)} users, wanted at most {_MOST_ANSWERS} answers in one call")
-        filters = [filter_lists("exclude", exclude, len(queries))]
-        chosen = filter_lists("include", include, len(queries))
-        if exclude_seen and ids is not None:
-            filters.append([self._history.items_of(user) for user in ids.tolist()])
-        found, scores, counts = self._catalogue.topk(
-            queries,
-            min(k, max(1, len(self._catalogue))),
-            exclude=filters,
-            include=chosen,
-            threads=self._threads,
-        )
-        if unknown == "skip":
-            found[~known], scores[~known], counts[~known] = PADDING, -np.inf, 0
-        if found.shape[1] < k:
-            more = ((0, 0), (0, k - found.shape[1]))
-            found = np.pad(found, more, constant_values=PADDING)
-            scores = np.pad(scores, more, constant_values=-np.inf)
+            given, scalar = query_vectors("vectors", vectors, self._catalogue.dim)
+            bases = np.full(len(given), self._strangers.base, np.float32)
+            return self._best(
+                seq, len(given), scalar, k, lambda part: (given[part], bases[part], None), exclude, include
+            )
+        ids, scalar = _column("users", users)
+        base = self._strangers.base
+        mean: list[Floats] = []  # of one moment for the whole call
+
+        def queries(part: slice) -> Queries:
+            known, vectors, offsets = self._known_users(ids[part], base)
+            if known.all():
+                return vectors, offsets, None
+            if unknown == "raise":
+                raise UnknownIdError(f"users: {int(ids[part][~known][0])} has no row")
+            if not mean:
+                mean.append(self._strangers.mean)
+            vectors[~known] = mean[0]
+            return vectors, offsets, ~known if unknown == "skip" else None
+
+        def seen(part: slice) -> Lists:
+            return Lists.of([self._history.items_of(user) for user in ids[part].tolist()])
+
+        return self._best(seq, len(ids), scalar, k, queries, exclude, include, seen if exclude_seen else None)
+
+    def similar(self, seq: int, items: Any, k: int, exclude: Any, include: Any) -> TopK:
+        """`Engine.similar`, at least at `seq`."""
+        k = whole_number("k", k, 1, _MOST_K)
+        ids, scalar = _column("items", items)
+        self._known_items(ids)  # all or none
+
+        def queries(part: slice) -> Queries:
+            return self._catalogue.read(self._known_items(ids[part]))[0], None, None
+
+        def itself(part: slice) -> Lists:
+            return Lists(ids[part], np.arange(len(ids[part]) + 1))
+
+        return self._best(seq, len(ids), scalar, k, queries, exclude, include, itself, cosine=True)
+
+    def _best(
+        self,
+        seq: int,
+        n: int,
+        scalar: bool,
+        k: int,
+        queries: Callable[[slice], Queries],
+        exclude: Any,
+        include: Any,
+        also: Callable[[slice], Lists] | None = None,
+        cosine: bool = False,
+    ) -> TopK:
+        """The best k for n queries, some at a time, so that scratch memory does not grow with n.
+
+        queries(part): of a slice of them; also(part): what else each of them must not get.
+        """
+        if n * k > _MOST_ANSWERS:
+            raise InputError(f"k: got {k} for {n} queries, wanted at most {_MOST_ANSWERS} answers in one call")
+        excluded, included = filter_lists("exclude", exclude, n), filter_lists("include", include, n)
+        items, moves = len(self._catalogue), -1
+        ids = np.full((n, k), PADDING, np.int64)
+        scores = np.full((n, k), -np.inf, np.float32)
+        counts = np.zeros(n, np.int64)
+        width = min(k, max(1, items))
+        step = max(1, min(_QUERIES, _SCRATCH // width))
+        for start in range(0, n, step):
+            part = slice(start, min(n, start + step))
+            each = [x.cut(part.start, part.stop) for x in (excluded,) if isinstance(x, Lists)]
+            with self._catalogue.pinned():
+                if moves != self._catalogue.moves:  # at first, and where ordinals may have changed
+                    moves, items = self._catalogue.moves, min(items, len(self._catalogue))
+                    positions = Positions(self._catalogue.ordinals, items)
+                    for_all, chosen = positions.of_all([excluded]), positions.of_all([included])
+                vectors, offsets, none = queries(part)
+                found = self._catalogue.topk(
+                    vectors,
+                    width,
+                    items,
+                    offsets=offsets if offsets is not None and offsets.any() else None,
+                    exclude_all=for_all,
+                    exclude=positions.of_each([*each, also(part)] if also else each),
+                    include=positions.of_each([included.cut(part.start, part.stop)])
+                    if isinstance(included, Lists)
+                    else (chosen, None),
+                    cosine=cosine,
+                    threads=self._threads,
+                )
+            ids[part, :width], scores[part, :width], counts[part] = found
+            if none is not None:
+                ids[part][none], scores[part][none], counts[part][none] = PADDING, -np.inf, 0
         if scalar:
-            return TopK(found[0], scores[0], int(counts[0]), seq)
-        return TopK(found, scores, counts, seq)
+            return TopK(ids[0], scores[0], int(counts[0]), seq)
+        return TopK(ids, scores, counts, seq)
 
     def score(self, users: Any, items: Any) -> Any:
         """`Engine.score`."""
@@ -109,34 +177,50 @@ class Ranker:
             u, i = np.broadcast_arrays(u, i)
         except ValueError as e:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
-        distinct, which = np.unique(u, return_inverse=True)
-        known, vectors = self._known_users(distinct)
-        if not known.all():
-            raise UnknownIdError(f"users: {int(distinct[~known][0])} has no row")
-        ordinals = self._known_items(np.ascontiguousarray(i).reshape(-1))
-        which = which.reshape(-1)
-        scores: Floats = np.empty(len(which), np.float32)
-        for start in range(0, len(which), _PAIRS):
+        base = self._strangers.base
+        scores: Floats = np.empty(u.size, np.float32)
+        for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)
-            scores[part] = self._catalogue.score(vectors[which[part]], ordinals[part])
+            distinct, which = np.unique(u.flat[part], return_inverse=True)
+            vectors, offsets = self._every_user(distinct, base)
+            with self._catalogue.pinned():
+                scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + offsets[which]
         scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
 
     def user_vectors(self, ids: Ids) -> Floats:
-        known, vectors = self._known_users(ids)
-        if not known.all():
-            raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
+        vectors: Floats = np.empty((len(ids), self._catalogue.dim), np.float32)
+        for start in range(0, len(ids), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            vectors[part] = self._every_user(ids[part], 0.0)[0]
         return vectors
 
     def item_vectors(self, ids: Ids) -> Floats:
-        return self._catalogue.read(self._known_items(ids))[0]
+        with self._catalogue.pinned():
+            return self._catalogue.read(self._known_items(ids))[0]
 
-    def _known_users(self, ids: Ids) -> tuple[NDArray[np.bool_], Floats]:
+    def _every_user(self, ids: Ids, base: float) -> tuple[Floats, Floats]:
+        known, vectors, offsets = self._known_users(ids, base)
+        if not known.all():
+            raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
+        return vectors, offsets
+
+    def _known_users(self, ids: Ids, base: float) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        """Which users have a row, their vectors, and what is added to all scores of a user: base and bias."""
         known, rows = self._users.peek(ids)
-        return known, self._users.floats(rows)
+        biases = np.where(known, self._users.biases(rows), np.float32(0))
+        return known, self._users.floats(rows), biases + np.float32(base)
 
     def _known_items(self, ids: Ids) -> Ids:
         ordinals = self._catalogue.ordinals(ids)
         if (ordinals < 0).any():
             raise UnknownIdError(f"items: {int(ids[ordinals < 0][0])} has no row")
         return ordinals
+
+
+def _column(name: str, x: Any) -> tuple[Ids, bool]:
+    """A scalar or a column of ids as int64 [n], and whether it was a scalar."""
+    ids = id_array(name, x)
+    if ids.ndim > 1:
+        raise InputError(f"{name}: got {describe(ids)}, wanted a scalar or a 1-D column")
+    return ids.reshape(-1), ids.ndim == 0

@@ -123,10 +123,10 @@ def judge_file(
             progress(stop, len(users), done.events, answer.loss)
         return answer
 
-    common: dict[str, Any] = {"baskets": baskets, "k": k, "warmup": 1 - test_share, "resume": resume}
+    common: dict[str, Any] = {"baskets": baskets, "k": k, "warmup": 1 - test_share, "resume": resume, "values": values}
     done.report = prequential(eng, users, items, times, ingest=learn, **common)
     popularity = Popularity(int(eng.settings["batch_size"]))
-    popularity.ingest(users[:resume], items[:resume])
+    popularity.ingest(users[:resume], items[:resume], None if values is None else values[:resume])
     done.popularity = prequential(popularity, users, items, **common)
     done.seconds = perf_counter() - began
     return done

@@ -221,16 +221,18 @@ class Cold:
 
     # Writing
 
-    def write(self, batches: Iterable[list[Pair]], meta: dict[str, bytes]) -> None:
-        """Puts all batches of sealed (key, value) pairs, then `meta`, in one transaction; synced when it returns.
+    def write(self, batches: Iterable[list[Pair]], meta: dict[str, bytes], deletes: Iterable[bytes] = ()) -> None:
+        """Deletes, puts all batches of sealed (key, value) pairs, then `meta`, in one transaction; synced at return.
 
-        Existing keys are overwritten. Keys in rising order are fast. If anything fails, also an exception out of
-        `batches`, nothing of it is in the file. StorageFullError: free space and call again. EngineError otherwise;
-        when a commit failed for another reason than space, the disk is not trusted: open the tier again.
+        For each of `deletes`, every key that begins with it goes, if there is any. Existing keys are overwritten. Keys
+        in rising order are fast. If anything fails, also an exception out of `batches`, nothing of it is in the file.
+        StorageFullError: free space and call again. EngineError otherwise; when a commit failed for another reason than
+        space, the disk is not trusted: open the tier again.
         """
         with self._sole_writer() as mapped:
             mapped.env.reader_check()  # readers that died would keep pages from being used again
-            self._transact(mapped, batches, native.seal_values([(meta_key(k), v) for k, v in sorted(meta.items())]))
+            last = native.seal_values([(meta_key(k), v) for k, v in sorted(meta.items())])
+            self._transact(mapped, deletes, batches, last)
 
     @contextmanager
     def _sole_writer(self) -> Iterator[_Mapped]:
@@ -246,10 +248,16 @@ class Cold:
         finally:
             self._writing.release()
 
-    def _transact(self, mapped: _Mapped, batches: Iterable[list[Pair]], last: list[Pair]) -> None:
+    def _transact(
+        self, mapped: _Mapped, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]
+    ) -> None:
         txn = mapped.env.begin(write=True)
         try:
             cursor = txn.cursor()
+            for prefix in deletes:
+                there = cursor.set_range(prefix)
+                while there and cursor.key().startswith(prefix):
+                    there = cursor.delete()  # now on the next one
             for batch in batches:
                 cursor.putmulti(batch)
             cursor.putmulti(last)

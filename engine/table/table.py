@@ -12,32 +12,45 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backend import native
+from ..config import OPTIMIZERS
 from ..events import Ids
 from .cold import Cold, Snapshot
 
 Rows = NDArray[np.uint8]
 
-USERS, ITEMS = 1, 2
+NO_IDS: Ids = np.empty(0, np.int64)
+USERS, ITEMS, HIDDEN = 1, 2, 5  # hidden: ids of items, with empty rows
 _MOST_ROWS = 2**31
 _CHUNK = 2048  # rows copied, sealed or digested at a time: about half a megabyte
 
 
-def capacities(dim: int, warm_bytes: int | None) -> tuple[int, int, int]:
+def row_bytes(dim: int, optimizer: str) -> int:
+    """RAM of one warm row, with its share of the index and the bookkeeping."""
+    return int(native.row_bytes(dim, OPTIMIZERS.index(optimizer)))
+
+
+def stored_bytes(dim: int, optimizer: str) -> int:
+    """Bytes of one row in LMDB."""
+    return int(native.stored_bytes(dim, OPTIMIZERS.index(optimizer)))
+
+
+def capacities(dim: int, optimizer: str, warm_bytes: int | None) -> tuple[int, int, int]:
     """What `warm_bytes` has room for: rows of users, rows of items (7/16 each), bytes of history (1/8). None: all."""
     if warm_bytes is None:
         return _MOST_ROWS, _MOST_ROWS, 2**62
-    rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // native.row_bytes(dim)))
+    rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // row_bytes(dim, optimizer)))
     return rows, rows, warm_bytes // 8
 
 
 class Table:
     """`number` is the table's first key byte in LMDB; `cold` is None in memory."""
 
-    def __init__(self, number: int, dim: int, capacity: int, cold: Cold | None):
+    def __init__(self, number: int, dim: int, optimizer: str, capacity: int, cold: Cold | None):
         self.number = number
         self.dim = dim
-        self.warm: Any = native.Warm(dim, capacity, number == ITEMS)
+        self.warm: Any = native.Warm(dim, OPTIMIZERS.index(optimizer), capacity, number == ITEMS)
         self.cold = cold
+        self._gone: Ids = NO_IDS
 
     def __len__(self) -> int:
         return int(self.warm.total)
@@ -53,12 +66,17 @@ class Table:
         found, rows = self.warm.peek(ids)
         if self.cold is not None and not found.all():
             missed = ~found
+            missed[missed] = ~contains(self._gone, ids[missed])  # looked at before LMDB is read
             found[missed] = _fetch(self.cold, self.number, ids[missed], rows, np.flatnonzero(missed))
         return found, rows
 
     def floats(self, rows: Rows) -> NDArray[np.float32]:
         """The vectors of rows, float32 [n, dim]."""
         return _vectors(rows, self.dim)
+
+    def biases(self, rows: Rows) -> NDArray[np.float32]:
+        """The biases of rows, float32 [n]."""
+        return _biases(rows, self.dim)
 
     def deliver(self, missing: Ids, first: Callable[[Ids], None] | None = None) -> None:
         """Fills the slots that wait for `missing` with what LMDB has.
@@ -67,7 +85,7 @@ class Table:
         """
         if self.cold is None or not len(missing):
             return
-        wanted = np.sort(missing)
+        wanted = self._not_gone(np.sort(missing))
         there, rows = self.cold.fetch(self.number, wanted, self.warm.stored_bytes)
         found = wanted[there]
         if first:
@@ -86,9 +104,14 @@ class Table:
     def rows(self) -> Iterator[tuple[Ids, Rows]]:
         """Every row in id order, wherever it lives. The writer's lock must be held."""
         resident: Ids = self.warm.resident()
+        gone = self._gone  # before the scan begins: what it still finds of them is not valid
         cold = iter(()) if self.cold is None else self.cold.scan(self.number, self.warm.stored_bytes)
         done = 0
         for ids, rows in cold:
+            if len(gone) and not (kept := ~contains(gone, ids)).all():
+                ids, rows = ids[kept], rows[kept]
+            if not len(ids):
+                continue
             # Where a row is in both, RAM has the newer one.
             stop = int(np.searchsorted(resident, ids[-1], side="right"))
             warm_ids = resident[done:stop]
@@ -104,6 +127,54 @@ class Table:
             ids = resident[start : start + _CHUNK]
             yield ids, self.warm.peek(ids)[1]
 
+    # --- removal: the writer, between records, while no epoch runs
+
+    def remove(self, ids: Ids) -> int:
+        """Removes the rows of `ids`, rising; returns how many there were. LMDB loses them with the next epoch."""
+        present = ids[self.has(ids)]
+        if self.cold is not None:
+            self._gone = np.union1d(self._gone, present)  # first: readers look into RAM, then here, then into LMDB
+        self.warm.remove(present)
+        return len(present)
+
+    def has(self, ids: Ids) -> NDArray[np.bool_]:
+        """Which of `ids`, rising, have a row."""
+        found = np.empty(len(ids), np.bool_)
+        for start in range(0, len(ids), _CHUNK):
+            found[start : start + _CHUNK] = self.peek(ids[start : start + _CHUNK])[0]
+        return found
+
+    def untouched_since(self, seq: int) -> Ids:
+        """The ids, rising, of rows that no event after `seq` has named, wherever they live."""
+        parts: list[Ids] = [self.warm.untouched_since(seq)]
+        if self.cold is not None and len(self.warm) < len(self):
+            elsewhere = np.union1d(self.warm.resident(), self._gone)
+            for ids, rows in self.cold.scan(self.number, self.warm.stored_bytes):
+                last = np.ascontiguousarray(rows[:, self.warm.seq_offset :][:, :8]).view(np.uint64)[:, 0]
+                old = ids[last <= seq]
+                parts.append(old[~contains(elsewhere, old)])
+        return np.sort(np.concatenate(parts))
+
+    def bring(self, ids: Ids, first: Callable[[Ids], None] | None = None) -> int:
+        """Brings the rows of `ids`, rising, into RAM, as many as there is room for; returns how many. All of them must
+        exist; they stay until `warm.unpin`. `first` as in `deliver`."""
+        n, missing = self.warm.bring(ids)
+        self.deliver(missing, first)
+        return int(n)
+
+    @property
+    def gone(self) -> Ids:
+        """Ids, rising, of which nothing that LMDB has is valid: the next epoch deletes it. Any thread, but look before
+        you begin to read LMDB."""
+        return self._gone
+
+    def deleted(self) -> None:
+        """LMDB has lost the keys. Before the rows are thawed: one that came again may then leave RAM. Epoch thread."""
+        self._gone = NO_IDS
+
+    def _not_gone(self, ids: Ids) -> Ids:
+        return ids[~contains(self._gone, ids)]
+
     def stats(self) -> dict[str, int]:
         """Rows and bytes by tier."""
         return {
@@ -117,14 +188,24 @@ class Table:
         }
 
 
+def contains(rising: Ids, ids: Ids) -> NDArray[np.bool_]:
+    """Which of `ids` are in `rising`, bool [n]."""
+    if not len(rising):
+        return np.zeros(len(ids), np.bool_)
+    at = np.searchsorted(rising, ids)
+    at[at == len(rising)] = 0
+    found: NDArray[np.bool_] = rising[at] == ids
+    return found
+
+
 class StoredTable:
     """A table as one snapshot of LMDB has it: what `Table` answers, without RAM. One thread at a time."""
 
-    def __init__(self, number: int, dim: int, snapshot: Snapshot):
+    def __init__(self, number: int, dim: int, optimizer: str, snapshot: Snapshot):
         self.number = number
         self.dim = dim
         self._snapshot = snapshot
-        self._width = native.stored_bytes(dim)
+        self._width = stored_bytes(dim, optimizer)
 
     def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], Rows]:
         """As `Table.peek`."""
@@ -134,6 +215,10 @@ class StoredTable:
     def floats(self, rows: Rows) -> NDArray[np.float32]:
         """As `Table.floats`."""
         return _vectors(rows, self.dim)
+
+    def biases(self, rows: Rows) -> NDArray[np.float32]:
+        """As `Table.biases`."""
+        return _biases(rows, self.dim)
 
     def rows(self) -> Iterator[tuple[Ids, Rows]]:
         """As `Table.rows`."""
@@ -151,3 +236,7 @@ def _fetch(source: Cold | Snapshot, number: int, ids: Ids, rows: Rows, at: NDArr
 
 def _vectors(rows: Rows, dim: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(rows[:, : 4 * dim]).view(np.float32)
+
+
+def _biases(rows: Rows, dim: int) -> NDArray[np.float32]:
+    return np.ascontiguousarray(rows[:, 4 * dim : 4 * dim + 4]).view(np.float32).reshape(-1)

@@ -1,12 +1,13 @@
 """The engine as a program under test: 400 events in calls of every kind, from creation to the last event.
 
 Calls of one event and of many, of several records each, durable or not, with positions, weights and timestamps; a
-position alone; checkpoints; other settings on reopening; log rotation; epochs beside learning. At each checkpoint the
-cold tier is compacted, a backup made and read, and a reader in another process follows. Where the disk fails,
-the program does what a caller would: tries the call again if there was no room, opens the directory anew otherwise.
+position alone; hiding, showing and forgetting, and rows that expire all along; other settings on reopening; log
+rotation; epochs beside learning. At each checkpoint, which after a forget rewrites LMDB and empties the log, a backup
+is made and read, and a reader in another process follows. Where the disk fails, the program does what a caller would:
+tries the call again if there was no room, opens the directory anew otherwise.
 
 Numbers given to `mark` count *records* from the creation (state 0), since states between two events differ, too: by
-their settings or by a position. A directory's state is told by seq, learning rate and position, which must fit.
+their settings, by a position or by what is hidden. A directory's state is told by these and the seq, which must fit.
 
 `make(words)`: "tight" has room in RAM for few rows, so that epochs end in the middle of records, rows are evicted
 and fetched; "roomy" for all. Further words break the engine on purpose: see `SABOTAGES`.
@@ -25,13 +26,13 @@ import numpy as np
 import engine
 import engine.engine as whole
 from engine import backup, directory, epoch
-from engine.backend import native
 from engine.log import log, segment
 from engine.log import record as log_record
 from engine.log.log import Log
 from engine.table import cold, cold_file
+from engine.table.table import row_bytes
 
-EVENTS, DIM, BATCH, NEGATIVES = 400, 8, 2, 4
+EVENTS, DIM, BATCH, NEGATIVES, ROW_TTL = 400, 8, 2, 4, 120
 RECORD_EVENTS, SEGMENT_BYTES, EPOCH_LOG_BYTES = 32, 4000, 5000
 POSITION_BYTES = 1200  # so that records span sectors of a disk, and can be torn
 ROWS = {"tight": 14, "roomy": 4096}
@@ -41,7 +42,8 @@ TRIES = 4
 
 
 class Call(NamedTuple):
-    """One call: `ingest` of events start+1..stop, or opening with another `lr`. Makes states first+1..last."""
+    """One call: `ingest` of events start+1..stop, opening with another `lr`, or an operation on ids. Makes states
+    first+1..last."""
 
     first: int
     last: int
@@ -52,6 +54,9 @@ class Call(NamedTuple):
     weighted: bool = False
     checkpoint: bool = False
     lr: float | None = None
+    operation: str | None = None
+    users: tuple[int, ...] = ()
+    items: tuple[int, ...] = ()
 
 
 class State(NamedTuple):
@@ -60,17 +65,40 @@ class State(NamedTuple):
     seq: int
     lr: float
     position: bytes | None
+    hidden: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"(seq {self.seq}, lr {self.lr}, position {self.position and self.position[:16]!r}...)"
+        position = self.position and self.position[:16]
+        return f"(seq {self.seq}, lr {self.lr}, position {position!r}..., hidden {self.hidden})"
+
+
+# By seq: what is done there. Each changes what is hidden, so that the state after it can be told; what is forgotten
+# was hidden, had by many and is in rows of every kind: popular ones, rare ones, ids that are in no row.
+OPERATIONS = [
+    (20, "hide", (), (-5000, 5010, 77)),
+    (45, "forget", (3, 105), (-5000, -3999)),
+    (100, "show", (), (5010,)),
+    (150, "hide", (), (-2998, 8)),
+    (151, "forget", (-7, -(2**63), 555), (-2998, -3999)),
+    (152, "show", (), (77, 78)),
+    (280, "forget", (3, 100, 101, 102), (8, *range(-5000, 5000, 3003))),
+]
 
 
 def make_plan() -> tuple[list[Call], list[State]]:
     """All calls, and the state after each record."""
     sizes = [1, 1, 5, 1, 16, 75, 1, 0, 9, 1, 3, 32, 2]
-    reopen = {120: 0.1, 260: 0.3}
+    reopen, operations = {120: 0.1, 260: 0.3}, list(OPERATIONS)
     calls, states, number = [], [State(0, 0.2, None)], 0
     while (seq := states[-1].seq) < EVENTS:
+        if operations and operations[0][0] <= seq:
+            _, operation, users, items = operations.pop(0)
+            changed = {"hide": set.union, "show": set.difference, "forget": set.difference}[operation]
+            hidden = tuple(sorted(changed(set(states[-1].hidden), items)))
+            first = len(states) - 1
+            calls.append(Call(first, first + 1, seq, seq, operation=operation, users=users, items=items))
+            states.append(states[-1]._replace(hidden=hidden))
+            continue
         first, lr = len(states) - 1, next((r for s, r in reopen.items() if s <= seq), None)
         if lr is not None:
             reopen = {s: r for s, r in reopen.items() if r != lr}
@@ -82,7 +110,7 @@ def make_plan() -> tuple[list[Call], list[State]]:
         if stop == seq or (number % 3 == 1 and stop - seq <= RECORD_EVENTS):
             position = (b"%d of %d " % (stop, number)).ljust(POSITION_BYTES, b"p")
         for end in [*range(seq + RECORD_EVENTS, stop, RECORD_EVENTS), stop]:
-            states.append(State(end, states[-1].lr, position or states[-1].position))
+            states.append(states[-1]._replace(seq=end, position=position or states[-1].position))
         durable, checkpoint = number % 7 not in (2, 3, 4), number % 17 == 11
         calls.append(Call(first, len(states) - 1, seq, stop, durable, position, number % 2 == 0, checkpoint))
         number += 1
@@ -123,17 +151,18 @@ class Program:
     typed = (engine.StorageFullError, engine.EngineError)
 
     def __init__(self, rows: int):
-        self.warm_bytes = rows * native.row_bytes(DIM) * 16 // 7 + 16
+        self.warm_bytes = rows * row_bytes(DIM, "adagrad") * 16 // 7 + 16
 
     def open(self, root: Path, lr: float | None = None):
-        settings = {"dim": DIM, "batch_size": BATCH, "negatives": NEGATIVES, "seed": 9}
+        settings = {"dim": DIM, "batch_size": BATCH, "negatives": NEGATIVES, "seed": 9, "row_ttl": ROW_TTL}
         if lr is None and not directory.exists(root / "m"):
             lr = STATES[0].lr
         return engine.open(root / "m", lr=lr, warm_bytes=self.warm_bytes, epoch_seconds=1e9, **settings)
 
     def found(self, eng) -> int:
         """The number of the state that the engine is in."""
-        state = State(eng.seq, eng.settings["lr"], eng.position(SOURCE))
+        hidden = tuple(eng._catalogue.native.hidden.tolist())
+        state = State(eng.seq, eng.settings["lr"], eng.position(SOURCE), hidden)
         assert state in STATES, f"{state} is no record's end"
         return STATES.index(state)
 
@@ -170,6 +199,12 @@ class Program:
         if call.lr is not None:
             eng.close()
             return self.open(root, call.lr)
+        if call.operation == "forget":
+            eng.forget(call.users, call.items)
+            return eng
+        if call.operation:
+            getattr(eng, call.operation)(call.items)
+            return eng
         part = slice(call.start, call.stop)
         eng.ingest(
             USERS[part],

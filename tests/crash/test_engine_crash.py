@@ -1,6 +1,6 @@
 """Promise 1 on the engine itself: whatever happens to process or disk, reopening gives the state at a record's end.
 
-Every fault at every call and 2,000 random power cuts are heavy (`make crash`); a seeded sixteenth of them runs always,
+Every fault at every call and 2,000 random power cuts are heavy (`make crash`); a seeded part of them runs always,
 and so do the engines that are broken on purpose, each of which must be caught. engine_program.py says what is run.
 """
 
@@ -13,7 +13,7 @@ from .sweep import KILLS, KINDS, Report, Start, crashed, serving, sweep, trace_c
 
 PROGRAM = Path(__file__).parent / "engine_program.py"
 ALL = (*KINDS, "kill-after", "eio-on")
-STATES, SHARE = 2000, 16
+STATES, SHARE = 2000, 24
 MAKE_AND_DROP = ("open", "unlink")
 RECOVERY_CALLS = 10  # from opening to the first calls after it
 
@@ -58,12 +58,12 @@ def test_the_run_has_epochs_and_rotation(servers, size):
     assert dropped >= 2
 
 
-def test_a_sixteenth_of_all_faults(servers):
-    good(sweep(servers, kinds=ALL, sample=1 / SHARE), "a sixteenth of all faults")
+def test_a_share_of_all_faults(servers):
+    good(sweep(servers, kinds=ALL, sample=1 / SHARE), "a share of all faults")
 
 
-def test_a_sixteenth_of_the_power_cuts(servers):
-    good(explore(servers, states=STATES // SHARE), "a sixteenth of the power cuts")
+def test_a_share_of_the_power_cuts(servers):
+    good(explore(servers, states=STATES // SHARE), "a share of the power cuts")
 
 
 def test_some_faults_while_recovering(servers):

@@ -34,12 +34,13 @@ def poison() -> Iterator[None]:
 def make_rows() -> Callable[..., np.ndarray]:
     """A slab of rows padded to 64 bytes, canaries behind what kernels may touch. Vectors of about unit length."""
 
-    def make(rng: np.random.Generator, count: int, dim: int) -> np.ndarray:
-        width = -(-(dim + 3 + 4) // 16) * 16
+    def make(rng: np.random.Generator, count: int, dim: int, state: int = 2) -> np.ndarray:
+        width = -(-(dim + 1 + state + 4) // 16) * 16
         rows = np.full((count, width), CANARY).view(np.float32)
         rows[:, :dim] = rng.normal(size=(count, dim)) / np.sqrt(dim)
         rows[:, dim] = rng.normal(size=count)
-        rows[:, dim + 1 : dim + 3] = rng.uniform(0.0, 2.0, size=(count, 2)) * rng.integers(0, 2, size=(count, 1))
+        used = rng.integers(0, 2, size=(count, 1))  # a new row's state is zeros
+        rows[:, dim + 1 : dim + 1 + state] = rng.uniform(0.0, 2.0, size=(count, state)) * used
         return rows
 
     return make
@@ -80,16 +81,18 @@ def same_bits() -> Callable[[Any, Any], None]:
 
 @pytest.fixture
 def on_every_path(same_bits: Callable[[Any, Any], None]) -> Iterator[Callable[[Callable[[], Any]], None]]:
-    """Runs a call on the vector and the portable path and asserts the same bits."""
+    """Runs a call on every instruction set of this processor and asserts the same bits."""
     found = native.isa()
-    if not native.isa_available("avx2"):
+    paths = [isa for isa in ("avx512", "avx2") if native.isa_available(isa)]
+    if not paths:
         pytest.skip("this processor has only the portable path")
 
     def check(call: Callable[[], Any]) -> None:
-        assert native.set_isa("avx2")
-        vector = call()
         assert native.set_isa("portable")
-        same_bits(call(), vector)
+        plain = call()
+        for isa in paths:
+            assert native.set_isa(isa)
+            same_bits(call(), plain)
 
     try:
         yield check

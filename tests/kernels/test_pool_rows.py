@@ -142,7 +142,7 @@ SLOTS = np.array([0, 1, 2])
         ({"dim": 4097}, "dim: got 4097"),
         ({"dim": True}, "dim: got True, wanted an integer"),
         ({"dim": 2.0}, "dim: got 2.0, wanted an integer"),
-        ({"dim": 14}, "rows: got 16 columns, wanted 17 or more"),
+        ({"dim": 16}, "rows: got 16 columns, wanted 17 or more"),
         ({"rows": ROWS.astype(np.float64)}, r"rows: got float64 \[4, 16\], wanted float32"),
         ({"rows": ROWS.tolist()}, "rows: got list"),
         ({"rows": ROWS[0]}, "rows: got float32"),

@@ -105,6 +105,100 @@ def test_law_exact_under_any_filter(same_bits, seed, dim, items, count, k, share
     same_bits(score_topk(queries, *table, k, **kinds), got)
 
 
+def assert_cosines(got, queries, vectors, ids, k):
+    """`got` is right up to rounding, ties and all: nothing with a higher cosine was left out."""
+    truth = reference.cosine_items(queries, vectors, None)
+    position = {int(i): p for p, i in enumerate(ids)}
+    for q, row in enumerate(truth):
+        best_ids, scores = got[0][q], got[1][q]
+        at = [position[int(i)] for i in best_ids]
+        assert len(set(at)) == len(at) == got[2][q] == min(k, len(ids))
+        np.testing.assert_allclose(scores, row[at], rtol=0, atol=TOLERANCES["score_topk"].absolute)
+        assert (np.abs(scores) <= 1).all()
+        assert (np.lexsort((best_ids, -scores)) == np.arange(len(at))).all()
+        if len(at) < len(ids):
+            left = np.delete(row, at)
+            assert left.max() <= scores[-1] + TOLERANCES["score_topk"].absolute
+
+
+@pytest.mark.parametrize("dim", DIMS)
+def test_cosine_agrees_with_the_reference(dim, same_bits):
+    rng = np.random.default_rng(dim)
+    for items in (1, 7, 8, 9, 500):
+        vectors, biases, ids = catalogue(rng, items, dim)
+        queries = draw_queries(rng, 5, dim)
+        vectors[items // 2] = 0
+        queries[2] = 0
+        got = score_topk(queries, vectors, biases, ids, min(items, 40), cosine=True)
+        assert_cosines(got, queries, vectors, ids, 40)
+        assert (got[0][2] == np.sort(ids)[: got[0].shape[1]]).all()  # of a query of zeros: all equal
+        for threads in (2, 3):
+            same_bits(score_topk(queries, vectors, biases, ids, min(items, 40), cosine=True, threads=threads), got)
+        alone = score_topk(queries[1:2], vectors, biases, ids, min(items, 40), cosine=True)
+        same_bits(alone, tuple(part[1:2] for part in got))
+
+
+def test_cosine_of_any_finite_vector(same_bits):
+    """Squares that leave float32 on either side, down to a single smallest number and up to the largest."""
+    rng = np.random.default_rng(8)
+    vectors, biases, ids = catalogue(rng, 300, 20)
+    queries = draw_queries(rng, 6, 20)
+    plain = score_topk(queries, vectors, biases, ids, 300, cosine=True)
+    power = rng.integers(-110, 110, 300)
+    same_bits(
+        score_topk(queries, vectors * (2.0 ** power[:, None]).astype(np.float32), biases, ids, 300, cosine=True), plain
+    )
+    same_bits(score_topk(queries * np.float32(2.0**100), vectors, biases, ids, 300, cosine=True), plain)
+    least, most = np.finfo(np.float32).smallest_subnormal, np.finfo(np.float32).max
+    vectors[:4, :20] = 0
+    vectors[0, 3], vectors[1, 3], vectors[2, :20], vectors[3, :20] = least, most, most, -most
+    queries[0] = 0
+    queries[0, 3] = least
+    queries[1] = most
+    got = score_topk(queries, vectors, biases, ids, 300, cosine=True)
+    assert_cosines(got, queries, vectors, ids, 300)
+    assert got[1][0][:2].tolist() == [1, 1]
+    assert got[1][1][0] == pytest.approx(1)
+    assert got[1][1][-1] == pytest.approx(-1)
+
+
+def test_cosine_knows_no_nan(same_bits):
+    vectors, biases, ids = catalogue(np.random.default_rng(3), 40, 5)
+    vectors[7, 2], vectors[8, 0], vectors[9, :5] = np.nan, np.inf, -np.inf
+    for query in ([1, 2, 3, 4, 5], [0, 0, 0, 0, 0]):
+        got = score_topk(np.array([query], np.float32), vectors, biases, ids, 40, cosine=True)
+        assert got[2][0] == 37
+        assert not {ids[7], ids[8], ids[9]} & set(got[0][0].tolist())
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    dim=st.integers(1, 40),
+    items=st.integers(0, 200),
+    shares=st.tuples(*[st.sampled_from([None, 0.02, 0.5])] * 2),
+)
+def test_law_filters_of_cosine(same_bits, seed, dim, items, shares):
+    """With filters it is the unfiltered list with what they leave."""
+    rng = np.random.default_rng(seed)
+    vectors, biases, ids = catalogue(rng, items, dim, whole=True)
+    queries = draw_queries(rng, 4, dim, whole=True)
+    exclude, include = (None if s is None else draw_positions(rng, 4, items, s) for s in shares)
+    whole = score_topk(queries, vectors, biases, ids, max(1, items), cosine=True)
+    got = score_topk(queries, vectors, biases, ids, 5, cosine=True, exclude=exclude, include=include)
+    for q in range(4):
+        left = set(ids.tolist())
+        if include is not None:
+            left &= set(ids[include[0][include[1][q] : include[1][q + 1]]].tolist())
+        if exclude is not None:
+            left -= set(ids[exclude[0][exclude[1][q] : exclude[1][q + 1]]].tolist())
+        keep = np.isin(whole[0][q], list(left))
+        n = got[2][q]
+        assert n == min(5, len(left))
+        assert got[0][q, :n].tolist() == whole[0][q][keep][:5].tolist()
+        assert got[1][q, :n].tolist() == whole[1][q][keep][:5].tolist()
+
+
 def test_order_is_score_down_then_id_up():
     vectors = np.zeros((4, 16), np.float32)
     biases = np.array([1, 2, 2, 2], np.float32)
@@ -203,6 +297,7 @@ def test_every_path_gives_the_same_bits(on_every_path, dim):
         queries = draw_queries(rng, count, dim)
         exclude, include = draw_positions(rng, count, 2500, 0.2), draw_positions(rng, count, 2500, 0.3)
         on_every_path(lambda q=queries: score_topk(q, *table, 20))
+        on_every_path(lambda q=queries: score_topk(q, *table, 20, cosine=True))
         on_every_path(lambda q=queries, e=exclude, i=include: score_topk(q, *table, 20, exclude=e, include=i))
 
 

@@ -6,9 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.errors import InputError
-from engine.kernels.update_rows import reference, update_rows
+from engine.kernels.update_rows import OPTIMIZERS, reference, state_floats, update_rows
 
 DIMS = [1, 2, 15, 16, 17, 33, 64, 100, 257]
+
+
+def step(rows, slots, sources, source_index, coefs, *, bias, update=update_rows, **settings):
+    """One update whose terms count for the bias too, or for none."""
+    return update(rows, slots, sources, source_index, coefs, coefs if bias else None, **settings)
+
+
+def width(optimizer, dim):
+    return dim + 1 + state_floats(optimizer, dim)
 
 
 def terms(rng, rows, dim, count, sources=8):
@@ -26,34 +35,81 @@ def terms(rng, rows, dim, count, sources=8):
 def updated(rows, *args, **settings):
     """The rows after an update of a copy of them."""
     rows = rows.copy()
-    assert update_rows(rows, *args, **settings) == 0
+    assert step(rows, *args, **settings) == 0
     return rows
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("l2", [0.0, 0.01])
-def test_agrees_with_the_reference(make_rows, close, same_bits, dim, bias, l2):
+def test_agrees_with_the_reference(make_rows, close, same_bits, optimizer, dim, bias, l2):
     rng = np.random.default_rng(dim)
+    kinds, end = {"dim": dim, "lr": 0.1, "l2": l2, "bias": bias, "optimizer": optimizer}, width(optimizer, dim)
     for count in [0, 1, 2, 15, 16, 17, 33, 64, 100, 500]:
-        rows = make_rows(rng, 40, dim)
+        rows = make_rows(rng, 40, dim, end - dim - 1)
         args = terms(rng, 40, dim, count)
         got, expected = rows.copy(), rows.copy()
-        assert update_rows(got, *args, dim=dim, lr=0.1, l2=l2, bias=bias) == 0
-        assert reference.update_rows(expected, *args, dim=dim, lr=0.1, l2=l2, bias=bias) == 0
-        close("update_rows", got[:, : dim + 3], expected[:, : dim + 3])
-        same_bits(got[:, dim + 3 :], rows[:, dim + 3 :])
+        assert step(got, *args, **kinds) == 0
+        assert step(expected, *args, update=reference.update_rows, **kinds) == 0
+        close("update_rows", got[:, :end], expected[:, :end])
+        same_bits(got[:, end:], rows[:, end:])
         idle = np.setdiff1d(np.arange(40), args[0])
         same_bits(got[idle], rows[idle])
         if not bias:
-            same_bits(got[:, [dim, dim + 2]], rows[:, [dim, dim + 2]])
+            of_bias = [dim, *{"adagrad": [dim + 2], "adam": [dim + 1, dim + 2], "sgd": []}[optimizer]]
+            same_bits(got[:, of_bias], rows[:, of_bias])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_the_bias_may_have_gradients_of_its_own(make_rows, close, optimizer):
+    rng = np.random.default_rng(3)
+    end = width(optimizer, 16)
+    rows, args = make_rows(rng, 4, 16, end - 17), terms(rng, 4, 16, 50)
+    got, expected, same = rows.copy(), rows.copy(), rows.copy()
+    bias_coefs = rng.normal(size=50).astype(np.float32)
+    for update, out in ((update_rows, got), (reference.update_rows, expected)):
+        update(out, *args, bias_coefs, dim=16, lr=0.1, optimizer=optimizer)
+    close("update_rows", got[:, :end], expected[:, :end])
+    step(same, *args, bias=True, dim=16, lr=0.1, optimizer=optimizer)
+    np.testing.assert_array_equal(got[:, :16], same[:, :16])
+    assert (got[:, 16] != same[:, 16]).all()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+@pytest.mark.parametrize("l2", [0.0, 0.01])
+def test_follows_the_textbook_for_100_steps(close, optimizer, l2):
+    """Algorithm 1 of Kingma and Ba, written out for a row that has a step only now and then; and plain descent."""
+    rng = np.random.default_rng(4)
+    dim, lr, count = 20, 0.05, 3
+    rows = np.zeros((count, width(optimizer, dim)), np.float32)
+    rows[:, : dim + 1] = rng.normal(size=(count, dim + 1))
+    theta = rows[:, : dim + 1].astype(np.float64)
+    first, second, steps = np.zeros_like(theta), np.zeros_like(theta), np.zeros(count, int)
+    for at in range(100):
+        due = [row for row in range(count) if at % (row + 1) == 0]
+        grads = rng.normal(size=(len(due), dim + 1)).astype(np.float32)
+        kinds = {"dim": dim, "lr": lr, "l2": l2, "optimizer": optimizer}
+        ones = np.ones(len(due), np.float32)
+        assert update_rows(rows, np.array(due), grads[:, :dim], np.arange(len(due)), ones, grads[:, dim], **kinds) == 0
+        for row, grad in zip(due, grads + l2 * theta[due], strict=True):
+            steps[row] += 1
+            if optimizer == "sgd":
+                theta[row] -= lr * grad
+                continue
+            first[row] = 0.9 * first[row] + 0.1 * grad
+            second[row] = 0.999 * second[row] + 0.001 * grad**2
+            unbiased_first = first[row] / (1 - 0.9 ** steps[row])
+            unbiased_second = second[row] / (1 - 0.999 ** steps[row])
+            theta[row] -= lr * unbiased_first / (np.sqrt(unbiased_second) + 1e-8)
+        np.testing.assert_allclose(rows[:, : dim + 1], theta, rtol=2e-5, atol=2e-5)
 
 
 def test_known_answer(close):
     rows = np.array([[1, 2, 3, 0, 0], [1, 1, 1, 7, 3]], dtype=np.float32)
     sources = np.array([[3, 4], [1, 0]], dtype=np.float32)
     args = np.array([0, -1, 0, 1]), sources, np.array([0, 0, 1, 1]), np.array([1, 9, -1, 6], dtype=np.float32)
-    assert update_rows(rows, *args, dim=2, lr=0.5, bias=True) == 0
+    assert step(rows, *args, dim=2, lr=0.5, bias=True) == 0
     # row 0: g = (3, 4) - (1, 0), G = (4 + 16) / 2; gb = 0.   row 1: g = (6, 0), G = 7 + 18; gb = 6, Gb = 3 + 36
     close(
         "update_rows",
@@ -73,8 +129,9 @@ def test_all_terms_on_one_row(make_rows, close, count):
     coefs = rng.uniform(0, 1 / np.sqrt(count), size=count).astype(np.float32)
     args = np.full(count, 1), sources, source_index, coefs
     got, expected = rows.copy(), rows.copy()
-    assert update_rows(got, *args, dim=33, lr=0.1, l2=0.1, bias=True) == 0
-    reference.update_rows(expected, *args, dim=33, lr=0.1, l2=0.1, bias=True)
+    kinds = {"dim": 33, "lr": 0.1, "l2": 0.1, "bias": True}
+    assert step(got, *args, **kinds) == 0
+    step(expected, *args, update=reference.update_rows, **kinds)
     close("update_rows", got[:, :36], expected[:, :36])
     assert got[[0, 2]].tobytes() == rows[[0, 2]].tobytes()
 
@@ -96,7 +153,7 @@ def test_segments_of_64_keep_small_terms(make_rows):
     coefs = np.ones(count, np.float32)
     coefs[0], coefs[1:64] = 2.0**24, 0.0
     args = np.zeros(count, np.int64), np.ones((1, 1), np.float32), np.zeros(count, np.int64), coefs
-    assert update_rows(rows, *args, dim=1, lr=1.0, bias=True) == 0
+    assert step(rows, *args, dim=1, lr=1.0, bias=True) == 0
     total = np.float32(2.0**24 + 256)
     np.testing.assert_array_equal(rows[0, 2:], [total * total] * 2)
 
@@ -108,19 +165,24 @@ def test_a_row_touched_in_vain_stays(make_rows, same_bits):
     same_bits(updated(rows, *args, dim=16, lr=0.1, bias=True), rows)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_tiny_gradients_make_tiny_steps(bias):
-    rows = np.zeros((1, 16), np.float32)
+def test_tiny_gradients_make_tiny_steps(bias, optimizer):
+    rows = np.zeros((1, 32), np.float32)
     args = np.zeros(1, np.int64), np.full((1, 4), 1e-25, np.float32), np.zeros(1, np.int64), np.ones(1, np.float32)
-    assert update_rows(rows, *args, dim=4, lr=0.1, bias=bias) == 0
+    assert step(rows, *args, dim=4, lr=0.1, bias=bias, optimizer=optimizer) == 0
     assert (np.abs(rows[0, :4]) <= 1e-17).all()
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("wrong", ["source", "coef", "sum", "square", "vector", "accumulator", "negative"])
 @pytest.mark.parametrize("dim", [1, 16, 33])
-def test_what_is_not_finite_leaves_its_row_alone(make_rows, close, wrong, dim):
+def test_what_is_not_finite_leaves_its_row_alone(make_rows, close, optimizer, wrong, dim):
+    if optimizer == "sgd" and wrong in ("square", "accumulator", "negative"):
+        return  # it squares nothing and keeps nothing
     rng = np.random.default_rng(8)
-    rows = make_rows(rng, 5, dim)
+    end = width(optimizer, dim)
+    rows = make_rows(rng, 5, dim, end - dim - 1)
     slots, sources, source_index, coefs = np.array([4, 2, 0, 2]), *terms(rng, 5, dim, 4)[1:]
     source_index[:] = [0, 1, 2, 3]
     if wrong == "source":
@@ -135,27 +197,28 @@ def test_what_is_not_finite_leaves_its_row_alone(make_rows, close, wrong, dim):
     elif wrong == "vector":
         rows[2, 0] = -np.inf
     elif wrong == "accumulator":
-        rows[2, dim + 1] = np.nan
+        rows[2, end - 1] = np.nan
     else:
-        rows[2, dim + 1] = -1e6
+        rows[2, end - 1 if optimizer == "adam" else dim + 1] = -1e6
     for bias in [False, True]:
+        args, kinds = (slots, sources, source_index, coefs), {"dim": dim, "lr": 0.1, "optimizer": optimizer}
         got, expected = rows.copy(), rows.copy()
-        args = slots, sources, source_index, coefs
-        assert update_rows(got, *args, dim=dim, lr=0.1, bias=bias) == 1
-        assert reference.update_rows(expected, *args, dim=dim, lr=0.1, bias=bias) == 1
+        assert step(got, *args, bias=bias, **kinds) == 1
+        assert step(expected, *args, bias=bias, update=reference.update_rows, **kinds) == 1
         assert got[[1, 2, 3]].tobytes() == rows[[1, 2, 3]].tobytes()
-        close("update_rows", got[[0, 4], : dim + 3], expected[[0, 4], : dim + 3])
+        close("update_rows", got[[0, 4], :end], expected[[0, 4], :end])
         assert (got[[0, 4], :dim] != rows[[0, 4], :dim]).any()
 
 
-def test_a_bias_that_is_not_finite_holds_its_vector_back(make_rows, same_bits):
-    rows = make_rows(np.random.default_rng(9), 2, 16)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_bias_that_is_not_finite_holds_its_vector_back(make_rows, same_bits, optimizer):
+    rows = make_rows(np.random.default_rng(9), 2, 16, state_floats(optimizer, 16))
     rows[1, 16] = np.inf
     args = np.array([1]), np.ones((1, 16), np.float32), np.array([0]), np.ones(1, np.float32)
     for bias in [False, True]:
         for update in [update_rows, reference.update_rows]:
             got = rows.copy()
-            assert update(got, *args, dim=16, lr=0.1, bias=bias) == 1
+            assert step(got, *args, dim=16, lr=0.1, bias=bias, update=update, optimizer=optimizer) == 1
             same_bits(got, rows)
 
 
@@ -166,21 +229,22 @@ def test_a_bias_that_is_not_finite_holds_its_vector_back(make_rows, same_bits):
     count=st.integers(0, 200),
     row_count=st.integers(1, 12),
     bias=st.booleans(),
+    optimizer=st.sampled_from(list(OPTIMIZERS)),
 )
-def test_law_a_row_sees_its_own_terms_in_order(make_rows, same_bits, seed, dim, count, row_count, bias):
+def test_law_a_row_sees_its_own_terms_in_order(make_rows, same_bits, seed, dim, count, row_count, bias, optimizer):
     """Terms of other rows, skipped terms and their places make no difference, bit for bit."""
     rng = np.random.default_rng(seed)
-    rows = make_rows(rng, row_count, dim)
+    rows = make_rows(rng, row_count, dim, state_floats(optimizer, dim))
     args = terms(rng, row_count, dim, count)
     slots, sources, source_index, coefs = args
-    kinds = {"dim": dim, "lr": 0.1, "l2": 0.01, "bias": bias}
+    kinds = {"dim": dim, "lr": 0.1, "l2": 0.01, "bias": bias, "optimizer": optimizer}
     together = updated(rows, *args, **kinds)
     by_row = np.argsort(slots, kind="stable")
     same_bits(updated(rows, slots[by_row], sources, source_index[by_row], coefs[by_row], **kinds), together)
     apart = rows.copy()
     for row in rng.permutation(row_count):
         its = slots == row
-        assert update_rows(apart, slots[its], sources, source_index[its], coefs[its], **kinds) == 0
+        assert step(apart, slots[its], sources, source_index[its], coefs[its], **kinds) == 0
     same_bits(apart, together)
 
 
@@ -197,18 +261,20 @@ def test_law_sums_of_small_fractions_are_exact(close, seed, dim, count, l2):
     coefs = (rng.integers(-8, 9, size=count) / 8).astype(np.float32)
     args = rng.integers(-1, 3, size=count), sources, rng.integers(0, 4, size=count), coefs
     expected = rows.copy()
-    reference.update_rows(expected, *args, dim=dim, lr=0.1, l2=l2, bias=True)
+    step(expected, *args, dim=dim, lr=0.1, l2=l2, bias=True, update=reference.update_rows)
     close("update_rows", updated(rows, *args, dim=dim, lr=0.1, l2=l2, bias=True), expected)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("dim", DIMS)
 @pytest.mark.parametrize("bias", [False, True])
-def test_every_path_gives_the_same_bits(make_rows, on_every_path, dim, bias):
+def test_every_path_gives_the_same_bits(make_rows, on_every_path, optimizer, dim, bias):
     rng = np.random.default_rng(dim)
+    kinds = {"dim": dim, "lr": 0.1, "l2": 0.01, "bias": bias, "optimizer": optimizer}
     for row_count, count in [(1, 1), (2, 200), (300, 400)]:
-        rows = make_rows(rng, row_count, dim)
+        rows = make_rows(rng, row_count, dim, state_floats(optimizer, dim))
         args = terms(rng, row_count, dim, count)
-        on_every_path(lambda rows=rows, args=args: updated(rows, *args, dim=dim, lr=0.1, l2=0.01, bias=bias))
+        on_every_path(lambda rows=rows, args=args: updated(rows, *args, **kinds))
 
 
 def test_the_state_goes_on_over_many_steps(make_rows, close):
@@ -217,8 +283,8 @@ def test_the_state_goes_on_over_many_steps(make_rows, close):
     expected = got.copy()
     for _ in range(50):
         args = terms(rng, 6, 20, 12)
-        update_rows(got, *args, dim=20, lr=0.05, l2=1e-3, bias=True)
-        reference.update_rows(expected, *args, dim=20, lr=0.05, l2=1e-3, bias=True)
+        step(got, *args, dim=20, lr=0.05, l2=1e-3, bias=True)
+        step(expected, *args, dim=20, lr=0.05, l2=1e-3, bias=True, update=reference.update_rows)
     np.testing.assert_allclose(got[:, :23], expected[:, :23], rtol=1e-4, atol=1e-5)  # 50 steps of rounding
 
 
@@ -229,9 +295,9 @@ def good():
         "sources": np.ones((3, 4), np.float32),
         "source_index": np.array([0, 2]),
         "coefs": np.ones(2, np.float32),
+        "bias_coefs": np.ones(2, np.float32),
         "dim": 4,
         "lr": 0.1,
-        "bias": True,
     }
 
 
@@ -262,6 +328,10 @@ SLAB = np.ones((5, 16), np.float32)
         ({"source_index": np.array([0, -1])}, "source_index: got -1"),
         ({"source_index": np.array([0])}, r"source_index: got int64 \[1\], wanted int64 \[2\]"),
         ({"coefs": np.ones(3, np.float32)}, r"coefs: got float32 \[3\], wanted float32 \[2\]"),
+        ({"bias_coefs": np.ones(3, np.float32)}, r"bias_coefs: got float32 \[3\], wanted float32 \[2\]"),
+        ({"rows": SLAB, "bias_coefs": SLAB[0, :2]}, "bias_coefs: got memory of rows"),
+        ({"optimizer": "rmsprop"}, "optimizer: got 'rmsprop', wanted one of adagrad, adam, sgd"),
+        ({"optimizer": "adam", "dim": 5}, "rows: got 16 columns, wanted 20 or more for dim 5"),
         ({"dim": 4097}, "dim: got 4097"),
         ({"lr": float("nan")}, "lr: got nan, wanted a finite number, 0 or more"),
         ({"lr": -0.1}, "lr: got -0.1"),

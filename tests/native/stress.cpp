@@ -62,14 +62,19 @@ struct Store {
 
 struct Tables {
     explicit Tables(int64_t room, int64_t histories)
-        : users(kDim, room, false), items(kDim, room, true), catalogue(kDim), history(users, histories) {}
+        : users(kDim, Optimizer::adagrad, room, false),
+          items(kDim, Optimizer::adagrad, room, true),
+          catalogue(kDim),
+          history(users, histories) {}
     Warm users, items;
     Catalogue catalogue;
     History history;
     Learner learner{users, items, catalogue, history};
 };
 
-LearnSettings settings(Loss loss, uint64_t seed) { return {loss, 0.1f, 0.001f, kNegatives, 1, seed}; }
+LearnSettings settings(Loss loss, uint64_t seed) {
+    return {loss, Optimizer::adagrad, 0.1f, 0.001f, kNegatives, 1, seed};
+}
 // The loss changes from record to record, and with it how negatives are drawn.
 Loss loss_of(int64_t event) { return event / kRecord % 2 ? Loss::bpr : Loss::softmax; }
 
@@ -91,7 +96,7 @@ struct Truth {
             const int64_t user = stream.user(seq), item = stream.item(seq);
             const auto before = static_cast<uint64_t>(t.catalogue.size());
             const LearnSettings s = settings(loss_of(e), stream.seed);
-            const RecordView r{&user, &item, nullptr, 1, seq};
+            const RecordView r{&user, &item, nullptr, nullptr, 1, seq};
             while (t.learner.plan(s, r, 0) != Learner::Plan::ready)
                 if (!t.learner.delivered()) wrong("an item that is nowhere", item, seq);
             t.learner.learn(s, r);
@@ -164,7 +169,7 @@ class Stress {
                 users[static_cast<size_t>(i)] = stream_.user(static_cast<uint64_t>(e + i + 1));
                 items[static_cast<size_t>(i)] = stream_.item(static_cast<uint64_t>(e + i + 1));
             }
-            const RecordView r{users.data(), items.data(), nullptr, kRecord, static_cast<uint64_t>(e + 1)};
+            const RecordView r{users.data(), items.data(), nullptr, nullptr, kRecord, static_cast<uint64_t>(e + 1)};
             const LearnSettings s = settings(loss_of(e), stream_.seed);
             for (int64_t from = 0; from < kRecord;) {
                 Learner::Plan plan;
@@ -291,15 +296,19 @@ class Stress {
         std::vector<int64_t> ids(kQueries * kBest), counts(kQueries);
         std::vector<float> scores(kQueries * kBest);
         const TopkTask task{.queries = queries,
+                            .offsets = nullptr,
                             .n_queries = kQueries,
                             .query_stride = kDim,
                             .dim = kDim,
                             .n_items = shown,
                             .k = kBest,
+                            .cosine = n % 2 == 0,
                             .exclude = {},
+                            .exclude_too = {},
                             .include = {},
                             .block = [&](int64_t at, int64_t* first,
                                          const int64_t** found) { return t_.catalogue.block(at, shown, first, found); },
+                            .masked = [&](int64_t at) { return !t_.catalogue.is_ranked(at); },
                             .ids = ids.data(),
                             .scores = scores.data(),
                             .counts = counts.data()};
@@ -470,7 +479,7 @@ int main(int argc, char** argv) {
     uint64_t rounds = 0, looks = 0;
     int64_t epochs = 0, evicted = 0;
     do {
-        select_kernels(rounds % 2 ? "portable" : "avx2");
+        select_kernels(rounds % 3 == 0 ? "avx2" : rounds % 3 == 1 ? "portable" : "avx512");
         const Stream stream{first + rounds++};
         const Truth truth(stream);
         Stress stress(stream, truth);

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.backend import native
 from engine.rank.catalogue import Catalogue
 from engine.table import changes
 from engine.table.cold import Cold
+from engine.table.table import stored_bytes
 
 ITEMS = 9000
 
@@ -49,7 +49,7 @@ def test_a_small_catalogue_may_change_as_a_whole():
 
 
 def rows_of(ordinals: list[int]) -> np.ndarray:
-    width = native.stored_bytes(4)
+    width = stored_bytes(4, "adagrad")
     rows = np.zeros((len(ordinals), width), np.uint8)
     rows[:, :20] = np.arange(len(ordinals) * 5, dtype=np.float32).reshape(-1, 5).view(np.uint8)
     rows[:, width - 8 :] = np.array(ordinals, np.uint64).reshape(-1, 1).view(np.uint8)
@@ -71,7 +71,7 @@ def rows_of(ordinals: list[int]) -> np.ndarray:
 )
 def test_a_catalogue_follows_what_fits(ids, ordinals, fine):
     catalogue = Catalogue(4)
-    catalogue.restore([(np.array([10, 11, 12], np.int64), rows_of([0, 1, 2]))], 3)
+    catalogue.restore([(np.array([10, 11, 12], np.int64), rows_of([0, 1, 2]))], 3, 3, [], 0)
     assert catalogue.follow(np.array(ids, np.int64), rows_of(ordinals)) == fine
     if fine:
         got = catalogue.ordinals(np.array([*ids, 12], np.int64)).tolist()

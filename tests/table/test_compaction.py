@@ -165,7 +165,7 @@ def test_threads_read_while_it_compacts(cold):
     threads = [threading.Thread(target=read, args=(n,)) for n in range(3)]
     for t in threads:
         t.start()
-    for salt in range(1, 25):
+    for salt in range(1, 13):
         put_rows(cold, ids, salt)
         cold.compact()
     stop.set()

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from ...backend import native
+from ...config import LOSSES
 from ...errors import InputError
+from ...events import POINTWISE
 from ..arguments import F32, I64, MAX_DIM, floats, integer, integers, rows_in_place, within
 
-__all__ = ["LOSSES", "Loss", "LossGrads", "loss_grads"]
+__all__ = ["LOSSES", "POINTWISE", "Loss", "LossGrads", "loss_grads"]
 
-Loss = Literal["softmax", "bpr"]
-LOSSES = {"softmax": 0, "bpr": 1}  # as the C++ core numbers them
+Loss = Literal["softmax", "bpr", "logistic", "squared"]
 
 
 class LossGrads(NamedTuple):
@@ -25,7 +26,7 @@ class LossGrads(NamedTuple):
     The gradient of an item row's vector is its coefficient times the query; of its bias, the coefficient.
     """
 
-    losses: npt.NDArray[Any]  # float32 [B], in nats
+    losses: npt.NDArray[Any]  # float32 [B], in nats; squared: in squared units of the values
     query_grads: npt.NDArray[Any]  # float32 [B, dim]
     positive_coefs: npt.NDArray[Any]  # float32 [B], d loss / d score of the positive
     negative_coefs: npt.NDArray[Any]  # float32 [B, K], d loss / d score of each negative; 0 where masked
@@ -36,10 +37,12 @@ def loss_grads(
     queries: F32,
     rows: F32,
     positives: I64,
-    negatives: I64,
+    negatives: I64 | None,
     *,
     dim: int,
     weights: F32 | None = None,
+    values: F32 | None = None,
+    offsets: F32 | None = None,
 ) -> LossGrads:
     """Losses of B events and their gradients; the score of a row is query . vector + bias.
 
@@ -49,12 +52,20 @@ def loss_grads(
     A negative that is -1 or the event's own positive is masked: no part of the sum, coefficient 0. With all of them
     masked, or K = 0, loss and gradients are 0. A negative drawn twice counts twice.
 
-    loss       "softmax" or "bpr"
+    The other two have no negatives. Their score is query . vector + bias + offset, of the positive and its event:
+    logistic: -log of the probability sigmoid(score) that the value is 1, or of 1 - sigmoid(score) where it is 0.
+    squared: (score - value)^2, and so its coefficient is 2 (score - value).
+    Koren, Bell, Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems"; the offset is what an event
+    adds to all scores: a base and the user's bias. Its gradient is the coefficient.
+
+    loss       "softmax", "bpr", "logistic" or "squared"
     queries    float32 [B, dim]
-    rows       float32 [R, W], W >= dim + 3, C-contiguous; columns 0..dim are read: vector and bias
+    rows       float32 [R, W], W >= dim + 1, C-contiguous; columns 0..dim are read: vector and bias
     positives  int64 [B], each a row of `rows`
-    negatives  int64: softmax [K], shared by all events; bpr [B, K]; each a row of `rows`, or -1
+    negatives  int64: softmax [K], shared by all events; bpr [B, K]; each a row of `rows`, or -1. The others: None
     weights    float32 [B], multiplied into losses, coefficients and query_grads; None for ones
+    values     float32 [B], for logistic (1 or 0; what is more than 0.5 counts as 1) and squared; else None
+    offsets    float32 [B], for logistic and squared; None for zeros
 
     Returns LossGrads. Raises InputError.
     """
@@ -63,14 +74,26 @@ def loss_grads(
     dim = integer("dim", dim, 1, MAX_DIM)
     queries = floats("queries", queries, "B", dim)
     events = queries.shape[0]
-    rows = rows_in_place(rows, dim)
+    rows = rows_in_place(rows, dim, 0)
     positives = integers("positives", positives, events)
     within("positives", positives, 0, rows.shape[0])
-    shape = ("K",) if loss == "softmax" else (events, "K")
-    negatives = integers("negatives", negatives, *shape)
+    for name, given, wanted in (
+        ("negatives", negatives, loss not in POINTWISE),
+        ("values", values, loss in POINTWISE),
+        ("offsets", offsets, loss in POINTWISE and offsets is not None),
+    ):
+        if (given is not None) != wanted:
+            raise InputError(f"{name}: got {type(given).__name__}, wanted {'an array' if wanted else None} for {loss}")
+    if negatives is None:
+        negatives = np.empty((events, 0), dtype=np.int64)
+    negatives = integers("negatives", negatives, *(("K",) if loss == "softmax" else (events, "K")))
     within("negatives", negatives, -1, rows.shape[0])
     if weights is not None:
         weights = floats("weights", weights, events)
+    if values is not None:
+        values = floats("values", values, events)
+    if offsets is not None:
+        offsets = floats("offsets", offsets, events)
 
     result = LossGrads(
         losses=np.empty(events, dtype=np.float32),
@@ -78,5 +101,5 @@ def loss_grads(
         positive_coefs=np.empty(events, dtype=np.float32),
         negative_coefs=np.empty((events, negatives.shape[-1]), dtype=np.float32),
     )
-    native.loss_grads(LOSSES[loss], queries, rows, dim, positives, negatives, weights, *result)
+    native.loss_grads(LOSSES.index(loss), queries, rows, dim, positives, negatives, weights, values, offsets, *result)
     return result

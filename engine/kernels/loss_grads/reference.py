@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import Loss, LossGrads
+from . import POINTWISE, Loss, LossGrads
 
 
 def loss_grads(
@@ -16,21 +16,36 @@ def loss_grads(
     queries: npt.NDArray[Any],
     rows: npt.NDArray[Any],
     positives: npt.NDArray[np.int64],
-    negatives: npt.NDArray[np.int64],
+    negatives: npt.NDArray[np.int64] | None,
     *,
     dim: int,
     weights: npt.NDArray[Any] | None = None,
+    values: npt.NDArray[Any] | None = None,
+    offsets: npt.NDArray[Any] | None = None,
 ) -> LossGrads:
     """LossGrads in float64; the arguments are those of the kernel."""
     events = queries.shape[0]
     queries = queries.astype(np.float64)
     vectors, biases = rows[:, :dim].astype(np.float64), rows[:, dim].astype(np.float64)
     weights = np.ones(events) if weights is None else weights.astype(np.float64)
+    positive_scores = np.einsum("bd,bd->b", queries, vectors[positives]) + biases[positives]
+    if loss in POINTWISE:
+        assert values is not None
+        values = values.astype(np.float64)
+        scores = positive_scores if offsets is None else positive_scores + offsets.astype(np.float64)
+        if loss == "logistic":
+            losses = np.logaddexp(0.0, scores) - values * scores
+            coefs = np.exp(scores - np.logaddexp(0.0, scores)) - values
+        else:
+            losses = (scores - values) ** 2
+            coefs = 2 * (scores - values)
+        coefs = coefs * weights
+        return LossGrads(losses * weights, coefs[:, None] * vectors[positives], coefs, np.zeros((events, 0)))
+    assert negatives is not None
     negatives = np.broadcast_to(negatives, (events, negatives.shape[-1]))
 
     masked = (negatives == -1) | (negatives == positives[:, None])
     row_of = np.where(masked, positives[:, None], negatives)  # any row will do where masked
-    positive_scores = np.einsum("bd,bd->b", queries, vectors[positives]) + biases[positives]
     negative_scores = np.einsum("bd,bkd->bk", queries, vectors[row_of]) + biases[row_of]
     gaps = np.where(masked, -np.inf, negative_scores - positive_scores[:, None])
 

@@ -45,6 +45,7 @@ def score_topk(
     *,
     exclude: Positions | None = None,
     include: Positions | None = None,
+    cosine: bool = False,
     threads: int = 1,
 ) -> tuple[I64, F32, I64]:
     """The k items with the highest query . vector + bias, for each query: score down, then id up.
@@ -58,6 +59,7 @@ def score_topk(
     k        1 to 2^31 - 1
     exclude  items that a query must not get; None: no such items. It wins over `include`
     include  the only items that a query may get; None: all
+    cosine   rank by the cosine of query and vector instead, in [-1, 1], 0 where either is zero; the bias does not count
     threads  1 or more; how many share the work. The answer's bits do not depend on it, nor on the other queries
 
     Returns ids int64 [Q, k], scores float32 [Q, k], counts int64 [Q]: how many of a row are real. Raises InputError.
@@ -88,6 +90,7 @@ def score_topk(
         exclude_offsets,
         included,
         include_offsets,
+        bool(cosine),
         best_ids,
         scores,
         counts,

@@ -18,6 +18,19 @@ def score_items(
     return scores
 
 
+def cosine_items(
+    queries: npt.NDArray[Any], vectors: npt.NDArray[Any], biases: npt.NDArray[Any]
+) -> npt.NDArray[np.float64]:
+    """float64 [Q, N]: the cosine of every query and item, 0 where either is zero; the biases don't count."""
+    units = []
+    for x in (queries, vectors[:, : queries.shape[1]]):
+        wide = x.astype(np.longdouble)
+        norms = np.sqrt((wide**2).sum(axis=1, keepdims=True))
+        units.append(np.divide(wide, norms, out=np.zeros_like(wide), where=norms > 0).astype(np.float64))
+    cosines: npt.NDArray[np.float64] = np.clip(units[0] @ units[1].T, -1.0, 1.0)
+    return cosines
+
+
 def score_topk(
     queries: npt.NDArray[Any],
     vectors: npt.NDArray[Any],
@@ -27,9 +40,10 @@ def score_topk(
     *,
     exclude: Positions | None = None,
     include: Positions | None = None,
+    cosine: bool = False,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """ids int64 [Q, k], scores float64 [Q, k], counts int64 [Q]; the arguments are those of the kernel."""
-    scores = score_items(queries, vectors, biases)
+    scores = (cosine_items if cosine else score_items)(queries, vectors, biases)
     best_ids = np.full((len(queries), k), -1, dtype=np.int64)
     best = np.full((len(queries), k), -np.inf)
     counts = np.zeros(len(queries), dtype=np.int64)

@@ -4,10 +4,23 @@ Checks its arguments and hands them to the C++ core; `reference.py` says what co
 slab: no other call may read or write the rows meanwhile. The GIL is released while it runs.
 """
 
+from typing import Literal
+
 from ...backend import native
+from ...config import OPTIMIZERS
+from ...errors import InputError
 from ..arguments import F32, I64, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
 
-__all__ = ["update_rows"]
+__all__ = ["OPTIMIZERS", "Optimizer", "state_floats", "update_rows"]
+
+Optimizer = Literal["adagrad", "adam", "sgd"]
+
+
+def state_floats(optimizer: Optimizer, dim: int) -> int:
+    """How many floats an optimizer keeps behind the bias of a row."""
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
+        raise InputError(f"optimizer: got {optimizer!r}, wanted one of {', '.join(OPTIMIZERS)}")
+    return native.state_floats(OPTIMIZERS.index(optimizer), dim)
 
 
 def update_rows(
@@ -16,37 +29,47 @@ def update_rows(
     sources: F32,
     source_index: I64,
     coefs: F32,
+    bias_coefs: F32 | None,
     *,
     dim: int,
     lr: float,
     l2: float = 0.0,
-    bias: bool,
+    optimizer: Optimizer = "adagrad",
 ) -> int:
-    """Learns P gradient terms by row-wise Adagrad; returns how many rows refused their step.
+    """Learns P gradient terms; returns how many rows refused their step.
 
-    Term p adds coefs[p] * sources[source_index[p]] to the gradient g of row slots[p], and coefs[p] to the gradient gb
-    of its bias if `bias`. Terms of one row are summed in the order of p, in segments of 64, the segments' sums then in
-    order. Each distinct row takes one step:
+    Term p adds coefs[p] * sources[source_index[p]] to the gradient g of row slots[p], and bias_coefs[p] to the gradient
+    gb of its bias b. Terms of one row are summed in the order of p, in segments of 64, the segments' sums then in
+    order; then l2 * w is added to g, and l2 * b to gb. Each distinct row takes one step:
 
-        g += l2 * w     G += mean over d of g[d]^2     w -= lr * g / (sqrt(G) + 1e-8)
-        gb += l2 * b    Gb += gb^2                     b -= lr * gb / (sqrt(Gb) + 1e-8)      (if `bias`)
+    adagrad  G += mean over d of g[d]^2     w -= lr * g / (sqrt(G) + 1e-8)
+             Gb += gb^2                     b -= lr * gb / (sqrt(Gb) + 1e-8)
+    adam     m = 0.9 m + 0.1 g     v = 0.999 v + 0.001 g^2     c1 = 0.9 c1 + 0.1     c2 = 0.999 c2 + 0.001
+             w -= lr * (m / c1) / (sqrt(v / c2) + 1e-8), and the bias likewise with the same c1 and c2
+    sgd      w -= lr * g           b -= lr * gb
 
-    That is Adagrad (Duchi, Hazan, Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic
-    Optimization") with one accumulator per row, the row-wise variant as FBGEMM documents it. A row whose gradient, or
-    state after the step, bias included, is not finite stays as it was, whole, and is counted.
+    adagrad: Duchi, Hazan, Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
+    with one accumulator per row, the row-wise variant as FBGEMM documents it. adam: Kingma, Ba 2015, "Adam: A Method
+    for Stochastic Optimization", algorithm 1, each row on its own: its moments stand still until its next step, and the
+    t of its correction counts its own steps (lazy Adam). c1 and c2 are 1 - 0.9^t and 1 - 0.999^t, by the recurrence of
+    the moments. Without bias_coefs biases and their state stay as they are. A row whose gradient, its square (not
+    for sgd) or state after the step, bias included, is not finite stays as it was, whole, and is counted.
 
-    rows          float32 [R, W], W >= dim + 3, C-contiguous, written in place: columns 0..dim-1 w, dim b, dim+1 G,
-                  dim+2 Gb; further columns are neither read nor written
+    rows          float32 [R, W], W >= dim + 1 + state_floats(optimizer, dim), C-contiguous, written in place: columns
+                  0..dim-1 w, dim b, then the state; adagrad: G, Gb; adam: mb, vb, c1, c2, m [dim], v [dim]; further
+                  columns are neither read nor written
     slots         int64 [P], each a row of `rows`; -1: the term is skipped
     sources       float32 [M, dim], not in the memory of `rows`
     source_index  int64 [P], each a row of `sources`
     coefs         float32 [P]
+    bias_coefs    float32 [P], may be `coefs` itself; None: biases are not learned
     lr, l2        finite, 0 or more
+    optimizer     "adagrad", "adam" or "sgd"
 
     The bits of a row depend on its own terms alone. Raises InputError, before anything is written.
     """
     dim = integer("dim", dim, 1, MAX_DIM)
-    rows = rows_in_place(rows, dim, writable=True)
+    rows = rows_in_place(rows, dim, state_floats(optimizer, dim), writable=True)
     slots = integers("slots", slots, "P")
     within("slots", slots, -1, rows.shape[0])
     sources = floats("sources", sources, "M", dim)
@@ -55,5 +78,10 @@ def update_rows(
     within("source_index", source_index, 0, sources.shape[0])
     coefs = floats("coefs", coefs, slots.size)
     apart("coefs", coefs, rows)
+    if bias_coefs is not None:
+        bias_coefs = floats("bias_coefs", bias_coefs, slots.size)
+        apart("bias_coefs", bias_coefs, rows)
     lr, l2 = rate("lr", lr), rate("l2", l2)
-    return native.update_rows(rows, dim, slots, sources, source_index, coefs, lr, l2, bool(bias))
+    return native.update_rows(
+        OPTIMIZERS.index(optimizer), rows, dim, slots, sources, source_index, coefs, bias_coefs, lr, l2
+    )

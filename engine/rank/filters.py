@@ -1,0 +1,95 @@
+"""Filters: the lists of ids that `exclude` and `include` name, and where in the catalogue they stand.
+
+Responsible for their shapes and for putting several together; not for scoring. An id that is no item is passed over.
+Pure functions, any thread.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from ..events import Ids, describe, id_array
+from ..tensors import is_tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Lists:
+    """Ids for each of several queries, end to end: those of query q are ids[offsets[q]:offsets[q + 1]]."""
+
+    ids: Ids
+    offsets: Ids
+
+    @classmethod
+    def of(cls, lists: Sequence[Ids]) -> "Lists":
+        offsets = np.cumsum([0, *map(len, lists)], dtype=np.int64)
+        return cls(np.concatenate(lists) if lists else np.empty(0, np.int64), offsets)
+
+    def cut(self, start: int, stop: int) -> "Lists":
+        offsets = self.offsets[start : stop + 1]
+        return Lists(self.ids[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+Filter = Ids | Lists | None
+"""One list for all queries, one for each, or none."""
+
+
+def filter_lists(name: str, x: Any, queries: int) -> Filter:
+    """Checks `exclude` / `include`: 1-D for all queries, or one per query: a list of arrays or 2-D padded with -1."""
+    if x is None:
+        return None
+    wanted = f"ids in 1-D for all, or one list for each of the {queries} queries (2-D may be padded with -1)"
+    if isinstance(x, (list, tuple)) and any(isinstance(row, (list, tuple, np.ndarray)) or is_tensor(row) for row in x):
+        if len(x) != queries:
+            raise InputError(f"{name}: got {len(x)} lists, wanted {wanted}")
+        lists = [id_array(f"{name}[{i}]", row, padding=True) for i, row in enumerate(x)]
+        for i, row in enumerate(lists):
+            if row.ndim != 1:
+                raise InputError(f"{name}[{i}]: got {describe(row)}, wanted ids in 1-D")
+        return Lists.of(lists)
+    a = id_array(name, x, padding=True)
+    if a.ndim == 2:
+        if len(a) != queries:
+            raise InputError(f"{name}: got {len(a)} rows, wanted {wanted}")
+        return Lists(a.reshape(-1), np.arange(len(a) + 1) * a.shape[1])
+    if a.ndim > 1:
+        raise InputError(f"{name}: got {describe(a)}, wanted {wanted}")
+    return a.reshape(-1)
+
+
+class Positions:
+    """Filters as positions in the catalogue. Only its first `items` count: what came later is as unknown."""
+
+    def __init__(self, ordinals: Callable[[Ids], Ids], items: int):
+        """ordinals(ids): their positions, -1 where there is no such item."""
+        self._ordinals = ordinals
+        self._items = items
+
+    def of_all(self, lists: Sequence[Filter]) -> Ids | None:
+        """The union of the lists that are for all queries: rising, distinct. None where there is none."""
+        shared = [self._found(x)[0] for x in lists if isinstance(x, np.ndarray)]
+        return np.unique(np.concatenate(shared)) if shared else None
+
+    def of_each(self, lists: Sequence[Filter]) -> tuple[Ids | None, Ids | None]:
+        """The union of the lists of each query, in CSR form: rising and distinct within each. (None, None): none."""
+        each = [x for x in lists if isinstance(x, Lists)]
+        if not each:
+            return None, None
+        queries = len(each[0].offsets) - 1
+        # One sort for all: a query's positions follow those of the query before.
+        keys = []
+        for x in each:
+            found, there = self._found(x.ids)
+            owner = np.repeat(np.arange(queries), np.diff(x.offsets))[there]
+            keys.append(owner * self._items + found)
+        key = np.unique(np.concatenate(keys))
+        offsets = np.searchsorted(key, np.arange(queries + 1) * self._items)
+        return key % max(1, self._items), offsets
+
+    def _found(self, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
+        ordinals = self._ordinals(ids)
+        there = (ordinals >= 0) & (ordinals < self._items)
+        return ordinals[there], there

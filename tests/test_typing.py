@@ -1,0 +1,132 @@
+"""Types and examples: what a user's mypy sees is true, of the package and of the native module; examples run."""
+
+import ast
+import doctest
+import inspect
+import os
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import engine
+from engine.backend import native
+
+ROOT = Path(__file__).parents[1]
+PROGRAM = Path(__file__).parent / "typed_program.py"
+STUB = ast.parse((ROOT / "engine" / "_native.pyi").read_text())
+
+
+def run(*command, cwd):
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """A python that has the package as it would be installed: only what is packaged, no source tree beside it."""
+    home = tmp_path_factory.mktemp("user") / "venv"
+    venv.create(home, symlinks=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    run(sys.executable, "setup.py", "-q", "build_py", "--build-lib", str(site), cwd=ROOT)
+    (site / "numpy.pth").write_text(str(Path(np.__file__).parents[1]))
+    return home / "bin" / "python"
+
+
+def test_types_are_packaged(installed):
+    (package,) = installed.parents[1].glob("lib/python*/site-packages/engine")
+    assert (package / "py.typed").is_file()
+    assert (package / "_native.pyi").read_bytes() == (ROOT / "engine" / "_native.pyi").read_bytes()
+
+
+def test_a_users_program_is_strictly_typed(installed, tmp_path):
+    options = ["--strict", "--python-executable", str(installed), "--config-file", os.devnull]
+    options += ["--cache-dir", str(ROOT / ".mypy_cache")]  # numpy's stubs take a while
+    run(sys.executable, "-m", "mypy", *options, str(PROGRAM), cwd=tmp_path)
+    wrong = tmp_path / "wrong.py"  # and it is not that everything passes
+    wrong.write_text("import engine\neng = engine.open('x')\neng.seq + 'a'\neng.topk(1).idss\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, str(wrong)], cwd=tmp_path, capture_output=True, text=True, timeout=200
+    )
+    assert "Found 2 errors" in done.stdout, done.stdout
+
+
+def test_the_program_uses_the_whole_surface_and_runs(tmp_path):
+    text = PROGRAM.read_text()
+    methods = [name for name in dir(engine.Engine) if not name.startswith("_")]
+    assert [name for name in methods if not re.search(rf"\b(eng|again)\.{name}\b", text)] == []
+    assert [name for name in engine.__all__ if not re.search(rf"\b{name}\b", text)] == []
+    run(sys.executable, str(PROGRAM), str(tmp_path / "shop"), cwd=ROOT)
+
+
+def test_the_stub_is_the_native_module(tmp_path):
+    """Every binding and no other. The metaclass is pybind11's own, so the classes themselves always differ."""
+    allowed = tmp_path / "allowed"
+    classes = [node.name for node in STUB.body if isinstance(node, ast.ClassDef)]
+    allowed.write_text(
+        "".join(rf"engine\._native\.{name}" + "\n" for name in [*classes, "Pin.__init__"])
+    )  # nobody makes one
+    run(sys.executable, "-m", "mypy.stubtest", "engine._native", "--allowlist", str(allowed), cwd=ROOT)
+
+
+def functions(body, owner):
+    for node in body:
+        if isinstance(node, ast.ClassDef):
+            yield from functions(node.body, getattr(owner, node.name))
+        elif isinstance(node, ast.FunctionDef) and not node.decorator_list and node.name != "__len__":
+            yield node, getattr(owner, node.name)
+
+
+def test_arguments_of_the_stub_are_the_natives():
+    """Names, order and defaults; pybind11 tells them in the first line of a docstring, and mypy's test reads none."""
+    checked = 0
+    for node, what in functions(STUB.body, native):
+        signature = re.match(rf"{node.name}\((.*)\) ->", what.__doc__)[1]
+        signature = re.sub(r"\[[^\[\]]*(\[[^\[\]]*\][^\[\]]*)*\]", "", signature)  # types may hold commas
+        real = [(part.split(":")[0].strip(), "=" in part) for part in signature.split(",") if part.strip()]
+        names = [arg.arg for arg in node.args.args]
+        least = len(names) - len(node.args.defaults)
+        assert real == [(name, at >= least) for at, name in enumerate(names)], node.name
+        checked += 1
+    assert checked > 40
+
+
+EXAMPLES = ["open", "verify", "evaluate.prequential", "TopK", "IngestReport"]
+EXAMPLES += [f"Engine.{name}" for name in ("ingest", "topk", "similar", "score", "vectors", "position", "checkpoint")]
+EXAMPLES += ["Engine.digest", "Engine.stats"]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_these_have_an_example(name):
+    what = engine
+    for part in name.split("."):
+        what = getattr(what, part)
+    assert ">>> " in what.__doc__
+
+
+def documented():
+    """Whatever a user can reach from the package."""
+    for name in engine.__all__:
+        what = getattr(engine, name)
+        yield name, what
+        if inspect.isclass(what):
+            yield from ((f"{name}.{part}", getattr(what, part)) for part in dir(what) if not part.startswith("_"))
+    yield "evaluate.prequential", engine.evaluate.prequential
+
+
+@pytest.mark.parametrize("name", [name for name, what in documented() if ">>> " in (inspect.getdoc(what) or "")])
+def test_examples_run(name, tmp_path, monkeypatch):
+    """Each with `engine`, `np` and a new engine `eng` at hand, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    (docstring,) = [inspect.getdoc(what) for of, what in documented() if of == name]
+    with engine.open(":memory:", dim=8) as eng:
+        names = {"engine": engine, "np": np, "eng": eng}
+        test = doctest.DocTestParser().get_doctest(docstring, names, name, None, 0)
+        said = []
+        failed = doctest.DocTestRunner(verbose=False).run(test, out=said.append).failed
+    assert not failed, "".join(said)

@@ -1,0 +1,87 @@
+"""A user's program over the whole public surface: test_typing.py checks it with mypy --strict, and runs it."""
+
+import sys
+from typing import Any, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import engine
+from engine import Engine, IngestReport, TopK, VerifyReport, evaluate
+
+
+def progress(done: int, total: int) -> None:
+    assert done <= total
+
+
+def learn(eng: Engine) -> IngestReport:
+    users, items = np.array([7, 7, 8]), [100, 101, 100]
+    report = eng.ingest(users, items, None, weights=[1, 2, 0.5], timestamps=[1, 2, 3], durable=False, progress=progress)
+    assert_type(report.events + report.seq + report.new_users + report.new_items, int)
+    assert_type(report.loss + report.seconds, float)
+    assert_type(report.found, dict[str, int])
+    return eng.ingest(7, 102, position=("clicks", b"4"))
+
+
+def serve(eng: Engine) -> TopK:
+    found = eng.topk(7, 2)
+    assert_type(found.ids, NDArray[np.int64])
+    assert_type(found.scores, NDArray[np.float32])
+    assert_type(found.seq, int)
+    ids, scores = eng.topk([7, 8], k=3, exclude_seen=True, exclude=[[100], [101]], include=[100, 101], unknown="skip")
+    eng.topk(vectors=eng.vectors(users=[7, 8]))
+    eng.similar([100, 101], 1, exclude=[5], include=[100, 101])
+    assert_type(eng.vectors(items=[100]), NDArray[np.float32])
+    assert len(ids) == len(scores) == len(eng.score([7, 8], [100, 101]))
+    return eng.similar(100)
+
+
+def state(eng: Engine) -> None:
+    assert_type(eng.seq, int)
+    assert_type(eng.checkpoint(), int)
+    assert_type(eng.digest(), str)
+    assert_type(eng.position("clicks"), bytes | None)
+    assert_type(eng.stats(), dict[str, Any])
+    assert_type(eng.settings, dict[str, Any])
+    assert_type(eng.refresh(), int)
+    eng.hide([100])
+    eng.show(100)
+    eng.forget(users=[8], items=[101])
+
+
+def main(path: str) -> None:
+    eng = engine.open(path, mode="x", dim=8, loss="bpr", optimizer="adagrad", lr=0.1, l2=0.0, negatives=2, batch_size=1)
+    assert_type(eng, Engine)
+    learn(eng)
+    eng.close()
+    with engine.open(
+        path, device="cpu", warm_bytes=1 << 24, epoch_seconds=5, threads=2, row_ttl=0, admit_after=0
+    ) as again:
+        assert_type(again, Engine)
+        assert learn(again).seq == 8
+        assert serve(again).counts == 2
+        state(again)
+        report = evaluate.prequential(again, [7, 8] * 9, [100, 101] * 9, k=(1, 2), warmup=0.5)
+        assert_type(report.summary, dict[str, Any])
+        assert_type(again.backup(path + "2"), int)
+    with engine.open(path, mode="r") as reader:
+        assert isinstance(reader, engine.Reader)
+        assert reader.refresh() == reader.seq
+    with engine.open(path + "2", untrusted=True) as copy:
+        copy.ingest(1, 2)
+    checked = engine.verify(path)
+    assert_type(checked, VerifyReport)
+    assert_type(checked.seq, int)
+    try:
+        engine.open(path, dim=9)
+    except engine.ConfigError as e:
+        assert_type(e.seq, int | None)
+    errors: tuple[type[engine.EngineError], ...] = (
+        engine.InputError, engine.UnknownIdError, engine.ReadOnlyError, engine.BusyError, engine.CorruptionError,
+        engine.StorageFullError, engine.DeviceError,
+    )  # fmt: skip
+    assert all(issubclass(error, engine.EngineError) for error in errors)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
