@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <span>
 
 #include "seqlock.h"
 
@@ -161,20 +162,25 @@ void Catalogue::write(uint32_t ordinal, const float* row, bool streamed) {
 }
 
 void Catalogue::publish(const uint32_t* ordinals, const float* const* rows, int64_t n) {
-    // All versions turn odd, all items are written, all versions turn even: two fences for the whole block.
-    for (int64_t i = 0; i < n; ++i) {
-        auto& v = version(ordinals[i]);
-        const uint32_t before = v.load(std::memory_order_relaxed);
-        if (!(before & 1)) v.store(before + 1, std::memory_order_relaxed);
-    }
+    // One by one, a reader that comes upon the writer waits for one item. Streamed stores need fences, which wait for
+    // memory: there all versions turn odd, all items are written, all turn even, with two fences for them all.
     const bool streamed = bytes_.load(std::memory_order_relaxed) > kStreamedFrom;
-    fence(streamed);
-    for (int64_t i = 0; i < n; ++i) write(ordinals[i], rows[i], streamed);
-    fence(streamed);
-    for (int64_t i = 0; i < n; ++i) {
-        auto& v = version(ordinals[i]);
-        const uint32_t before = v.load(std::memory_order_relaxed);
-        if (before & 1) v.store(before + 1, std::memory_order_release);
+    const int64_t together = streamed ? n : 1;
+    for (int64_t from = 0; from < n; from += together) {
+        const std::span items(ordinals + from, static_cast<size_t>(together));
+        for (uint32_t ordinal : items) {
+            auto& v = version(ordinal);
+            const uint32_t before = v.load(std::memory_order_relaxed);
+            if (!(before & 1)) v.store(before + 1, std::memory_order_relaxed);
+        }
+        fence(streamed);
+        for (int64_t i = from; i < from + together; ++i) write(ordinals[i], rows[i], streamed);
+        fence(streamed);
+        for (uint32_t ordinal : items) {
+            auto& v = version(ordinal);
+            const uint32_t before = v.load(std::memory_order_relaxed);
+            if (before & 1) v.store(before + 1, std::memory_order_release);
+        }
     }
 }
 

@@ -91,7 +91,8 @@ def test_arguments_of_the_stub_are_the_natives():
         real = [(part.split(":")[0].strip(), "=" in part) for part in signature.split(",") if part.strip()]
         names = [arg.arg for arg in node.args.args]
         least = len(names) - len(node.args.defaults)
-        assert real == [(name, at >= least) for at, name in enumerate(names)], node.name
+        names += [f"*{node.args.vararg.arg}"] if node.args.vararg else []
+        assert real == [(name, at >= least and name[0] != "*") for at, name in enumerate(names)], node.name
         checked += 1
     assert checked > 40
 
