@@ -228,7 +228,9 @@ def decode_record(header: Header, body: bytes) -> Record:
 def require_sound(record: Record) -> None:
     """Raises CorruptionError for events that no engine can have logged, whatever the crc says."""
     floats = [column for column in (record.values, record.weights, record.timestamps) if column is not None]
-    if (record.users == -1).any() or (record.items == -1).any() or not all(np.isfinite(c).all() for c in floats):
+    # In an operation -1 fills up the shorter column.
+    no_id = record.operation is None and ((record.users == -1).any() or (record.items == -1).any())
+    if no_id or not all(np.isfinite(c).all() for c in floats):
         raise CorruptionError("a log record holds events that nobody can have given", seq=record.first_seq)
     if record.weights is not None and (record.weights < 0).any():
         raise CorruptionError("a log record holds negative weights", seq=record.first_seq)

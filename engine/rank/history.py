@@ -105,13 +105,15 @@ class History:
 
 
 def _joined(user: int, chunks: Chunks) -> bytes:
-    """All entries of one user: chunks 0, 1, ..., full up to the last one. CorruptionError if they are anything else."""
-    last = len(chunks) - 1
+    """All entries of one user: chunks 0, 1, ..., full ones, at most one that is not, and those whose entries were all
+    forgotten. CorruptionError if they are anything else."""
+    room = _CHUNK_BYTES  # of a chunk, where all before it are full
     for place, (number, payload) in enumerate(chunks):
         size = len(payload)
-        full = size == _CHUNK_BYTES if place < last else 0 < size <= _CHUNK_BYTES and size % ENTRY.itemsize == 0
-        if number != place or place >= _MOST_CHUNKS or not full:
+        if number != place or place >= _MOST_CHUNKS or size > room or size % ENTRY.itemsize:
             raise CorruptionError(f"the history of user {user} is not what an engine writes")
+        if size < _CHUNK_BYTES:
+            room = 0
     return b"".join(payload for _, payload in chunks)
 
 
