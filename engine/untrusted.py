@@ -21,7 +21,7 @@ from .errors import ConfigError, CorruptionError, EngineError
 from .events import POINTWISE
 from .files import as_engine_error
 from .log.log import Log
-from .log.record import Record
+from .log.record import NO_IDS, Record
 from .log.segment import segments_in
 from .rank.history import CHUNKS, ENTRY, HISTORY, stored_chunks
 from .table.cold import Cold, data_file, newest
@@ -106,7 +106,8 @@ def _check(copy: Path) -> None:
 
 def _check_record(record: Record, settings: Settings) -> None:
     """What `Events.check` and `Settings.resolve` made sure of when it was written."""
-    ids = np.concatenate([record.users, record.items])
+    # In an operation -1 fills up the shorter column.
+    ids = NO_IDS if record.operation is not None else np.concatenate([record.users, record.items])
     numbers = [x for x in (record.values, record.weights, record.timestamps) if x is not None]
     fine = (ids != -1).all() and all(np.isfinite(x).all() for x in numbers)
     fine = fine and (record.weights is None or (record.weights >= 0).all())

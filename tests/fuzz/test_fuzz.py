@@ -147,14 +147,13 @@ ONE = bytes(16)
     "chunks",
     [
         {0: b"x"},
-        {0: b""},
         {0: ONE * 65},
         {0: ONE * 63, 1: ONE},
         {1: ONE},
         dict.fromkeys(range(17), ONE * 64),
         dict.fromkeys(range(256), ONE * 64),
     ],
-    ids=["odd", "empty", "too long", "not full", "no first", "17", "256"],
+    ids=["odd", "too long", "not full", "no first", "17", "256"],
 )
 def test_a_history_that_no_engine_writes(copy, chunks):
     """256 full chunks went past the largest block of the pool: memory of others was written."""
