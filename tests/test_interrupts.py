@@ -19,6 +19,14 @@ def reference(*calls):
         return eng.digest()
 
 
+@pytest.fixture(autouse=True)
+def interrupts():
+    """SIGINT raises, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupted_checkpoint_goes_on(home, stream, monkeypatch):
     """The epoch that nobody waits for any more must still end before the next one begins."""
     first, second = stream(300), stream(200)
