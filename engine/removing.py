@@ -3,6 +3,7 @@
 Responsible for arguments and order; what an operation changes is removal.py's. Any thread; one writer at a time.
 """
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,7 +14,7 @@ from .learn.model import Learned, Model
 from .log.record import NO_IDS, Record, operations
 
 
-class Removing:
+class Removing(ABC):
     """`hide`, `show` and `forget`, as of the end of a log record."""
 
     _directory: Directory | None
@@ -21,14 +22,14 @@ class Removing:
     _seq: int
     _failure: str | None
 
-    def _writer(self) -> AbstractContextManager[None]:
-        raise NotImplementedError
+    @abstractmethod
+    def _writer(self) -> AbstractContextManager[None]: ...
 
-    def _learn(self, record: Record, learned: Learned, start: int = 0) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _learn(self, record: Record, learned: Learned, start: int = 0) -> None: ...
 
-    def _sync(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _sync(self) -> None: ...
 
     def hide(self, items: Any) -> None:
         """These items are in no answer of `topk` until `show` is called, not even by `include`; on disk at return.

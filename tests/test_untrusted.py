@@ -10,7 +10,8 @@ import threading
 
 import numpy as np
 import pytest
-from test_damage import CALL, CASES, JUDGE, SAVED, append, cut, flip, log_of, whole, zero  # noqa: F401
+import test_damage
+from test_damage import CALL, CASES, JUDGE, SAVED, append, cut, flip, log_of, zero
 from test_directory import SMALL, mounted, refuse
 
 import engine
@@ -21,6 +22,7 @@ from engine.log.record import NO_IDS, Record
 from engine.table.cold import Cold, chunk_key, data_file
 from engine.table.table import stored_bytes
 
+whole = test_damage.whole  # the fixture
 JUDGE_COPY = JUDGE.replace("engine.open(path)", "engine.open(path, untrusted=True)")
 
 
@@ -93,7 +95,7 @@ def test_no_room_for_the_copy(model, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", [flip, cut, zero, append])
-def test_fuzzed_files(whole, tmp_path, damage):  # noqa: F811
+def test_fuzzed_files(whole, tmp_path, damage):
     home, digests = whole
     paths = []
     for case in range(CASES // 2):
