@@ -246,6 +246,7 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
         for (int64_t b = to + kLockRows; b < std::min(events, to + 2 * kLockRows); ++b) history_.prefetch(users[b]);
         for (int64_t b = to; b < std::min(events, to + kLockRows); ++b)
             users_.prefetch_flags(users[b]), history_.prefetch_entries(users[b]);
+        history_.prepare();
         std::lock_guard lock(users_.mutex());
         for (int64_t i = g; i < end; ++i) users_.touch(groups_.slot[static_cast<size_t>(i)]);
         skipped += kernels().update_groups(step, groups_, g, end, rows_.data(), scratch_.data());
