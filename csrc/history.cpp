@@ -24,12 +24,13 @@ void History::append(uint32_t slot, HistoryEntry e) {
         const int size = b ? b->size + 1 : 0;
         auto* grown = static_cast<Block*>(pool_.take(size));
         if (b) {
-            std::memcpy(static_cast<void*>(grown), b, kHeader + b->n * sizeof(HistoryEntry));
+            std::memcpy(static_cast<void*>(grown), b, static_cast<size_t>(kHeader + b->n * kEntry));
         } else {
             grown->n = grown->dirty[0] = grown->dirty[1] = 0;
         }
         grown->size = static_cast<uint16_t>(size);
-        if (b) std::memcpy(grown->tags(), b->tags(), b->n);
+        if (grown->tagged())
+            for (int64_t at = 0; at < grown->n; ++at) grown->tags()[at] = tag(grown->entries[at].item);
         if (size == BlockPool::kSizes - 1) grown->oldest().n = 0;
         bytes_ += BlockPool::bytes_of(size);
         if (b) release(b);
@@ -39,6 +40,11 @@ void History::append(uint32_t slot, HistoryEntry e) {
 }
 
 int64_t History::Block::find(int64_t item) const {
+    if (!tagged()) {
+        int64_t at = 0;
+        while (at < n && entries[at].item != item) ++at;
+        return at;
+    }
     const uint8_t wanted = tag(item);
     const uint8_t *first = tags(), *end = first + n, *at = first;
     while (at < end) {

@@ -88,7 +88,7 @@ class History final : public Attachment {
     void prefetch_last(uint32_t slot) const {
         if (const Block* b = block(slot); b && b->n > 3) {
             __builtin_prefetch(&b->entries[b->n]);
-            __builtin_prefetch(b->tags());
+            if (b->tagged()) __builtin_prefetch(b->tags());
         }
     }
     // Takes items, rising, out of the histories of all users in RAM. Between records, while no epoch runs.
@@ -120,32 +120,34 @@ class History final : public Attachment {
         uint64_t until;
         uint16_t n, at[128];
     };
-    // Then `capacity` tags, a byte of each item's hash: a list is searched in 17 lines of memory instead of 256. Then,
-    // in the largest, Oldest.
+    // Where there are many entries, `capacity` tags follow, a byte of each item's hash: a full list is searched in 17
+    // lines of memory instead of 257. In the largest, Oldest comes last.
     struct Block {
         uint16_t n;
         uint16_t size;      // of the pool's
         uint16_t dirty[2];  // a bit per chunk, by the parity of the epoch
         HistoryEntry entries[];
 
+        bool tagged() const { return size >= kTagged; }
         uint8_t* tags() { return reinterpret_cast<uint8_t*>(entries + capacity(size)); }
         const uint8_t* tags() const { return reinterpret_cast<const uint8_t*>(entries + capacity(size)); }
         Oldest& oldest() { return *reinterpret_cast<Oldest*>(tags() + kMost); }
         void set(int64_t at, HistoryEntry e) {
             entries[at] = e;
-            tags()[at] = tag(e.item);
+            if (tagged()) tags()[at] = tag(e.item);
         }
         int64_t find(int64_t item) const;  // n if it is not there
         int64_t take_oldest();             // of a full one
     };
-    static constexpr int64_t kHeader = 8, kWithTag = sizeof(HistoryEntry) + 1;
+    static constexpr int kTagged = 5;  // the first size that is
+    static constexpr int64_t kHeader = 8, kEntry = sizeof(HistoryEntry);
     static constexpr int64_t capacity(int size) {
-        return std::min<int64_t>(kMost, (BlockPool::bytes_of(size) - kHeader) / kWithTag);
+        return std::min<int64_t>(kMost, (BlockPool::bytes_of(size) - kHeader) / (kEntry + (size >= kTagged)));
     }
     static uint8_t tag(int64_t item) { return static_cast<uint8_t>(mix64(static_cast<uint64_t>(item)) >> 56); }
     static_assert(kMost / kChunk <= 16);
     static_assert(BlockPool::bytes_of(BlockPool::kSizes - 1) >=
-                  kHeader + kMost * kWithTag + static_cast<int64_t>(sizeof(Oldest)));
+                  kHeader + kMost * (kEntry + 1) + static_cast<int64_t>(sizeof(Oldest)));
     void append(uint32_t slot, HistoryEntry e);
     void release(Block* b);
     void copy_chunks(uint32_t slot, uint16_t mask, std::vector<Chunk>* out) const;
