@@ -58,9 +58,9 @@ class Catalogue {
     // Ordinals below size() without a shown item; when there are none, nobody needs to ask is_shown().
     int64_t gaps() const { return gaps_; }
     bool is_shown(int64_t ordinal) const { return state(ordinal).load(std::memory_order_relaxed) & kShown; }
-    // Ids that are not ranked, be they items or not.
-    void hide(int64_t id);
-    void unhide(int64_t id);
+    // Ids that are not ranked, be they items or not. hide and unhide say whether that changed anything.
+    bool hide(int64_t id);
+    bool unhide(int64_t id);
     const std::unordered_set<int64_t>& hidden() const { return hidden_; }
 
     // --- [any thread]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Self
+from typing import Any
 
 from . import backup, epoch
 from .admission import Admission
@@ -65,15 +65,16 @@ class Engine(Reading, Removing):
         self._epochs: epoch.Epochs | None = None
         self._syncer: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
+        self._ticker: threading.Thread | None = None
         if directory:
             self._recover(directory)
-        self._opened_seq = self._seq
         wanted = Settings.resolve(given, self._model.settings)
         require_room(wanted, min(capacity[:2]))
         if wanted != self._model.settings:
             self._change_settings(wanted)
         if directory:
-            threading.Thread(target=self._tick, name="rowtide-tick", daemon=True).start()
+            self._ticker = threading.Thread(target=self._tick, name="rowtide-tick", daemon=True)
+            self._ticker.start()
 
     # --- opening
 
@@ -107,12 +108,10 @@ class Engine(Reading, Removing):
 
     def _change_settings(self, given: Settings) -> None:
         if self._directory:
-            self._log_settings(self._directory, given)
+            record = Record(self._seq + 1, given.batch_size, NO_IDS, NO_IDS, settings=_changeable(given))
+            self._directory.log.append(record)
+            self._directory.log.sync()
         self._model.settings = given
-
-    def _log_settings(self, directory: Directory, settings: Settings) -> None:
-        directory.log.append(Record(self._seq + 1, settings.batch_size, NO_IDS, NO_IDS, settings=_changeable(settings)))
-        directory.log.sync()
 
     def _tick(self) -> None:
         """Begins the epoch that is due by time while nobody ingests."""
@@ -432,7 +431,12 @@ class Engine(Reading, Removing):
     # --- lifetime
 
     def close(self) -> None:
-        """Ends the running epoch, makes the log durable and lets go of the directory. Closing twice is fine."""
+        """Writes what LMDB lacks as a last epoch and lets go of the directory. Closing twice is fine.
+
+        So the next opening has nothing to replay, and readers see all. After a call that closed the Engine to writes
+        there is no such epoch. Raises StorageFullError, EngineError if it fails: what was durable stays so, for the log
+        has it, and the directory is let go of all the same.
+        """
         if self._pid != os.getpid():
             return
         with self._writing:
@@ -442,34 +446,18 @@ class Engine(Reading, Removing):
             self._closed = True
             self._stop.set()
             try:
-                if self._epochs:
-                    self._epochs.finish()
-                self._witness()
+                if self._epochs and self._failure is None and not self._temporary:
+                    self._epochs.last()
             finally:
-                if self._epochs:
-                    self._epochs.close()
-                if self._syncer:
-                    self._syncer.shutdown()
-                if self._directory:
-                    self._directory.close()
-                self._at_end.close()
-
-    def _witness(self) -> None:
-        """One more record, so that damage to the last one with events is not taken for a torn tail."""
-        if self._directory is None or self._failure is not None or self._seq == self._opened_seq:
-            return
-        settings = self._model.settings
-        try:
-            self._directory.log.sync()
-            self._log_settings(self._directory, settings)
-        except EngineError:
-            pass  # a full disk: everything acknowledged is there all the same
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+                with self._at_end:
+                    if self._ticker:
+                        self._ticker.join()
+                    if self._epochs:
+                        self._epochs.close()
+                    if self._syncer:
+                        self._syncer.shutdown()
+                    if self._directory:
+                        self._directory.close()
 
     def _require_outside(self) -> None:
         if self._inside:

@@ -60,5 +60,6 @@ def _open_untrusted(path: Any, mode: str, given: dict[str, Any], resources: dict
     except BaseException:
         shutil.rmtree(copy, ignore_errors=True)
         raise
+    opened._temporary = True
     opened._at_end.callback(shutil.rmtree, copy, ignore_errors=True)
     return opened

@@ -251,12 +251,6 @@ class Reader(Reading):
             self._cold.close()
             self._at_end.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     # --- what only the writer can do
 
     def _refuse(self, what: str) -> NoReturn:

@@ -6,7 +6,7 @@ Nothing here changes anything. Any thread; no lock of the engine is taken.
 import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, Self
 
 from .errors import EngineError, InputError
 from .events import Floats, TopK, id_column
@@ -21,6 +21,7 @@ class Reading(ABC):
     _pid: int
     _closed: bool
     _at_end: ExitStack  # what to do when it is closed
+    _temporary = False  # does its directory go then?
 
     @abstractmethod
     def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
@@ -123,6 +124,21 @@ class Reading(ABC):
                 found = ranker.user_vectors(id_column("users", users))
         vectors: Floats = given([found], device_of(users, items))[0]
         return vectors
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Closes, after an error too: what was learned before it is as good. The error is the one that comes out."""
+        try:
+            self.close()
+        except Exception as e:
+            if error is None:
+                raise
+            error.add_note(f"Closing failed, too: {type(e).__name__}: {e}")
 
     def _alive(self) -> None:
         if self._pid != os.getpid():
