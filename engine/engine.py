@@ -51,7 +51,7 @@ class Engine(Reading, Removing):
         self._admission = Admission(self._users, self._items, self._catalogue, self._history, settings.seed)
         self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
         self._writing = threading.RLock()
-        self._inside = False  # a call by the thread that holds the lock
+        self._inside: str | None = None  # the call that the thread is in that holds the lock
         self._pid = os.getpid()
         self._closed = False
         self._at_end = ExitStack()
@@ -152,7 +152,8 @@ class Engine(Reading, Removing):
             position: (source, bytes) stored in the same log record, so at most 65,536 events; `position()` reads it.
             progress: called as progress(events done, events in all) now and then.
 
-        A progress function may read the Engine, not write to it; what it raises ends the call after an accepted part.
+        A progress function may ask for answers, positions and `stats`; calls that change the Engine or need it to stand
+        still, as `digest` does, are refused. What it raises ends the call after an accepted part.
 
         Raises InputError for bad arguments, with nothing changed; StorageFullError and EngineError, whose `.seq` says
         what was accepted.
@@ -170,7 +171,7 @@ class Engine(Reading, Removing):
         if progress is not None and not callable(progress):
             raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
         learned = Learned()
-        with self._writer():
+        with self._writer("ingest"):
             before = self._seq
             try:
                 self._log_and_learn(events, position, durable, learned, progress)
@@ -358,7 +359,7 @@ class Engine(Reading, Removing):
         >>> eng.checkpoint() == seq
         True
         """
-        with self._writer():
+        with self._writer("checkpoint"):
             if self._epochs is not None:
                 self._epochs.complete()
                 if self._removal.purge:
@@ -375,7 +376,7 @@ class Engine(Reading, Removing):
             raise ConfigError("backup: ':memory:' has no directory to make a second one of")
         path = backup.checked_target(dst, self._directory.path)
         with ExitStack() as until_written:
-            with self._writer():
+            with self._writer("backup"):
                 self._epochs.complete()
                 snapshot = until_written.enter_context(self._directory.cold.snapshot())
             return backup.write_backup(snapshot, path)
@@ -388,7 +389,7 @@ class Engine(Reading, Removing):
         >>> eng.digest() == empty
         False
         """
-        with self._writer():
+        with self._writer("digest"):
             stored = self._directory.cold.scan_raw(HISTORY) if self._directory else iter(())
             hidden = self._catalogue.native.hidden
             return digest(self._snapshot(), (self._users, self._items), hidden, self._history.chunks(stored))
@@ -442,7 +443,7 @@ class Engine(Reading, Removing):
         with self._writing:
             if self._closed:
                 return
-            self._require_outside()
+            self._require_outside("close")
             self._closed = True
             self._stop.set()
             try:
@@ -459,25 +460,28 @@ class Engine(Reading, Removing):
                     if self._directory:
                         self._directory.close()
 
-    def _require_outside(self) -> None:
+    def _require_outside(self, call: str) -> None:
         if self._inside:
-            raise EngineError("a progress function may read the Engine, not write to it")
+            raise EngineError(
+                f"{call}: called inside {self._inside} of the same thread, by a progress function or a signal handler; "
+                "it needs the Engine to itself. Answers, positions and stats can be had there"
+            )
 
     @contextmanager
-    def _writer(self) -> Iterator[None]:
+    def _writer(self, call: str) -> Iterator[None]:
         self._alive()
         with self._writing:
             self._alive()
+            self._require_outside(call)
             if self._failure is not None:
                 raise EngineError(f"an earlier call failed ({self._failure}); close and open the directory again")
             if self._epochs is not None:
                 self._epochs.require()
-            self._require_outside()
-            self._inside = True
+            self._inside = call
             try:
                 yield
             finally:
-                self._inside = False
+                self._inside = None
 
 
 def _changeable(settings: Settings) -> dict[str, Any]:

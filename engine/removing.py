@@ -23,7 +23,7 @@ class Removing(ABC):
     _failure: str | None
 
     @abstractmethod
-    def _writer(self) -> AbstractContextManager[None]: ...
+    def _writer(self, call: str) -> AbstractContextManager[None]: ...
 
     @abstractmethod
     def _learn(self, record: Record, learned: Learned, start: int = 0) -> None: ...
@@ -57,7 +57,7 @@ class Removing(ABC):
 
     def _operate(self, kind: str, users: Any, items: Any) -> None:
         columns = [NO_IDS if x is None else id_column(name, x) for name, x in (("users", users), ("items", items))]
-        with self._writer():
+        with self._writer(kind):
             for record in operations(kind, columns[0], columns[1], self._seq + 1, self._model.settings.batch_size):
                 before = self._directory.log.appended_bytes if self._directory else 0
                 try:
