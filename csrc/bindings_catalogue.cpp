@@ -111,6 +111,7 @@ Array<int64_t> changed(Catalogue& c, const Array<int64_t>& ids) {
 }
 
 void remove_items(Catalogue& c, const Array<int64_t>& ids) {
+    require(!c.planned_by, "a window is planned on these items");
     py::gil_scoped_release nogil;
     for (int64_t i = 0; i < ids.size(); ++i) {
         const uint32_t ordinal = c.find(ids.data()[i]);
