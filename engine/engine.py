@@ -329,7 +329,11 @@ class Engine(Reading, Removing):
         return nullcontext((self._seq, self._ranker))  # the seq before anything is read
 
     def refresh(self) -> int:
-        """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`."""
+        """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`.
+
+        >>> eng.refresh() == eng.seq
+        True
+        """
         self._alive()
         return self._seq
 
@@ -371,6 +375,13 @@ class Engine(Reading, Removing):
 
         It is verified and durable when this returns, opens like any other, and has the digest of that seq. `dst` must
         not be there yet, its parent must. Raises ConfigError, StorageFullError, EngineError, with nothing left there.
+
+        >>> with engine.open("shop", dim=8) as shop:
+        ...     report = shop.ingest([7, 8], [100, 101])
+        ...     seq = shop.backup("shop-2")
+        >>> with engine.open("shop-2") as copy:
+        ...     copy.seq == seq == 2
+        True
         """
         if self._directory is None or self._epochs is None:
             raise ConfigError("backup: ':memory:' has no directory to make a second one of")
