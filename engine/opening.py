@@ -5,15 +5,13 @@ from typing import Any, cast
 
 from . import config, untrusted
 from .config import Resources, Settings
-from .directory import Directory, checked_path
+from .directory import MEMORY, Directory, checked_path
 from .engine import Engine
 from .errors import ConfigError
 from .events import flag
 from .learn.model import require_room
 from .reader import Reader
 from .table.table import capacities
-
-MEMORY = ":memory:"
 
 
 def open_engine(

@@ -1,6 +1,7 @@
 """Settings, paths and devices that `engine.open` refuses: the error names the argument, and nothing was made."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -91,10 +92,14 @@ def test_a_device_that_is_not_there(home):
 
 
 @pytest.mark.parametrize(
-    "path", [None, 5, b"model", "", "a\0b", ["model"], np.array(["a", "b"]), Hostile()], ids=range(8)
+    "path",
+    [None, 5, b"model", "", "a\0b", ["model"], np.array(["a", "b"]), Hostile(), Path(":memory:")],
+    ids=range(9),
 )
 def test_paths(path):
     refused("path", lambda: engine.open(path), ConfigError)
+    refused("path", lambda: engine.verify(path), ConfigError)
+    refused("path", lambda: engine.verify(":memory:"), ConfigError)
 
 
 def test_memory_has_no_limit_and_no_modes():
