@@ -69,6 +69,36 @@ def test_ingest(benchmark, filled, loss, batch_size, negatives, items, ids, even
     benchmark.extra_info["padded row bytes"] = stats["users"]["row_bytes"]
 
 
+LETTING_GO = {
+    # In turn, and each beside the first: the same stream, a tenth of it made-up ids, which come once.
+    "plain": {},
+    "row_ttl": {"row_ttl": 1_000_000},  # the made-up rows leave; four sweeps of all rows in a million events
+    "admit_after": {"admit_after": 2},  # they get no row; every event that names one ends its micro-batch
+    "both": {"row_ttl": 1_000_000, "admit_after": 2},
+}
+
+
+@pytest.mark.parametrize("what", LETTING_GO)
+@pytest.mark.parametrize("batch_size", [256, 1])
+def test_made_up_ids(benchmark, filled, what, batch_size):
+    """What `row_ttl` and `admit_after` cost, and what they save, where a part of the stream is a flood."""
+    eng = filled(10_000, loss="bpr", batch_size=batch_size, negatives=1, **LETTING_GO[what])
+    rng = np.random.default_rng(0)
+    events = 250_000
+
+    def setup():
+        users, items = draw("zipf", rng, ROWS, events), draw("zipf", rng, 10_000, events)
+        users[::10] = rng.integers(2**40, 2**62, len(users[::10]))
+        return (users, items), {}
+
+    benchmark.pedantic(lambda u, i: eng.ingest(u, i), setup=setup, rounds=8, warmup_rounds=1)
+    benchmark.extra_info["M events/s"] = round(events / benchmark.stats.stats.median / 1e6, 4)
+    benchmark.extra_info["slowest round s"] = round(benchmark.stats.stats.max, 3)  # the one with a sweep
+    stats = eng.stats()
+    benchmark.extra_info["users"] = stats["users"]["rows"]
+    benchmark.extra_info["expired rows"] = stats["expired_rows"]
+
+
 @pytest.mark.parametrize("durable", [False, True])
 @pytest.mark.parametrize("loss", ["bpr", "softmax"])
 def test_one_event_a_call(benchmark, filled, loss, durable):

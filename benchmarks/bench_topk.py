@@ -1,7 +1,9 @@
-"""topk through the public API: 10 k, 100 k and 1 M items, 1 and 64 users, one thread, beside faiss IndexFlatIP.
+"""topk and similar through the public API: 10 k, 100 k and 1 M items, 1 and 64 queries, one thread, beside faiss
+IndexFlatIP.
 
-faiss gets the same item vectors, with the bias as one more coordinate, and the same users' vectors. Both return exact
-lists. Engine and faiss run in turn in this process; compare medians of one run only.
+faiss gets the same item vectors, with the bias as one more coordinate, and the same users' vectors; for similar all of
+them divided by their norms beforehand, which the engine works out in its pass. Both return exact lists. Engine and
+faiss run in turn in this process; compare medians of one run only.
 """
 
 import numpy as np
@@ -46,4 +48,28 @@ def test_faiss(benchmark, shop, users):
     benchmark.extra_info["items"] = n
     _, found = benchmark(lambda: index.search(queries, K))
     ours = eng.topk(np.arange(users), K).ids
+    assert np.mean([len(set(a) & set(b)) for a, b in zip(ours, found, strict=True)]) > K - 0.5  # rounding may swap ties
+
+
+@pytest.mark.parametrize("queries", [1, 64])
+def test_similar(benchmark, shop, queries):
+    n, eng = shop
+    which = np.arange(queries)
+    benchmark.extra_info["items"] = n
+    answer = benchmark(lambda: eng.similar(which, K))
+    assert (answer.counts == K).all()
+
+
+@pytest.mark.parametrize("queries", [1, 64])
+def test_similar_faiss(benchmark, shop, queries):
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is an extra: peers")
+    n, eng = shop
+    faiss.omp_set_num_threads(1)
+    index = faiss.IndexFlatIP(DIM)
+    vectors = eng.vectors(items=np.arange(n))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    index.add(vectors)
+    benchmark.extra_info["items"] = n
+    _, found = benchmark(lambda: index.search(vectors[:queries], K + 1))  # an item finds itself, too
+    ours = eng.similar(np.arange(queries), K).ids
     assert np.mean([len(set(a) & set(b)) for a, b in zip(ours, found, strict=True)]) > K - 0.5  # rounding may swap ties

@@ -101,17 +101,22 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray
     return py::make_tuple(ids, scores, counts);
 }
 
-template <class Do>
-void each(const Array<int64_t>& ids, const Do& what) {
-    for (int64_t i = 0; i < ids.size(); ++i) what(ids.data()[i]);
+// The ids, rising, for which `change` changed something.
+template <bool (Catalogue::*change)(int64_t)>
+Array<int64_t> changed(Catalogue& c, const Array<int64_t>& ids) {
+    return sorted_ids([&](auto* done) {
+        for (int64_t i = 0; i < ids.size(); ++i)
+            if ((c.*change)(ids.data()[i])) done->push_back(ids.data()[i]);
+    });
 }
 
 void remove_items(Catalogue& c, const Array<int64_t>& ids) {
+    require(!c.planned_by, "a window is planned on these items");
     py::gil_scoped_release nogil;
-    each(ids, [&](int64_t id) {
-        const uint32_t ordinal = c.find(id);
+    for (int64_t i = 0; i < ids.size(); ++i) {
+        const uint32_t ordinal = c.find(ids.data()[i]);
         if (ordinal != Catalogue::kNone) c.remove(ordinal);
-    });
+    }
 }
 
 // Of stored rows, whatever optimizer they are of.
@@ -194,12 +199,8 @@ void bind_catalogue(py::module_& m) {
             py::arg("n"), py::arg("end"))
         .def("remove", &remove_items, fixed("ids"))
         .def_property_readonly("moves", &Catalogue::moves)
-        .def(
-            "hide", [](Catalogue& c, const Array<int64_t>& ids) { each(ids, [&](int64_t id) { c.hide(id); }); },
-            fixed("ids"))
-        .def(
-            "unhide", [](Catalogue& c, const Array<int64_t>& ids) { each(ids, [&](int64_t id) { c.unhide(id); }); },
-            fixed("ids"))
+        .def("hide", &changed<&Catalogue::hide>, fixed("ids"))
+        .def("unhide", &changed<&Catalogue::unhide>, fixed("ids"))
         .def_property_readonly(
             "hidden",
             [](const Catalogue& c) {

@@ -20,6 +20,11 @@ Array<int64_t> ids_of(const Warm& table, const std::vector<uint32_t>& slots) {
     return out;
 }
 
+// Slots of a planned window are used without looking again: its rows must stay where they are.
+void require_no_window(const Warm& w, const void* learner = nullptr) {
+    require(!w.planned_by || w.planned_by == learner, "a window is planned on these rows");
+}
+
 void require_frozen(const Warm& w, int64_t from, int64_t n) {
     require(from >= 0 && n >= 0 && n <= std::ssize(w.frozen()) && from <= std::ssize(w.frozen()) - n,
             "not that many frozen rows");
@@ -41,6 +46,7 @@ py::tuple peek(Warm& w, const Array<int64_t>& ids) {
 
 // Pins the first of `ids` that there is room for; (how many, those of them that wait to be filled).
 py::tuple bring(Warm& w, const Array<int64_t>& ids) {
+    require_no_window(w);
     std::vector<int64_t> missing;
     int64_t n = 0;
     {
@@ -187,6 +193,7 @@ void bind_tables(py::module_& m) {
         .def(
             "remove",
             [](Warm& w, const Array<int64_t>& ids) {
+                require_no_window(w);
                 py::gil_scoped_release nogil;
                 w.remove(ids.data(), ids.size());
             },
@@ -204,7 +211,11 @@ void bind_tables(py::module_& m) {
                 }
             },
             fixed("ids"), fixed("seqs"), "The rows, which are here, were named by events.")
-        .def("unpin", &Warm::unpin_all)
+        .def("unpin",
+             [](Warm& w) {
+                 require_no_window(w);
+                 w.unpin_all();
+             })
         .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
         .def_property_readonly("seq_offset", [](const Warm& w) { return w.layout().meta_offset; })
         .def_property_readonly("row_bytes", [](const Warm& w) { return w.layout().stride; })
@@ -305,6 +316,8 @@ void bind_tables(py::module_& m) {
                const MaybeArray<float>& weights, uint64_t first_seq, int64_t from) {
                 require(from >= 0 && from < users.size(), "start must be an event");
                 require(l.fits(s.optimizer), "rows of another optimizer");
+                require_no_window(l.users(), &l);
+                require_no_window(l.items(), &l);
                 const RecordView r = view(users, items, {}, weights, first_seq);
                 py::gil_scoped_release nogil;
                 return static_cast<int>(l.plan(s, r, from));
@@ -318,6 +331,7 @@ void bind_tables(py::module_& m) {
             [](Learner& l, int64_t users, int64_t items) {
                 require(users >= 0 && users <= l.learned_users && items >= 0 && items <= l.learned_items,
                         "more rows than there are");
+                require_no_window(l.users());
                 l.removed(users, items);
             },
             py::arg("users"), py::arg("items"))

@@ -104,16 +104,18 @@ void Catalogue::remove(uint32_t ordinal) {
     shown_.store(reserved_, std::memory_order_release);
 }
 
-void Catalogue::hide(int64_t id) {
-    hidden_.insert(id);
+bool Catalogue::hide(int64_t id) {
+    if (!hidden_.insert(id).second) return false;
     const uint32_t o = find(id);
     if (o != kNone) state(o).fetch_or(kHidden, std::memory_order_release);
+    return true;
 }
 
-void Catalogue::unhide(int64_t id) {
-    hidden_.erase(id);
+bool Catalogue::unhide(int64_t id) {
+    if (hidden_.erase(id) == 0) return false;
     const uint32_t o = find(id);
     if (o != kNone) state(o).fetch_and(static_cast<uint8_t>(~kHidden), std::memory_order_release);
+    return true;
 }
 
 // Pins are counted by phase. Who changed the phase waits until the old one's count is 0: those that come later are

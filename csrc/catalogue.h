@@ -57,10 +57,11 @@ class Catalogue {
     int64_t moves() const { return moves_.load(std::memory_order_acquire); }
     // Ordinals below size() without a shown item; when there are none, nobody needs to ask is_shown().
     int64_t gaps() const { return gaps_; }
+    const void* planned_by = nullptr;  // the learner whose planned window stands on items here: none may be removed
     bool is_shown(int64_t ordinal) const { return state(ordinal).load(std::memory_order_relaxed) & kShown; }
-    // Ids that are not ranked, be they items or not.
-    void hide(int64_t id);
-    void unhide(int64_t id);
+    // Ids that are not ranked, be they items or not. hide and unhide say whether that changed anything.
+    bool hide(int64_t id);
+    bool unhide(int64_t id);
     const std::unordered_set<int64_t>& hidden() const { return hidden_; }
 
     // --- [any thread]

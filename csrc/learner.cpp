@@ -100,6 +100,7 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
     const int64_t per_step = items_needed(s);
     const int64_t steps =
         std::max<int64_t>(1, std::min({users_.capacity() / B, items_.capacity() / per_step, kWindowRefs / per_step}));
+    stand_on(this);
     ready_ = false;
     planned_ = s;
     planned_n_ = r.n;
@@ -390,5 +391,6 @@ Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
     items_.unpin_all();
     made_users_ = made_items_ = fetched_ = 0;
     ready_ = false;
+    stand_on(nullptr);
     return out;
 }

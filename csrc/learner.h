@@ -46,6 +46,11 @@ class Learner {
           catalogue_(catalogue),
           history_(history),
           mean(static_cast<size_t>(users.layout().dim)) {}
+    ~Learner() {
+        if (users_.planned_by == this) stand_on(nullptr);
+    }
+    Learner(const Learner&) = delete;
+    Learner& operator=(const Learner&) = delete;
 
     // Rows that a micro-batch can need at most, per table.
     static int64_t users_needed(const LearnSettings& s) { return s.batch_size; }
@@ -91,6 +96,7 @@ class Learner {
     int64_t learned_users = 0, learned_items = 0;
 
   private:
+    void stand_on(const Learner* rows_of) { users_.planned_by = items_.planned_by = catalogue_.planned_by = rows_of; }
     static constexpr uint32_t kNone = Warm::kNone;
     uint32_t resolve_user(int64_t id);
     uint32_t resolve_item(int64_t id, int64_t event, uint64_t* known);

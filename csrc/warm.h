@@ -118,6 +118,8 @@ class Warm {
     // Of rows here that no event after `seq` has named, in no order.
     void untouched_since(uint64_t seq, std::vector<int64_t>* ids);
 
+    // The learner whose planned window stands on rows here: until it is learned none may leave or lose its pin.
+    const void* planned_by = nullptr;
     std::atomic<int64_t> total{0};  // rows of the table, wherever they live (table state); the writer changes it
     // Is every row here? Slots that are still kFetching don't count: whether they have a row is not known yet.
     bool complete() const { return size() == total; }

@@ -32,6 +32,7 @@ from .table.cold import Cold
 from .table.table import HIDDEN, ITEMS, USERS
 
 FORMAT = 1
+MEMORY = ":memory:"  # where `engine.open` takes a path: no directory at all
 _COUNTS = ("seq", "users", "items", "mean_count", "ordinals", "hidden")
 
 
@@ -216,9 +217,11 @@ def checked_path(path: Any, name: str = "path") -> Path:
     try:
         found = os.fspath(path)
     except Exception as e:  # the caller's own __fspath__ may raise anything
-        raise ConfigError(f"{name}: got {describe(path)}, wanted a directory's path or ':memory:'") from e
+        raise ConfigError(f"{name}: got {describe(path)}, wanted a directory's path") from e
     if not isinstance(found, str) or not found or "\0" in found:
-        raise ConfigError(f"{name}: got {describe(found)}, wanted a directory's path or ':memory:'")
+        raise ConfigError(f"{name}: got {describe(found)}, wanted a directory's path")
+    if found == MEMORY:
+        raise ConfigError(f"{name}: got ':memory:', wanted a directory's path; engine.open alone takes it, as a str")
     return Path(os.path.abspath(found))  # a later chdir must not move it, and "." cannot be renamed onto
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any, Self
+from typing import Any
 
 from . import backup, epoch
 from .admission import Admission
@@ -51,7 +51,7 @@ class Engine(Reading, Removing):
         self._admission = Admission(self._users, self._items, self._catalogue, self._history, settings.seed)
         self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
         self._writing = threading.RLock()
-        self._inside = False  # a call by the thread that holds the lock
+        self._inside: str | None = None  # the call that the thread is in that holds the lock
         self._pid = os.getpid()
         self._closed = False
         self._at_end = ExitStack()
@@ -65,15 +65,16 @@ class Engine(Reading, Removing):
         self._epochs: epoch.Epochs | None = None
         self._syncer: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
+        self._ticker: threading.Thread | None = None
         if directory:
             self._recover(directory)
-        self._opened_seq = self._seq
         wanted = Settings.resolve(given, self._model.settings)
         require_room(wanted, min(capacity[:2]))
         if wanted != self._model.settings:
             self._change_settings(wanted)
         if directory:
-            threading.Thread(target=self._tick, name="rowtide-tick", daemon=True).start()
+            self._ticker = threading.Thread(target=self._tick, name="rowtide-tick", daemon=True)
+            self._ticker.start()
 
     # --- opening
 
@@ -107,12 +108,10 @@ class Engine(Reading, Removing):
 
     def _change_settings(self, given: Settings) -> None:
         if self._directory:
-            self._log_settings(self._directory, given)
+            record = Record(self._seq + 1, given.batch_size, NO_IDS, NO_IDS, settings=_changeable(given))
+            self._directory.log.append(record)
+            self._directory.log.sync()
         self._model.settings = given
-
-    def _log_settings(self, directory: Directory, settings: Settings) -> None:
-        directory.log.append(Record(self._seq + 1, settings.batch_size, NO_IDS, NO_IDS, settings=_changeable(settings)))
-        directory.log.sync()
 
     def _tick(self) -> None:
         """Begins the epoch that is due by time while nobody ingests."""
@@ -153,7 +152,8 @@ class Engine(Reading, Removing):
             position: (source, bytes) stored in the same log record, so at most 65,536 events; `position()` reads it.
             progress: called as progress(events done, events in all) now and then.
 
-        A progress function may read the Engine, not write to it; what it raises ends the call after an accepted part.
+        A progress function may ask for answers, positions and `stats`; calls that change the Engine or need it to stand
+        still, as `digest` does, are refused. What it raises ends the call after an accepted part.
 
         Raises InputError for bad arguments, with nothing changed; StorageFullError and EngineError, whose `.seq` says
         what was accepted.
@@ -171,7 +171,7 @@ class Engine(Reading, Removing):
         if progress is not None and not callable(progress):
             raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
         learned = Learned()
-        with self._writer():
+        with self._writer("ingest"):
             before = self._seq
             try:
                 self._log_and_learn(events, position, durable, learned, progress)
@@ -329,7 +329,11 @@ class Engine(Reading, Removing):
         return nullcontext((self._seq, self._ranker))  # the seq before anything is read
 
     def refresh(self) -> int:
-        """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`."""
+        """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`.
+
+        >>> eng.refresh() == eng.seq
+        True
+        """
         self._alive()
         return self._seq
 
@@ -359,7 +363,7 @@ class Engine(Reading, Removing):
         >>> eng.checkpoint() == seq
         True
         """
-        with self._writer():
+        with self._writer("checkpoint"):
             if self._epochs is not None:
                 self._epochs.complete()
                 if self._removal.purge:
@@ -371,12 +375,19 @@ class Engine(Reading, Removing):
 
         It is verified and durable when this returns, opens like any other, and has the digest of that seq. `dst` must
         not be there yet, its parent must. Raises ConfigError, StorageFullError, EngineError, with nothing left there.
+
+        >>> with engine.open("shop", dim=8) as shop:
+        ...     report = shop.ingest([7, 8], [100, 101])
+        ...     seq = shop.backup("shop-2")
+        >>> with engine.open("shop-2") as copy:
+        ...     copy.seq == seq == 2
+        True
         """
         if self._directory is None or self._epochs is None:
             raise ConfigError("backup: ':memory:' has no directory to make a second one of")
         path = backup.checked_target(dst, self._directory.path)
         with ExitStack() as until_written:
-            with self._writer():
+            with self._writer("backup"):
                 self._epochs.complete()
                 snapshot = until_written.enter_context(self._directory.cold.snapshot())
             return backup.write_backup(snapshot, path)
@@ -389,7 +400,7 @@ class Engine(Reading, Removing):
         >>> eng.digest() == empty
         False
         """
-        with self._writer():
+        with self._writer("digest"):
             stored = self._directory.cold.scan_raw(HISTORY) if self._directory else iter(())
             hidden = self._catalogue.native.hidden
             return digest(self._snapshot(), (self._users, self._items), hidden, self._history.chunks(stored))
@@ -432,64 +443,56 @@ class Engine(Reading, Removing):
     # --- lifetime
 
     def close(self) -> None:
-        """Ends the running epoch, makes the log durable and lets go of the directory. Closing twice is fine."""
+        """Writes what LMDB lacks as a last epoch and lets go of the directory. Closing twice is fine.
+
+        So the next opening has nothing to replay, and readers see all. After a call that closed the Engine to writes
+        there is no such epoch. Raises StorageFullError, EngineError if it fails: what was durable stays so, for the log
+        has it, and the directory is let go of all the same.
+        """
         if self._pid != os.getpid():
             return
         with self._writing:
             if self._closed:
                 return
-            self._require_outside()
+            self._require_outside("close")
             self._closed = True
             self._stop.set()
             try:
-                if self._epochs:
-                    self._epochs.finish()
-                self._witness()
+                if self._epochs and self._failure is None and not self._temporary:
+                    self._epochs.last()
             finally:
-                if self._epochs:
-                    self._epochs.close()
-                if self._syncer:
-                    self._syncer.shutdown()
-                if self._directory:
-                    self._directory.close()
-                self._at_end.close()
+                with self._at_end:
+                    if self._ticker:
+                        self._ticker.join()
+                    if self._epochs:
+                        self._epochs.close()
+                    if self._syncer:
+                        self._syncer.shutdown()
+                    if self._directory:
+                        self._directory.close()
 
-    def _witness(self) -> None:
-        """One more record, so that damage to the last one with events is not taken for a torn tail."""
-        if self._directory is None or self._failure is not None or self._seq == self._opened_seq:
-            return
-        settings = self._model.settings
-        try:
-            self._directory.log.sync()
-            self._log_settings(self._directory, settings)
-        except EngineError:
-            pass  # a full disk: everything acknowledged is there all the same
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _require_outside(self) -> None:
+    def _require_outside(self, call: str) -> None:
         if self._inside:
-            raise EngineError("a progress function may read the Engine, not write to it")
+            raise EngineError(
+                f"{call}: called inside {self._inside} of the same thread, by a progress function or a signal handler; "
+                "it needs the Engine to itself. Answers, positions and stats can be had there"
+            )
 
     @contextmanager
-    def _writer(self) -> Iterator[None]:
+    def _writer(self, call: str) -> Iterator[None]:
         self._alive()
         with self._writing:
             self._alive()
+            self._require_outside(call)
             if self._failure is not None:
                 raise EngineError(f"an earlier call failed ({self._failure}); close and open the directory again")
             if self._epochs is not None:
                 self._epochs.require()
-            self._require_outside()
-            self._inside = True
+            self._inside = call
             try:
                 yield
             finally:
-                self._inside = False
+                self._inside = None
 
 
 def _changeable(settings: Settings) -> dict[str, Any]:

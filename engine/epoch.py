@@ -49,6 +49,7 @@ class Epochs:
         self._thread = ThreadPoolExecutor(1, "rowtide-epoch")
         self._running: Future[None] | None = None
         self._saved_seq = directory.state.seq  # in LMDB
+        self._saved = directory.state.to_meta()
         with directory.cold.snapshot() as saved:
             self._number = changes.epoch_of(saved)
         self._drop_seq = 0
@@ -122,6 +123,15 @@ class Epochs:
         if self._error is not None:
             raise self._error
 
+    def last(self) -> None:
+        """Writes an epoch of now if LMDB lacks anything; raises if it fails. At closing."""
+        self.finish()
+        if self._interrupted:
+            return  # what is frozen is in nobody's hands; the log has it
+        dirty = self._users.warm.dirty + self._items.warm.dirty > 0
+        if dirty or self._removal.pending or self._snapshot().to_meta() != self._saved:
+            self.complete()
+
     def purge(self) -> None:
         """Rids the files of what was forgotten: LMDB copied without its free pages, the log without a record.
 
@@ -131,7 +141,9 @@ class Epochs:
         self._directory.cold.compact()
         self._directory.log.empty()
         self._log_mark = self._directory.log.appended_bytes
-        self._directory.cold.write((), replace(self._snapshot(), purge=False).to_meta())
+        done = replace(self._snapshot(), purge=False).to_meta()
+        self._directory.cold.write((), done)
+        self._saved = done
         self._removal.purge = False
 
     def close(self) -> None:
@@ -149,9 +161,10 @@ class Epochs:
         committed = False
         try:
             number = self._number + 1
-            meta = state.to_meta() | {changes.EPOCH: number.to_bytes(8, "little")}
-            self._directory.cold.write(self._batches(number, state.items, work), meta, work.deletes)
-            self._number = number
+            meta = state.to_meta()
+            also = {changes.EPOCH: number.to_bytes(8, "little")}
+            self._directory.cold.write(self._batches(number, state.items, work), meta | also, work.deletes)
+            self._number, self._saved = number, meta
             committed = True
             self._removal.deleted()
         finally:

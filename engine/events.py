@@ -6,7 +6,7 @@ refused with an InputError that names the argument, what came and what was wante
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,16 @@ POINTWISE = ("logistic", "squared")
 
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float32]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with defaults, as from 3.13 on; type checkers know it by themselves
+
+    IdsT = TypeVar("IdsT", default=Ids)
+    ScoresT = TypeVar("ScoresT", default=Floats)
+else:
+    from typing import TypeVar
+
+    IdsT, ScoresT = TypeVar("IdsT"), TypeVar("ScoresT")
 
 PADDING = -1
 _INT64 = np.dtype(np.int64)
@@ -210,12 +220,13 @@ class IngestReport:
 
 
 @dataclass(frozen=True, slots=True)
-class TopK:
+class TopK(Generic[IdsT, ScoresT]):
     """The answer of `topk`; unpacks as `ids, scores`.
 
     ids: int64 [k] or [n, k], -1 where there are fewer than k; scores: float32 of the same shape, -inf there, falling,
     ids rising where scores are equal; counts: how many are real, an int or int64 [n]; seq: every event up to this one
-    is reflected (later ones may be). Where the call was given a tensor, tensors take the place of arrays.
+    is reflected (later ones may be). Where the call was given a tensor, tensors take the place of arrays. As a type,
+    `TopK` is of arrays, `TopK[Tensor, Tensor]` of tensors.
 
     >>> report = eng.ingest([7, 7], [100, 101])
     >>> ids, scores = found = eng.topk([7, 8], k=3, exclude=[100])
@@ -223,8 +234,8 @@ class TopK:
     ([1, 1], 2, [101, -1, -1])
     """
 
-    ids: Ids
-    scores: Floats
+    ids: IdsT
+    scores: ScoresT
     counts: Any
     seq: int
 

@@ -5,15 +5,13 @@ from typing import Any, cast
 
 from . import config, untrusted
 from .config import Resources, Settings
-from .directory import Directory, checked_path
+from .directory import MEMORY, Directory, checked_path
 from .engine import Engine
 from .errors import ConfigError
 from .events import flag
 from .learn.model import require_room
 from .reader import Reader
 from .table.table import capacities
-
-MEMORY = ":memory:"
 
 
 def open_engine(
@@ -60,5 +58,6 @@ def _open_untrusted(path: Any, mode: str, given: dict[str, Any], resources: dict
     except BaseException:
         shutil.rmtree(copy, ignore_errors=True)
         raise
+    opened._temporary = True
     opened._at_end.callback(shutil.rmtree, copy, ignore_errors=True)
     return opened

@@ -84,6 +84,12 @@ class Reader(Reading):
     """A model that another process may be learning: its last epoch. Made by `engine.open(path, mode="r")`.
 
     Has all public methods of Engine; those that write raise ReadOnlyError.
+
+    >>> with engine.open("shop", dim=8) as shop:
+    ...     report = shop.ingest([7, 7], [100, 101])
+    >>> with engine.open("shop", mode="r") as reader:
+    ...     sorted(reader.topk(7, k=2).ids.tolist()), reader.seq
+    ([100, 101], 2)
     """
 
     _state: State
@@ -191,6 +197,11 @@ class Reader(Reading):
 
         Reads the items that the epochs in between wrote; all items, if there were too many epochs, or too many items in
         one, or the writer has moved to a new file. Calls move on by themselves, too: LMDB shows its newest epoch alone.
+
+        >>> engine.open("shop", dim=8).close()
+        >>> with engine.open("shop", mode="r") as reader:
+        ...     reader.refresh()
+        0
         """
         with self._at_newest():
             return self._seq
@@ -250,12 +261,6 @@ class Reader(Reading):
             self._closed = True
             self._cold.close()
             self._at_end.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # --- what only the writer can do
 

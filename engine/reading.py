@@ -6,12 +6,12 @@ Nothing here changes anything. Any thread; no lock of the engine is taken.
 import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, Self, overload
 
 from .errors import EngineError, InputError
 from .events import Floats, TopK, id_column
 from .rank.topk import Ranker
-from .tensors import device_of, given
+from .tensors import TensorT, device_of, given
 
 
 class Reading(ABC):
@@ -21,6 +21,7 @@ class Reading(ABC):
     _pid: int
     _closed: bool
     _at_end: ExitStack  # what to do when it is closed
+    _temporary = False  # does its directory go then?
 
     @abstractmethod
     def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
@@ -30,6 +31,37 @@ class Reading(ABC):
     def seq(self) -> int:
         """Events applied so far."""
         return self._seq
+
+    # What type checkers are told: a tensor among the arguments makes tensors of the answer.
+    @overload
+    def topk(
+        self, users: TensorT, k: int = 10, *, vectors: None = None, exclude_seen: bool = False,
+        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
+
+    @overload
+    def topk(
+        self, users: None = None, k: int = 10, *, vectors: TensorT, exclude_seen: bool = False,
+        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
+
+    @overload
+    def topk(
+        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: TensorT, include: Any = None, unknown: str = "fallback",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
+
+    @overload
+    def topk(
+        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: Any = None, include: TensorT, unknown: str = "fallback",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
+
+    @overload
+    def topk(
+        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+    ) -> TopK: ...  # fmt: skip
 
     def topk(
         self,
@@ -41,7 +73,7 @@ class Reading(ABC):
         exclude: Any = None,
         include: Any = None,
         unknown: str = "fallback",
-    ) -> TopK:
+    ) -> Any:
         """The k items with the highest scores for each user, exactly; changes nothing. Any number of users in one call.
 
         Args:
@@ -69,7 +101,21 @@ class Reading(ABC):
             found = ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
         return _given(found, device)
 
-    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> TopK:
+    @overload
+    def similar(
+        self, items: TensorT, k: int = 10, *, exclude: Any = None, include: Any = None
+    ) -> TopK[TensorT, TensorT]: ...
+
+    @overload
+    def similar(self, items: Any, k: int = 10, *, exclude: TensorT, include: Any = None) -> TopK[TensorT, TensorT]: ...
+
+    @overload
+    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: TensorT) -> TopK[TensorT, TensorT]: ...
+
+    @overload
+    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> TopK: ...
+
+    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> Any:
         """The k items whose vectors have the highest cosine to each item's, exactly; biases don't count.
 
         Args:
@@ -105,7 +151,16 @@ class Reading(ABC):
             scores = ranker.score(users, items)
         return given([scores], device_of(users, items))[0]
 
-    def vectors(self, users: Any = None, items: Any = None) -> Floats:
+    @overload
+    def vectors(self, users: TensorT, items: None = None) -> TensorT: ...
+
+    @overload
+    def vectors(self, users: None = None, *, items: TensorT) -> TensorT: ...
+
+    @overload
+    def vectors(self, users: Any = None, items: Any = None) -> Floats: ...
+
+    def vectors(self, users: Any = None, items: Any = None) -> Any:
         """The vectors of users or of items, float32 [n, dim], in the order asked for; a tensor if those are one.
 
         Raises InputError, UnknownIdError.
@@ -121,17 +176,31 @@ class Reading(ABC):
                 found = ranker.item_vectors(id_column("items", items))
             else:
                 found = ranker.user_vectors(id_column("users", users))
-        vectors: Floats = given([found], device_of(users, items))[0]
-        return vectors
+        return given([found], device_of(users, items))[0]
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Closes, after an error too: what was learned before it is as good. The error is the one that comes out."""
+        try:
+            self.close()
+        except Exception as e:
+            if error is None:
+                raise
+            error.add_note(f"Closing failed, too: {type(e).__name__}: {e}")
 
     def _alive(self) -> None:
         if self._pid != os.getpid():
             raise EngineError("this Engine belongs to the parent process; a child cannot use it")
         if self._closed:
-            raise EngineError("this Engine is closed")
+            raise EngineError(f"this {type(self).__name__} is closed")
 
 
-def _given(found: TopK, device: Any) -> TopK:
+def _given(found: TopK, device: Any) -> TopK[Any, Any]:
     """The answer as the caller's kind of array."""
     ids, scores, counts = given((found.ids, found.scores, found.counts), device)
     return TopK(ids, scores, counts, found.seq)

@@ -58,17 +58,15 @@ class Removal:
             self._flip(items, hide=record.operation == "hide")
 
     def _flip(self, items: Ids, *, hide: bool) -> None:
-        if hide:
-            self._catalogue.native.hide(items)
-        else:
-            self._catalogue.native.unhide(items)
+        native = self._catalogue.native
+        changed = native.hide(items) if hide else native.unhide(items)
         if self._items.cold is not None:
-            self._flipped = np.union1d(self._flipped, items)
+            self._flipped = np.union1d(self._flipped, changed)
 
     def _forget(self, users: Ids, items: Ids) -> None:
         self.purge = self._items.cold is not None
         self._remove(users, items)
-        self._flip(items[np.isin(items, self._catalogue.native.hidden)], hide=False)
+        self._flip(items, hide=False)
         if len(items):
             self._history.native.forget(items)
             self._forget_in_cold_histories(items)

@@ -9,7 +9,7 @@ from typing import Any
 
 from .directory import Directory
 from .errors import InputError
-from .events import id_column
+from .events import Ids, id_column
 from .learn.model import Learned, Model
 from .log.record import NO_IDS, Record, operations
 
@@ -23,7 +23,7 @@ class Removing(ABC):
     _failure: str | None
 
     @abstractmethod
-    def _writer(self) -> AbstractContextManager[None]: ...
+    def _writer(self, call: str) -> AbstractContextManager[None]: ...
 
     @abstractmethod
     def _learn(self, record: Record, learned: Learned, start: int = 0) -> None: ...
@@ -37,11 +37,11 @@ class Removing(ABC):
         items: a scalar or a column of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
         are learned as others, also as negatives, and have scores and vectors. Raises InputError, StorageFullError.
         """
-        self._operate("hide", None, items)
+        self._operate("hide", NO_IDS, id_column("items", items))
 
     def show(self, items: Any) -> None:
         """These items are ranked again; as `hide`."""
-        self._operate("show", None, items)
+        self._operate("show", NO_IDS, id_column("items", items))
 
     def forget(self, users: Any = None, items: Any = None) -> None:
         """Removes rows, histories and catalogue entries of these ids; on disk at return.
@@ -53,12 +53,15 @@ class Removing(ABC):
         """
         if users is None and items is None:
             raise InputError("users, items: got neither, wanted ids to forget")
-        self._operate("forget", users, items)
+        self._operate(
+            "forget",
+            NO_IDS if users is None else id_column("users", users),
+            NO_IDS if items is None else id_column("items", items),
+        )
 
-    def _operate(self, kind: str, users: Any, items: Any) -> None:
-        columns = [NO_IDS if x is None else id_column(name, x) for name, x in (("users", users), ("items", items))]
-        with self._writer():
-            for record in operations(kind, columns[0], columns[1], self._seq + 1, self._model.settings.batch_size):
+    def _operate(self, kind: str, users: Ids, items: Ids) -> None:
+        with self._writer(kind):
+            for record in operations(kind, users, items, self._seq + 1, self._model.settings.batch_size):
                 before = self._directory.log.appended_bytes if self._directory else 0
                 try:
                     if self._directory:

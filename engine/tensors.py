@@ -6,12 +6,24 @@ and their answers back, for ranking is done there. Any thread.
 
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DeviceError
+
+
+class Tensor(Protocol):
+    """What type checkers take for a tensor, so that they need no torch: a few names that arrays do not have."""
+
+    @property
+    def requires_grad(self) -> bool: ...
+
+    def numpy(self, *, force: bool = ...) -> Any: ...
+
+
+TensorT = TypeVar("TensorT", bound=Tensor)
 
 
 def _tensor_type() -> Any:

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+from killed import kill
 
 import engine
 from engine import admission
@@ -50,7 +51,7 @@ def test_events_are_learned_from_the_nth_sighting_on(place, stream, after, step)
         assert eng.stats()["items"]["rows"] == all_.stats()["items"]["rows"]
         if place != ":memory:":
             digest = eng.digest()
-            eng.close()
+            kill(eng)
             with engine.open(place) as again:
                 assert again.digest() == digest
         for user in np.unique(users[learned]) if place == ":memory:" else []:

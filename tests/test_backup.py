@@ -121,6 +121,7 @@ def test_where_no_backup_can_be(home, tmp_path, stream, contents):
             refuse(["dst", "already"], lambda name=name: eng.backup(tmp_path / name))
         for inside in (home / "b", home / "rows" / "b", home / ".." / "model" / "b", tmp_path / "into" / "b"):
             refuse(["dst", "inside"], lambda inside=inside: eng.backup(inside))
+        refuse(["dst", "':memory:'"], lambda: eng.backup(":memory:"))
         for nowhere in (tmp_path / "no" / "b", tmp_path / "file" / "b"):
             refuse("dst", lambda nowhere=nowhere: eng.backup(nowhere))
         for junk in but("text"):

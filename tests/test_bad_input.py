@@ -199,13 +199,24 @@ def test_lengths(unchanged):
     refused("users, items", lambda: unchanged.score([1, 2], [1, 2, 3]))
 
 
-def test_a_progress_function_cannot_write(place):
+def test_what_a_progress_function_may_call(place, tmp_path):
     with engine.open(place, dim=4, loss="bpr", batch_size=64) as eng:
+        calls = {
+            "ingest": lambda: eng.ingest(1, 1),
+            "hide": lambda: eng.hide(1),
+            "forget": lambda: eng.forget(1),
+            "checkpoint": eng.checkpoint,
+            "digest": eng.digest,
+            "close": eng.close,
+        }
+        if place != ":memory:":
+            calls["backup"] = lambda: eng.backup(tmp_path / "b")
 
         def meddle(done, total):
-            for write in (lambda: eng.ingest(1, 1), eng.checkpoint, eng.digest, eng.close):
-                refused("progress", write, EngineError)
+            for name, call in calls.items():
+                refused(f"{name}: called inside ingest", call, EngineError)
             assert eng.topk(1).counts >= 0
+            assert (eng.position("a"), eng.stats()["seq"]) == (None, eng.seq)
 
         report = eng.ingest(np.arange(70_000), np.arange(70_000) % 9, progress=meddle)
         assert (report.events, eng.seq) == (70_000, 70_000)

@@ -12,6 +12,7 @@ import sys
 
 import numpy as np
 import pytest
+from killed import kill
 
 import engine
 from engine.backend import native
@@ -53,13 +54,15 @@ def options(law, **more):
     return {"dim": DIM, **LAWS[law], **more}
 
 
-def learn(path, law, data, calls=65_536, each=None, **more):
+def learn(path, law, data, calls=65_536, each=None, leave=engine.Engine.close, **more):
     with engine.open(path, **options(law, **more)) as eng:
         for start in range(0, len(data), calls):
             eng.ingest(*data[start : start + calls].T, durable=False)
             if each:
                 each(eng)
-        return eng.digest(), eng.stats()
+        digest, stats = eng.digest(), eng.stats()
+        leave(eng)
+    return digest, stats
 
 
 @pytest.fixture(scope="module", params=LAWS)
@@ -71,9 +74,10 @@ def law(request):
 
 def test_a_directory_is_as_good_as_memory(law, home):
     name, data, digest = law
-    assert learn(home, name, data)[0] == digest
-    with engine.open(home) as eng:
-        assert eng.digest() == digest
+    assert learn(home, name, data, leave=kill)[0] == digest
+    for _ in ("replayed", "restored"):
+        with engine.open(home) as eng:
+            assert eng.digest() == digest
 
 
 def test_two_threads(law):
@@ -87,7 +91,7 @@ def test_a_twentieth_of_the_rows_in_memory(law, home):
     room = min(len(np.unique(column)) for column in data.T[:2]) // 20
     optimizer = LAWS[name].get("optimizer", "adagrad")
     warm_bytes = -(-room * row_bytes(DIM, optimizer) * 16 // 7)  # 7/16 of it is for each table
-    found, stats = learn(home, name, data, warm_bytes=warm_bytes)
+    found, stats = learn(home, name, data, leave=kill, warm_bytes=warm_bytes)
     assert found == digest
     for table in ("users", "items"):
         assert stats[table]["warm_rows"] <= stats[table]["warm_capacity"] <= stats[table]["rows"] / 20

@@ -387,6 +387,55 @@ def test_what_was_planned_must_be_what_is_learned():
     assert learner.learn(settings, ids, ids, None, None, 11)[0] == 6
 
 
+TAKING_AWAY = {
+    "users.remove": lambda made: made[0].remove(i64(1)),
+    "items.remove": lambda made: made[1].remove(i64(1)),
+    "users.unpin": lambda made: made[0].unpin(),
+    "items.unpin": lambda made: made[1].unpin(),
+    "users.bring": lambda made: made[0].bring(i64(70)),
+    "items.bring": lambda made: made[1].bring(i64(1)),
+    "catalogue.remove": lambda made: made[3].remove(i64(1)),
+    "learner.removed": lambda made: made[4].removed(1, 1),
+}
+
+
+@pytest.mark.parametrize("name", TAKING_AWAY)
+def test_rows_that_a_window_stands_on_stay(name):
+    (users, _, _, _, learner, settings), plain = (made := tables()), tables()
+    ids = np.arange(5, 15)
+    assert learner.plan(settings, ids, ids, None, 11, 0) == 0
+    with pytest.raises(ValueError, match="planned"):
+        TAKING_AWAY[name](made)
+    learner.learn(settings, ids, ids, None, None, 11)
+    learn(plain[4], settings, ids, ids, 11)
+    np.testing.assert_array_equal(users.peek(ids)[1], plain[0].peek(ids)[1])
+    TAKING_AWAY[name](made)
+
+
+def test_they_stay_while_missing_rows_are_fetched():
+    users, _, _, _, learner, settings = tables()
+    learner.restore_totals(11, 10)  # one user is elsewhere
+    ids = i64(1, 404)
+    assert learner.plan(settings, ids, ids, None, 11, 0) == 1
+    for call in (lambda: users.remove(i64(404)), users.unpin):
+        with pytest.raises(ValueError, match="planned"):
+            call()
+    assert learner.delivered()
+    assert learner.plan(settings, ids, ids, None, 11, 0) == 0
+    assert learner.learn(settings, ids, ids, None, None, 11)[:1] == (2,)
+    users.remove(i64(404))
+
+
+def test_tables_have_one_window_at_a_time():
+    users, items, history, catalogue, learner, settings = tables()
+    other, ids = native.Learner(users, items, catalogue, history), np.arange(5)
+    learner.plan(settings, ids, ids, None, 11, 0)
+    with pytest.raises(ValueError, match="planned"):
+        other.plan(settings, ids, ids, None, 11, 0)
+    del learner
+    assert other.plan(settings, ids, ids, None, 11, 0) == 0
+
+
 def test_a_history_cannot_grow_beyond_what_a_user_may_have():
     users, _, history, *_ = tables()
     with pytest.raises(ValueError, match="chunk"):

@@ -139,6 +139,8 @@ def test_bad_ids_are_refused_whole(memory):
         refused("users", lambda junk=junk: memory.forget(junk))
         refused("items", lambda junk=junk: memory.forget([1], junk))
     refused("users, items", lambda: memory.forget())
+    refused("items", lambda: memory.hide(None))
+    refused("items", lambda: memory.show(None))
     refused("items", lambda: memory.hide([3, -1]))
     assert memory.digest() == before
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from killed import kill
 
 import engine
 from engine.backend import native
@@ -44,7 +45,7 @@ def make(eng, what, users, items):
         getattr(eng, what)(items)
 
 
-def run(path, start=0, each=None, **more):
+def run(path, start=0, each=None, leave=engine.Engine.close, **more):
     """Makes all calls; returns the digest. A changed setting closes and opens a directory."""
     eng = engine.open(path, **SETTINGS, **more)
     for number, (what, users, items) in enumerate(calls()):
@@ -54,14 +55,15 @@ def run(path, start=0, each=None, **more):
             if path == ":memory:":  # what opening does to a directory
                 eng._change_settings(engine.config.Settings.resolve({"lr": 0.1 + number / 1000}, eng._model.settings))
             else:
-                eng.close()
+                leave(eng)
                 eng = engine.open(path, **SETTINGS, **more | {"lr": 0.1 + number / 1000})
         else:
             make(eng, what, users, items)
         if each:
             each(eng, number)
-    with eng:
-        return eng.digest()
+    digest = eng.digest()
+    leave(eng)
+    return digest
 
 
 @pytest.fixture(scope="module", params=[("softmax", 0), ("bpr", 2)], ids=["softmax", "bpr, admission"])
@@ -71,9 +73,10 @@ def law(request):
     return settings, run(":memory:", **settings)
 
 
-def test_a_directory_is_as_good_as_memory(law, home):
+@pytest.mark.parametrize("leave", [engine.Engine.close, kill])
+def test_a_directory_is_as_good_as_memory(law, home, leave):
     settings, digest = law
-    assert run(home, **settings) == digest
+    assert run(home, **settings, leave=leave) == digest
     with engine.open(home) as eng:
         assert eng.digest() == digest
     assert engine.verify(home).entries > 0

@@ -12,6 +12,7 @@ import time
 
 import numpy as np
 import pytest
+from killed import kill
 
 import engine
 from engine.kernels.score_topk import score_topk
@@ -172,6 +173,7 @@ def test_two_writers_have_one_order(home, seconds):
         with Crew(writer(0), writer(1)) as crew:
             crew.done.wait(seconds)
         digest, total = eng.digest(), eng.seq
+        kill(eng)
     spans = sorted(seqs[0] + seqs[1])
     assert [start for start, _ in spans] == [0, *(end for _, end in spans[:-1])]
     assert spans[-1][1] == total

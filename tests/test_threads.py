@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from killed import kill
 
 import engine
 from engine import EngineError
@@ -49,6 +50,7 @@ def test_two_writers_take_turns(place, loss):
         assert sorted(seqs[0] + seqs[1]) == list(range(3, 151, 3))
         assert seqs == [sorted(part) for part in seqs]
         digest = eng.digest()
+        kill(eng)
     if place != ":memory:":
         with engine.open(place) as eng:
             assert (eng.seq, eng.digest()) == (150, digest)

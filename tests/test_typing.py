@@ -99,7 +99,7 @@ def test_arguments_of_the_stub_are_the_natives():
 
 EXAMPLES = ["open", "verify", "evaluate.prequential", "TopK", "IngestReport"]
 EXAMPLES += [f"Engine.{name}" for name in ("ingest", "topk", "similar", "score", "vectors", "position", "checkpoint")]
-EXAMPLES += ["Engine.digest", "Engine.stats"]
+EXAMPLES += ["Engine.digest", "Engine.stats", "Engine.backup", "Engine.refresh", "Reader", "Reader.refresh"]
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

@@ -11,6 +11,7 @@ import threading
 import numpy as np
 import pytest
 import test_damage
+from killed import kill
 from test_damage import CALL, CASES, JUDGE, SAVED, append, cut, flip, log_of, zero
 from test_directory import SMALL, mounted, refuse
 
@@ -42,6 +43,7 @@ def model(home, stream):
         eng.ingest(*stream(60))
         eng.checkpoint()
         eng.ingest(*stream(30, seed=1))
+        kill(eng)
     return home
 
 
@@ -53,6 +55,7 @@ def test_a_sound_directory_with_operations_in_its_log(model, temporary):
         eng.forget(users=2)
         eng.forget(items=[3])
         digest = eng.digest()
+        kill(eng)
     with engine.open(model, untrusted=True) as eng:
         assert eng.digest() == digest
 
@@ -60,6 +63,7 @@ def test_a_sound_directory_with_operations_in_its_log(model, temporary):
 def test_a_sound_directory(model, temporary, stream, contents):
     with engine.open(model) as eng:
         digest = eng.digest()
+        kill(eng)
     before = contents(model)
     with engine.open(model, untrusted=True) as eng:
         (copy,) = temporary.iterdir()

@@ -36,6 +36,40 @@ def serve(eng: Engine) -> TopK:
     return eng.similar(100)
 
 
+class Tensor:
+    """Typed as torch's is, as far as matters here; so this program needs no torch."""
+
+    requires_grad: bool
+
+    def numpy(self, *, force: bool = False) -> Any: ...
+
+
+def serve_tensors(eng: Engine, tensor: Tensor) -> TopK[Tensor, Tensor]:
+    """Tensors in, tensors out."""
+    found = eng.topk(tensor, 2)
+    assert_type(found.ids, Tensor)
+    assert_type(found.scores, Tensor)
+    assert_type(eng.topk(tensor, exclude_seen=True, exclude=[1]), TopK[Tensor, Tensor])
+    assert_type(eng.topk(vectors=tensor, k=5), TopK[Tensor, Tensor])
+    assert_type(eng.topk(7, exclude=tensor), TopK[Tensor, Tensor])
+    assert_type(eng.topk([7], include=tensor, exclude=[5]).ids, Tensor)
+    assert_type(eng.similar(tensor, 3), TopK[Tensor, Tensor])
+    assert_type(eng.similar(100, exclude=tensor), TopK[Tensor, Tensor])
+    assert_type(eng.similar([100], include=tensor).scores, Tensor)
+    assert_type(eng.vectors(tensor), Tensor)
+    assert_type(eng.vectors(items=tensor), Tensor)
+    return eng.topk(tensor)
+
+
+def serve_arrays(eng: Engine, ids: NDArray[np.int64], floats: NDArray[np.float64]) -> None:
+    assert_type(eng.topk(ids), TopK)
+    assert_type(eng.topk(vectors=floats).ids, NDArray[np.int64])
+    assert_type(eng.topk(7, exclude=[], include=[]).ids, NDArray[np.int64])
+    assert_type(eng.topk([7, 8], exclude=[ids, [5]], include=ids).scores, NDArray[np.float32])
+    assert_type(eng.similar(np.array([100, 101]), exclude=[]), TopK)
+    assert_type(eng.vectors(ids), NDArray[np.float32])
+
+
 def state(eng: Engine) -> None:
     assert_type(eng.seq, int)
     assert_type(eng.checkpoint(), int)
@@ -60,6 +94,7 @@ def main(path: str) -> None:
         assert_type(again, Engine)
         assert learn(again).seq == 8
         assert serve(again).counts == 2
+        serve_arrays(again, np.array([7, 8]), np.zeros((2, 8)))
         state(again)
         report = evaluate.prequential(again, [7, 8] * 9, [100, 101] * 9, k=(1, 2), warmup=0.5)
         assert_type(report.summary, dict[str, Any])

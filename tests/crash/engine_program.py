@@ -257,8 +257,10 @@ class Program:
                 assert self.found(eng) == number
                 mark.acked(number) if call.durable else mark.accepted(number)
         finally:
-            eng.close()
-            reader.close()
+            try:
+                eng.close()
+            finally:
+                reader.close()
         mark.acked(LAST)
 
     def beside(self, eng, root: Path, reader):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from killed import kill
 
 import engine
 
@@ -29,7 +30,7 @@ SECONDS = 60  # what one case may take, under a sanitizer on a busy machine
 
 
 class Subject:
-    """A closed directory with rows, histories of several chunks, positions and changed settings, half of it in LMDB."""
+    """A killed writer's rows, histories of several chunks, positions and changed settings, half of it in LMDB."""
 
     def __init__(self, place: Path):
         self.path = place / "model"
@@ -50,6 +51,7 @@ class Subject:
                 if call == SAVED:
                     eng.checkpoint()
                     self.least = eng.seq
+                kill(eng)
             self._remember(place)
 
     def _remember(self, place: Path) -> None:

@@ -24,8 +24,16 @@ def mark(first_seq, value):
     return Record(first_seq, 0, NO_IDS, NO_IDS, position=("source", value), settings={"lr": 0.5})
 
 
+def removal(first_seq, *ids):
+    ids = np.array(ids, np.int64)
+    return Record(first_seq, 4, ids, ids, operation="forget")
+
+
 def summary(record):
-    return (record.first_seq, record.count, record.users.tolist(), record.position, record.settings)
+    return (
+        *(record.first_seq, record.count, record.users.tolist(), record.position, record.settings),
+        record.operation,
+    )
 
 
 def replayed(log, after_seq=0):
@@ -238,15 +246,21 @@ def test_any_story_comes_back(tmp_path_factory, data):
     next_seq = data.draw(st.sampled_from([1, 7]))
     log = Log.create(directory, next_seq=next_seq, segment_bytes=300)
     story, dropped = [], next_seq - 1
-    for number, step in enumerate(data.draw(st.lists(st.sampled_from("eeemskd"), max_size=25))):
+    for number, step in enumerate(data.draw(st.lists(st.sampled_from("eeemoskdx"), max_size=25))):
         if step == "e":
             story.append(events(log.last_seq + 1, data.draw(st.integers(1, 5))))
             log.append(story[-1])
         elif step == "m":
             story.append(mark(log.last_seq + 1, b"%d" % number))
             log.append(story[-1])
+        elif step == "o":
+            story.append(removal(log.last_seq + 1, number, -1))
+            log.append(story[-1])
         elif step == "s":
             log.sync()
+        elif step == "x":
+            log.empty()
+            story, dropped = [], log.last_seq
         elif step == "k":
             os.close(log._tail)
             log = Log.open(directory, segment_bytes=300, known_durable_seq=dropped)
@@ -272,6 +286,66 @@ def test_close(log):
     log.close()
     assert log.synced_seq == 1
     log.close()
-    for call in (lambda: log.append(events(2)), log.sync):
+    for call in (lambda: log.append(events(2)), log.sync, log.empty):
         with pytest.raises(EngineError, match="it is closed"):
             call()
+
+
+def test_an_operation_stands_behind_its_event(log, tmp_path):
+    log.append(events(1, 3))
+    log.append(removal(4, 7, -1))
+    log.append(removal(4, 8, 9))
+    assert log.last_seq == 3
+    log.append(events(4))
+    everything = replayed(log)
+    assert [entry[5] for entry in everything] == [None, "forget", "forget", None]
+    assert replayed(log, 3) == everything[1:]  # the state at 3 may lack them
+    assert replayed(log, 4) == []
+    assert verify(tmp_path / "log").records == 4
+
+
+def test_emptied(log, calls, tmp_path):
+    for first_seq in range(1, 61, 2):
+        log.append(events(first_seq, 2))
+    log.append(mark(61, b"a"))
+    log.append(removal(61, 5))
+    appended = log.appended_bytes
+    log.empty()
+    assert names(tmp_path / "log") == [segment_name(61)]
+    assert (tmp_path / "log" / segment_name(61)).read_bytes() == b""
+    assert (log.first_seq, log.last_seq, log.synced_seq, log.bytes) == (61, 60, 60, 0)
+    assert log.appended_bytes == appended
+    assert replayed(log, 60) == []
+    del calls[:]
+    log.empty()  # nothing there, nothing done
+    assert calls == []
+    log.append(events(61))
+    log.sync()
+    log.close()
+    again = Log.open(tmp_path / "log", known_durable_seq=60)
+    assert replayed(again, 60) == [summary(events(61))]
+    again.close()
+
+
+def test_emptied_of_records_without_events(log, calls, tmp_path):
+    """The segment has the right name already, so it is cut in place."""
+    log.append(mark(1, b"a"))
+    log.append(removal(1, 5))
+    log.empty()
+    assert calls == ["write", "write", "fdatasync", "ftruncate", "fsync"]
+    assert names(tmp_path / "log") == [segment_name(1)]
+    assert (log.bytes, replayed(log)) == (0, [])
+    log.append(events(1))
+    log.sync()
+    assert replayed(log) == [summary(events(1))]
+    assert verify(tmp_path / "log", known_durable_seq=1) == (1, 1, 1, 80, 0)
+
+
+def test_what_is_emptied_is_durable_before_anything_is_deleted(log, calls):
+    """A power loss while it is emptied must leave a whole log, which ends where the state in LMDB does, or later."""
+    for first_seq in range(1, 31, 2):
+        log.append(events(first_seq, 2))
+    del calls[:]
+    log.empty()
+    # The tail and its name, then the new segment and its name; each deletion before the next.
+    assert calls == ["fdatasync", "fsync", "fsync", "fsync", "unlink", "fsync", "unlink", "fsync"]

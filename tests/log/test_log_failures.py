@@ -262,3 +262,28 @@ def test_killed_in_the_middle_of_a_record(tmp_path):
     log.append(events(40))
     log.close()
     assert verify(tmp_path / "log").torn_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "first_bad"),
+    [("fdatasync", 0), ("open", 0), ("fsync", 0), ("fsync", 1), ("unlink", 0), ("fsync", 2), ("ftruncate", 0)],
+)
+def test_emptying_that_fails_leaves_a_whole_log(log, monkeypatch, tmp_path, name, first_bad):
+    """Whatever was done of it: the log opens, ends at the same event, and can be emptied then."""
+    for first_seq in range(1, 31, 2):
+        log.append(events(first_seq, 2))
+    if name == "ftruncate":  # a segment of records without events is cut in place
+        log.empty()
+        log.append(Record(31, 4, np.array([5]), np.array([-1]), operation="forget"))
+    failing(monkeypatch, name, *[None] * first_bad, errno.EIO)
+    with pytest.raises(EngineError):
+        log.empty()
+    log.close()
+    monkeypatch.undo()
+    assert verify(tmp_path / "log", known_durable_seq=30).last_seq == 30
+    again = Log.open(tmp_path / "log", known_durable_seq=30)
+    again.empty()
+    assert (again.bytes, again.first_seq, again.last_seq) == (0, 31, 30)
+    again.append(events(31))
+    assert [record.first_seq for record in again.replay(30)] == [31]
+    again.close()

@@ -20,7 +20,9 @@ from engine.log.record import (
     decode_record,
     encode_record,
     is_whole,
+    operations,
     parse_header,
+    require_sound,
 )
 
 # The example of FORMAT.md.
@@ -64,7 +66,7 @@ def as_bytes(record):
     """Everything in a record, bit for bit, as something that compares."""
     columns = [record.users, record.items, record.values, record.weights, record.timestamps]
     flat = [None if c is None else (c.dtype.str, c.shape, c.tobytes()) for c in columns]
-    return (record.first_seq, record.batch_size, flat, record.position, repr(record.settings))
+    return (record.first_seq, record.batch_size, flat, record.position, repr(record.settings), record.operation)
 
 
 @st.composite
@@ -185,6 +187,13 @@ def test_strided_columns_and_decoded_ones_are_read_only():
         ({"settings": {"lr": True}}, "settings"),
         ({"settings": {"x" * 70_000: 1}}, "settings: 70,006 bytes"),
         ({"batch_size": -1}, "batch_size -1"),
+        ({"operation": "keep"}, "operation: 'keep'"),
+        ({"operation": ""}, "operation: ''"),
+        ({"operation": "hide", "values": np.zeros(1, np.float32)}, "operation: 'hide', .* nothing else"),
+        ({"operation": "show", "weights": np.zeros(1, np.float32)}, "nothing else"),
+        ({"operation": "forget", "timestamps": np.zeros(1)}, "nothing else"),
+        ({"operation": "forget", "position": ("s", b"")}, "nothing else"),
+        ({"operation": "hide", "settings": {}}, "nothing else"),
         ({"first_seq": 2**64}, "first_seq 18446744073709551616"),
     ],
 )
@@ -203,7 +212,9 @@ def test_a_later_version_is_refused_and_not_called_torn():
 @pytest.mark.parametrize(
     ("at", "new"),
     [
-        (10, struct.pack("<H", 0x21)),  # a column that version 1 has not
+        (10, struct.pack("<H", 0x100)),  # a column that version 1 has not
+        (10, struct.pack("<H", 0x21)),  # an operation with values
+        (10, struct.pack("<H", 0x60)),  # two operations
         (12, struct.pack("<I", 96)),  # longer than its parts
         (12, struct.pack("<I", 84)),  # not a multiple of 8
         (12, struct.pack("<I", 2**31)),
@@ -233,3 +244,44 @@ def test_records_without_events_stand_between():
     assert header is not None
     assert (header.last_seq, header.reach) == (7, 8)
     assert decode(encode(record)).settings == {"lr": 0.1, "negatives": 64}
+
+
+@given(st.sampled_from(["hide", "show", "forget"]), st.integers(0, 9), st.integers(1, 2**60), st.data())
+def test_operations_come_back(kind, n, first_seq, data):
+    record = Record(first_seq, 1, *(data.draw(arrays(np.int64, n)) for _ in range(2)), operation=kind)
+    encoded = encode(record, 64)
+    header = parse_header(encoded[:HEADER_BYTES], 64)
+    assert (header.entries, header.events, header.last_seq, header.reach) == (n, 0, first_seq - 1, first_seq)
+    assert (record.count, record.last_seq) == (0, first_seq - 1)
+    again = decode(encoded, 64)
+    assert as_bytes(again) == as_bytes(record)
+    require_sound(again)  # -1 may fill up a column
+
+
+@pytest.mark.parametrize(("kind", "bit"), [("hide", 32), ("show", 64), ("forget", 128)])
+def test_known_bytes_of_operations(kind, bit):
+    data = encode(Record(4, 16, ids(5), ids(-1), operation=kind))
+    expected = f"0100 {bit:02x}00 50000000 {'00' * 16} 0400000000000000 {'00' * 8} 01000000 10000000 {'00' * 8}"
+    assert data[8:].hex() == (expected + "0500000000000000 ffffffffffffffff").replace(" ", "")
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (1, 0), (0, 3), (3, 1), (MAX_EVENTS, 2), (1, MAX_EVENTS + 1)])
+def test_a_call_on_ids_is_cut_into_records(sizes):
+    users, items = (np.arange(size, dtype=np.int64) + 10**6 * side for side, size in enumerate(sizes))
+    made = list(operations("forget", users, items, 9, 4))
+    assert len(made) == -(-max(sizes) // MAX_EVENTS)
+    for side, whole in ((0, users), (1, items)):
+        columns = [(record.users, record.items)[side] for record in made]
+        together = np.concatenate([*columns, ids()])
+        np.testing.assert_array_equal(together[together != -1], whole)
+        assert (together[len(whole) :] == -1).all()  # filled up at the end alone
+    for record in made:
+        assert (record.first_seq, record.count, record.operation, record.batch_size) == (9, 0, "forget", 4)
+        assert 0 < len(record.users) == len(record.items) <= MAX_EVENTS
+        encode(record)
+
+
+def test_events_may_not_name_the_padding():
+    for users, items in ((ids(-1), ids(1)), (ids(1), ids(-1))):
+        with pytest.raises(CorruptionError, match="nobody can have given"):
+            require_sound(Record(1, 1, users, items))
