@@ -12,15 +12,22 @@ from engine.errors import CorruptionError
 from engine.log.record import Record, encode_record
 from engine.table.cold import chunk_key
 
-from .mutators import DAMAGE, FORGERY, apply, get_payload, put_pairs, segments
-from .subject import Judge, Subject, copy_of
+from .cases import WAYS, judged
+from .forgeries import get_payload, put_pairs
+from .mutators import segments
+from .subject import KINDS, Judge, Subject, copy_of
 
-CASES = 60
+CASES = 60  # of each kind
 
 
 @pytest.fixture(scope="module")
-def subject(tmp_path_factory):
-    return Subject(tmp_path_factory.mktemp("subject"))
+def subjects(tmp_path_factory):
+    return {kind: Subject(tmp_path_factory.mktemp(kind), kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def subject(subjects):
+    return subjects["events"]
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +36,20 @@ def judge():
         yield running
 
 
-def test_the_subject_itself_is_judged_right(subject, judge, tmp_path):
-    assert judge.verdict(subject, copy_of(subject, tmp_path / "case"), forged=False) == ""
+@pytest.mark.parametrize("untrusted", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_subject_itself_is_judged_right(subjects, judge, tmp_path, kind, untrusted):
+    path = copy_of(subjects[kind], tmp_path / "case")
+    assert judge.verdict(subjects[kind], path, forged=False, untrusted=untrusted) == ""
 
 
-@pytest.mark.parametrize("kind", ["damage", "forgery"])
-def test_a_seeded_part(subject, judge, tmp_path, kind):
-    for seed in range(CASES):
-        path = copy_of(subject, tmp_path / "case")
-        how = apply(DAMAGE if kind == "damage" else FORGERY, path, random.Random(f"{kind}/{seed}"))
-        assert judge.verdict(subject, path, forged=kind == "forgery") == "", (seed, how)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("way", range(WAYS), ids=["damage", "forged", "untrusted", "forged too", "lists", "beside"])
+def test_a_seeded_part(subjects, judge, tmp_path, kind, way):
+    for seed in range(CASES // WAYS):
+        rng = random.Random(f"{kind}/{way}/{seed}")
+        how, fault = judged(judge, subjects[kind], tmp_path / "case", way, rng)
+        assert fault == "", (seed, how)
 
 
 # Findings. Each of these was a signal, an endless wait, an exception of Python's, or a wrong answer.
