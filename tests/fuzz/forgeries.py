@@ -401,8 +401,7 @@ def forge_an_epoch(path: Path, rng: random.Random) -> None:
 
 
 def _a_list(epoch: int, stored: dict[bytes, bytes], rng: random.Random) -> dict[bytes, bytes]:
-    known = [key[1:] for key in stored if key[0] == ITEMS]
-    items = [int.from_bytes(id, "big") - (1 << 63) for id in known]
+    items = [int.from_bytes(key[1:], "big") - (1 << 63) for key in stored if key[0] == ITEMS and len(key) == 9]
     n = rng.choice([0, 1, 5, 239, 240, 241, 700])
     ids = np.array(rng.choices(rng.choice([items or [0], [*items, 7**9, -1, 2**63 - 1]]), k=n), "<i8")
     count = rng.choice([n, n, n, n + 1, max(0, n - 1), *TELLING]) % 2**64
