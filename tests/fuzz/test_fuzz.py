@@ -323,3 +323,12 @@ def test_lists_of_changes_that_no_writer_makes(copy, lie):
             return
         with pytest.raises(CorruptionError, match=match):
             changes.between(now, epoch - 1, epoch)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("items", [241, 2**31, 2**32, 2**61])
+def test_a_reader_of_a_state_with_more_items_than_there_are(copy, items):
+    """A ValueError of the C++ core, or the memory of an index for so many."""
+    cold_state(copy, items=items)
+    with pytest.raises(CorruptionError, match="items"):
+        engine.open(copy, mode="r")
