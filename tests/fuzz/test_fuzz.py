@@ -332,3 +332,20 @@ def test_a_reader_of_a_state_with_more_items_than_there_are(copy, items):
     cold_state(copy, items=items)
     with pytest.raises(CorruptionError, match="items"):
         engine.open(copy, mode="r")
+
+
+@pytest.mark.parametrize(
+    ("user", "payload"),
+    [(3, bytes(15)), (3, bytes(17)), (777, struct.pack("<qQ", 7, 1))],
+    ids=["short", "long", "of a user without a row"],
+)
+def test_forgetting_reads_histories_that_no_engine_writes(copy, user, payload):
+    """A ValueError of numpy's."""
+    with engine.open(copy) as eng:
+        eng.checkpoint()
+    put_pairs(copy, {chunk_key(3, user, 0): payload})
+    with engine.open(copy) as eng:
+        with pytest.raises(CorruptionError, match=r"history of user|no row"):
+            eng.forget(items=[7])
+        with pytest.raises(engine.EngineError, match="an earlier call failed"):
+            eng.ingest(1, 7)
