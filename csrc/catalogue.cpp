@@ -210,13 +210,13 @@ void Catalogue::reserve_for(int64_t n, int64_t end) {
 
 bool Catalogue::restored(int64_t n, int64_t end) {
     if (populating_.joinable()) populating_.join();
-    const bool whole = std::ssize(pending_) == n && reserved_ == end;
+    if (std::ssize(pending_) != n || reserved_ != end) return false;
     show_all();
     for (int64_t o = 0; o < reserved_; ++o)
         if (chunks_[static_cast<size_t>(o >> kShift)] == nullptr || !state(o).load(std::memory_order_relaxed))
             reach(o), free_.push_back(static_cast<uint32_t>(o));  // rising: a heap
     gaps_ = std::ssize(free_);
-    return whole;
+    return true;
 }
 
 bool Catalogue::follow(uint64_t ordinal, int64_t id, const float* row) {

@@ -43,6 +43,7 @@ class Catalogue {
     void publish(const uint32_t* ordinals, const float* const* rows, int64_t n);
     void show_all();  // what was reserved and published
     // At opening, before readers: n items are coming, the last with the ordinal end - 1; and whether all of them came.
+    // If not, nothing of it can be used.
     void reserve_for(int64_t n, int64_t end);
     void restore(uint32_t ordinal, int64_t id, const float* row);
     bool restored(int64_t n, int64_t end);

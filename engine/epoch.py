@@ -14,7 +14,7 @@ import numpy as np
 
 from .admission import Admission
 from .directory import Directory, State
-from .errors import EngineError
+from .errors import CorruptionError, EngineError
 from .events import Ids
 from .log.record import NO_IDS, require_sound
 from .rank.catalogue import Catalogue
@@ -218,6 +218,8 @@ def replay(directory: Directory, learn: Callable[[Any, int], None]) -> int:
         start = max(0, saved + 1 - record.first_seq)
         learn(record, start)
         events += record.count - start
+    if directory.state.decided and not events:
+        raise CorruptionError("the state in LMDB is of the middle of a record that the log lacks", seq=saved)
     if directory.log.last_seq < saved:
         raise EngineError("the log ends before the state in LMDB")
     return events

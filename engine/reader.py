@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Self
 from .config import Settings
 from .digest import digest
 from .directory import State, exists, hold
-from .errors import ConfigError, EngineError, InputError, ReadOnlyError
+from .errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
 from .events import describe
 from .files import as_engine_error
 from .rank.catalogue import Catalogue
@@ -185,6 +185,8 @@ class Reader(Reading):
 
     def _scan(self, now: Snapshot) -> None:
         state = State.from_meta(now.meta, self._path)
+        if state.items > len(now):  # before there is memory for them
+            raise CorruptionError(f"LMDB holds {len(now)} entries, its state says {state.items} items")
         catalogue = Catalogue(state.settings.dim)
         rows = now.scan(ITEMS, stored_bytes(catalogue.dim, state.settings.optimizer))
         catalogue.restore(rows, state.items, state.ordinals, now.scan(HIDDEN, 0), state.hidden)

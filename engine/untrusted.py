@@ -25,9 +25,11 @@ from .log.record import NO_IDS, Record
 from .log.segment import segments_in
 from .rank.history import CHUNKS, ENTRY, HISTORY, stored_chunks
 from .table.cold import Cold, data_file, newest
+from .table.table import stored_bytes
 from .verify import verify
 
 _COPY_BYTES = 1 << 20
+_GAPS = 1 << 18  # ordinals that any catalogue may have beyond its items
 
 
 def private_copy(path: Path) -> Path:
@@ -91,6 +93,7 @@ def _check(copy: Path) -> None:
         verify(copy)
         with Cold.open(copy / "rows", values=False) as cold:  # they were checked just now
             state = State.from_meta(cold.meta, copy)
+            _require_file_for(state, copy)
             for user, number, payload in stored_chunks(cold.scan_raw(HISTORY)):
                 if number >= CHUNKS or len(payload) % ENTRY.itemsize or len(payload) > 64 * ENTRY.itemsize:
                     raise CorruptionError(f"user {user} has an impossible history", file=str(cold.directory))
@@ -102,6 +105,18 @@ def _check(copy: Path) -> None:
             log.close()
     except ConfigError as e:
         raise CorruptionError(f"not what an engine writes: {e}", file=str(copy)) from e
+
+
+def _require_file_for(state: State, copy: Path) -> None:
+    """A catalogue takes memory up to its last ordinal, whatever stands below it: so many rows must the file have had
+    room for, or nearly. A compacted file does not show any more what was in it; hence _GAPS."""
+    data = data_file(copy / "rows")
+    rows = data.stat().st_size // stored_bytes(state.settings.dim, state.settings.optimizer)
+    if state.ordinals > rows + _GAPS:
+        raise CorruptionError(
+            f"{state.items} items, the last in place {state.ordinals}, in a file with room for {rows} rows",
+            file=str(data),
+        )
 
 
 def _check_record(record: Record, settings: Settings) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,10 @@ from killed import kill
 
 import engine
 from engine.backend import native
-from engine.table.table import row_bytes
+from engine.config import Settings
+from engine.digest import digest
+from engine.directory import State
+from engine.table.table import row_bytes, stored_bytes
 
 DIM, STEP = 16, 64
 USERS, ITEMS, EVENTS = 60_000, 60_000, 200_000
@@ -171,3 +175,44 @@ def test_the_seed_and_the_order_do_matter():
     assert learn(":memory:", "bpr", data, seed=1)[0] != plain
     assert learn(":memory:", "bpr", data[::-1])[0] != plain
     assert learn(":memory:", "bpr", data, calls=63)[0] != plain
+
+
+class Rows:
+    def __init__(self, rows):
+        self.stored = rows
+
+    def rows(self):
+        yield np.arange(len(self.stored), dtype=np.int64), self.stored
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "adam", "sgd"])
+def test_each_part_of_the_state_shows_in_the_digest(optimizer):
+    """The laws above compare digests with each other, and would not miss what is in none of them."""
+    settings = Settings.resolve({"dim": 5, "optimizer": optimizer, "loss": "squared"}, None)
+    state = State.initial(settings)
+    others = {
+        "mean": np.ones(5, np.float32),
+        "settings": replace(settings, lr=0.5),
+        "positions": {"a": b"1"},
+        "value_sums": (1.0, 2.0),
+        "sightings": bytes([1]) + bytes(native.SKETCH_BYTES - 1),
+    }
+    rows = np.random.default_rng(3).integers(0, 255, (3, stored_bytes(5, optimizer)), np.uint8)
+    hidden = np.array([4, 9], np.int64)
+    chunks = [(1, 0, bytes(16)), (1, 1, bytes(32))]
+
+    def of(state=state, users=rows, items=rows, hidden=hidden, chunks=chunks):
+        return digest(state, (Rows(users), Rows(items)), hidden, iter(chunks))
+
+    found = [of(), of(hidden=hidden[:1]), of(chunks=chunks[:1]), of(users=rows[:2]), of(items=rows[:2])]
+    found += [of(chunks=[*chunks[:1], (1, 1, bytes(31) + b"1")]), of(chunks=[*chunks[:1], (2, 1, bytes(32))])]
+    not_of_the_log = {"bit_exact", "purge", "decided"}  # of the files, or of the middle of a record
+    for field in fields(State):
+        if field.name not in not_of_the_log:
+            found.append(of(state=replace(state, **{field.name: others.get(field.name, 7)})))
+    for at in range(rows.shape[1]):
+        changed = rows.copy()
+        changed[1, at] += 1
+        found += [of(users=changed), of(items=changed)]
+    assert len(set(found)) == len(found)
+    assert {of(state=replace(state, bit_exact=False)), of(state=replace(state, purge=True))} == {of()}

@@ -52,6 +52,20 @@ def test_reads_show_the_write_before_them(eng, stream):
         assert item not in eng.topk(user, 100, exclude_seen=True).ids
 
 
+def test_answers_are_made_from_the_rows_as_they_are_now(eng, stream):
+    """The catalogue is a copy that the digest does not look at. With no writer, an answer's seq is the Engine's."""
+    users, items = stream(200, seed=5)
+    for start in range(0, 200, 50):
+        eng.ingest(users[start : start + 50], items[start : start + 50])
+        ids = np.unique(items[: start + 50])
+        found, rows = eng._items.peek(ids)
+        assert found.all()
+        np.testing.assert_array_equal(eng.vectors(items=ids), eng._items.floats(rows))
+        biases = eng._catalogue.read(eng._catalogue.ordinals(ids))[1]
+        np.testing.assert_array_equal(biases, eng._items.biases(rows))
+        assert eng.topk(users[0]).seq == eng.similar(ids[0]).seq == eng.seq == start + 50
+
+
 def test_shapes_follow_the_question(eng, stream):
     users, items = stream(100)
     eng.ingest(users, items)

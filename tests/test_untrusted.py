@@ -184,6 +184,7 @@ LIES = {
     "log weighs infinity": lambda m: logged(m, weights=np.array([1, np.inf], np.float32)),
     "log changes the dim": lambda m: logged(m, users=NO_IDS, items=NO_IDS, settings={"dim": 16}),
     "log changes to nonsense": lambda m: logged(m, users=NO_IDS, items=NO_IDS, settings={"lr": -1}),
+    "log rates what is not rated": lambda m: logged(m, values=np.array([1, 0], np.float32)),
     "log sets something else": lambda m: logged(m, users=NO_IDS, items=NO_IDS, settings={"colour": 1}),
 }
 

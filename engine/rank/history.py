@@ -75,9 +75,14 @@ class History:
         self._native.thaw(self._users, committed)
 
     def owners(self, stored: Iterator[list[tuple[bytes, bytes]]], items: Ids) -> Ids:
-        """The users, rising, whose stored chunks name one of `items`. `stored`: LMDB's (key, payload) pairs."""
+        """The users, rising, whose stored chunks name one of `items`. `stored`: LMDB's (key, payload) pairs.
+
+        CorruptionError for chunks that no engine writes.
+        """
         found: set[int] = set()
         for pairs in stored:
+            if odd := next((key for key, payload in pairs if len(payload) % ENTRY.itemsize), None):
+                raise CorruptionError(f"the history of user {_user(odd)} is not what an engine writes")
             entries = np.frombuffer(b"".join(payload for _, payload in pairs), ENTRY)["item"]
             ends = np.cumsum([len(payload) // ENTRY.itemsize for _, payload in pairs])
             for at in np.searchsorted(ends, np.flatnonzero(np.isin(entries, items)), side="right"):

@@ -41,6 +41,7 @@ MAP_BYTES = 1 << 40
 READERS = 1000  # transactions at once, over all processes
 LOCK_BYTES = 1 << 16  # room for so many, 64 bytes each
 PROBE_BYTES = 1 << 16
+_MOST_GENERATIONS = 10**17
 _NAME = re.compile(r"data-([1-9][0-9]{0,17})\.mdb")
 # Between the end of close() and its own book-keeping, lmdb takes a new file with the old one's inode for one that is
 # open. So nobody opens while anybody closes.
@@ -73,7 +74,9 @@ def newest(directory: Path) -> int:
         raise translated(e, directory) from e
     if not found:
         raise CorruptionError("the data file is missing", file=str(data_file(directory)))
-    return max(found)
+    if (generation := max(found)) > _MOST_GENERATIONS:  # the name of the one after it must be one, too
+        raise CorruptionError("a generation that no engine comes to", file=str(data_file(directory, generation)))
+    return generation
 
 
 def sweep(directory: Path, keep: int) -> None:

@@ -76,6 +76,10 @@ class Snapshot:
         chunks = self._unseal(table, pairs)[1]
         return [(key[9], payload) for key, payload in chunks if key[:9] == prefix]
 
+    def __len__(self) -> int:
+        """Entries, of all tables."""
+        return int(self._txn.stat()["entries"])
+
     def get(self, table: int, ids: Ids) -> list[bytes]:
         """The payloads of `ids` (int64 [N], rising), of any length; those that are not there are passed over."""
         pairs = self._txn.cursor().getmulti(native.row_keys(table, ids))

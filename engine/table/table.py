@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..config import OPTIMIZERS
+from ..errors import CorruptionError
 from ..events import Ids
 from .cold import Cold, Snapshot
 
@@ -78,19 +79,20 @@ class Table:
         """The biases of rows, float32 [n]."""
         return _biases(rows, self.dim)
 
-    def deliver(self, missing: Ids, first: Callable[[Ids], None] | None = None) -> None:
-        """Fills the slots that wait for `missing` with what LMDB has.
+    def deliver(self, missing: Ids, first: Callable[[Ids], None] | None = None) -> int:
+        """Fills the slots that wait for `missing` with what LMDB has; returns how many it has.
 
         `first` gets the ids that it has, rising, before readers find their rows in RAM.
         """
         if self.cold is None or not len(missing):
-            return
+            return 0
         wanted = self._not_gone(np.sort(missing))
         there, rows = self.cold.fetch(self.number, wanted, self.warm.stored_bytes)
         found = wanted[there]
         if first:
             first(found)
         self.warm.fill(found, rows)
+        return len(found)
 
     def frozen(self, also: Callable[[Ids], None] | None = None) -> Iterator[list[tuple[bytes, bytes]]]:
         """The frozen rows as LMDB's pairs, by rising key; `also` gets their ids. Epoch thread, once per freeze."""
@@ -159,7 +161,8 @@ class Table:
         """Brings the rows of `ids`, rising, into RAM, as many as there is room for; returns how many. All of them must
         exist; they stay until `warm.unpin`. `first` as in `deliver`."""
         n, missing = self.warm.bring(ids)
-        self.deliver(missing, first)
+        if self.deliver(missing, first) < len(missing):
+            raise CorruptionError("LMDB names an id that has no row there")
         return int(n)
 
     @property

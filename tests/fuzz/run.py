@@ -1,12 +1,12 @@
 """`make fuzz SECONDS=60`: mutates for a stated time and ends with status 1 if anything came of it that may not.
 
 A quarter of the time goes to check_pages (tests/native/fuzz_pages.cpp, guided by branches, under AddressSanitizer and
-UBSan), a tenth to the record decoder, the rest to whole directories: accidents and forgeries in turn, judged by two
-processes, one of which runs the sanitized core. A case is a function of its seed: `run.py SECONDS SEED` repeats it.
-What failed is kept under build/fuzz/.
+UBSan), a tenth to the record decoder, the rest to whole directories of each kind: accidents, forgeries, both to a
+directory that is not trusted, and forgeries beside a reader, in turn, judged by two processes, one of which runs the
+sanitized core. A case is a function of its seed: `run.py SECONDS SEED` repeats it. What failed is kept under
+build/fuzz/.
 """
 
-import os
 import random
 import shutil
 import subprocess
@@ -22,8 +22,10 @@ from native import sanitized
 from engine.errors import EngineError
 from engine.log.record import HEADER_BYTES, decode_record, is_whole, parse_header, require_sound
 
-from .mutators import DAMAGE, FORGERY, TELLING, _records, apply, data_file, sealed, segments
-from .subject import Judge, Subject, copy_of
+from .cases import judged
+from .forgeries import _records, sealed
+from .mutators import TELLING, data_file, segments
+from .subject import KINDS, MEMORY, Judge, Subject, copy_of
 
 KEPT = sanitized.folder(sanitized.ADDRESS).parent / "fuzz"
 
@@ -83,35 +85,34 @@ def _placed(records: list[bytes]) -> list[tuple[int, bytes]]:
     return out
 
 
-def fuzz_directories(until: float, seed: int, subject: Subject, place: Path) -> list[str]:
+def fuzz_directories(until: float, seed: int, subjects: list[Subject], place: Path) -> list[str]:
     faults: list[str] = []
     counts = {"sanitized": 0, "usual": 0}
 
-    def work(name: str, environment: dict[str, str]) -> None:
+    def work(name: str, environment: dict[str, str] | None) -> None:
         try:
             search(name, environment)
         except Exception:
             faults.append(f"the search itself, {name}/{seed}/{counts[name] - 1}: {traceback.format_exc()}")
 
-    def search(name: str, environment: dict[str, str]) -> None:
+    def search(name: str, environment: dict[str, str] | None) -> None:
         with Judge(environment) as judge:
             while time.monotonic() < until and len(faults) < 20:
-                case = f"{name}/{seed}/{counts[name]}"
-                forged = counts[name] % 2 == 1
+                n, case = counts[name], f"{name}/{seed}/{counts[name]}"
                 counts[name] += 1
-                path = copy_of(subject, place / name)
-                how = apply(FORGERY if forged else DAMAGE, path, random.Random(case))
-                fault = judge.verdict(subject, path, forged)
+                subject = subjects[n % len(subjects)]
+                how, fault = judged(judge, subject, place / name, n // len(subjects), random.Random(case))
                 if not fault:
                     continue
                 kept = KEPT / case.replace("/", "-")
                 shutil.rmtree(kept, ignore_errors=True)
                 again = copy_of(subject, kept)  # opening may have changed the other
-                apply(FORGERY if forged else DAMAGE, again, random.Random(case))
+                judged(None, subject, again, n // len(subjects), random.Random(case))
                 faults.append(f"{case}, {how}: {fault}\nkept in {kept}")
 
-    usual = dict(os.environ)
-    runs = {"sanitized": sanitized.environment(sanitized.ADDRESS), "usual": usual}
+    under = sanitized.environment(sanitized.ADDRESS)
+    under["ASAN_OPTIONS"] += f":hard_rss_limit_mb={MEMORY >> 20}"
+    runs = {"sanitized": under, "usual": None}
     threads = [threading.Thread(target=work, args=run) for run in runs.items()]
     for thread in threads:
         thread.start()
@@ -127,11 +128,11 @@ def main(seconds: float, seed: int) -> int:
     KEPT.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        subject = Subject(place)
+        subjects = [Subject(place / kind, kind) for kind in KINDS]
         began = time.monotonic()
-        faults = fuzz_pages(seconds * 0.25, seed, [data_file(subject.path)])
-        faults += fuzz_records(seconds * 0.1, seed, segments(subject.path))
-        faults += fuzz_directories(began + seconds, seed, subject, place)
+        faults = fuzz_pages(seconds * 0.25, seed, [data_file(subject.path) for subject in subjects])
+        faults += fuzz_records(seconds * 0.1, seed, [file for subject in subjects for file in segments(subject.path)])
+        faults += fuzz_directories(began + seconds, seed, subjects, place)
     for fault in faults:
         print(f"\nFOUND {fault[:4000]}", flush=True)
     print(f"fuzz: {len(faults)} findings" if faults else "fuzz: nothing found")

@@ -1,9 +1,10 @@
-"""The directory that is mutated, what it may turn into, and the process that tries.
+"""The directories that are mutated, what they may turn into, and the process that tries.
 
-`Subject` is made once; `Judge.verdict` says of one mutated copy what is wrong with what the engine made of it, "" for
+A `Subject` is made once; `Judge.verdict` says of one mutated copy what is wrong with what the engine made of it, "" for
 nothing. Allowed is, after DESIGN.md: an error of the engine's own; or, where checksums were left alone, the digest at a
 record's end that is not before what LMDB holds, and the right digest again after more was learned. A forgery that is
-taken for true must only be gone on with in the same way. Never a signal, another exception, or no answer in time.
+taken for true must only be gone on with in the same way. Never a signal, another exception, no answer in time, or more
+memory than such a directory can need.
 """
 
 import json
@@ -12,7 +13,7 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +22,74 @@ from killed import kill
 
 import engine
 
-from .judge import ITEMS, MORE, USERS
+from .judge import ITEMS, USERS, go_on
 
 JUDGE = Path(__file__).with_name("judge.py")
-SETTINGS: dict[str, Any] = {"dim": 6, "loss": "bpr", "batch_size": 2, "negatives": 2, "seed": 3}
-CALLS, SAVED, EVENTS = 12, 6, 20
+SMALL = {"batch_size": 2, "negatives": 2, "seed": 3}
+# "events": rows, histories of several chunks, positions. "removing": hidden, forgotten, expired and not admitted ids, a
+# compacted file, lists of changes. "ratings": values and the base of scores, hidden items.
+KINDS: dict[str, dict[str, Any]] = {
+    "events": SMALL | {"dim": 6, "loss": "bpr"},
+    "removing": SMALL | {"dim": 6, "loss": "softmax", "optimizer": "adam", "row_ttl": 120, "admit_after": 2},
+    "ratings": SMALL | {"dim": 5, "loss": "squared", "optimizer": "sgd", "negatives": 0},
+}
+CALLS, SAVED, EVENTS = 8, 5, 30
 SECONDS = 60  # what one case may take, under a sanitizer on a busy machine
+MEMORY = 2 << 30  # what one may take; most of it would be the engine's working memory at its largest settings
 
 
 class Subject:
-    """A killed writer's rows, histories of several chunks, positions and changed settings, half of it in LMDB."""
+    """A killed writer's directory, with changed settings, half of it in LMDB. `kind`: one of KINDS."""
 
-    def __init__(self, place: Path):
+    def __init__(self, place: Path, kind: str):
+        place.mkdir(exist_ok=True)
         self.path = place / "model"
-        self.right: dict[str, tuple[int, str]] = {}  # digest at a record's end: its seq, and the digest after MORE
+        # Digest at a record's end: the last such record, and the digest after judge.go_on.
+        self.right: dict[str, tuple[int, str]] = {}
+        self._place, self._settings, self._lr, self._records = place, KINDS[kind], 0.1, 0
         rng = np.random.default_rng(2)
+        rated = kind == "ratings"
+        self._do(lambda eng: None)
+        self._do(lambda eng: eng.ingest(np.full(200, 3), np.arange(1000, 1200), np.ones(200) if rated else None))
         for call in range(CALLS):
-            lr = 0.1 if call < 4 else 0.05
-            with engine.open(self.path, lr=lr, **SETTINGS) as eng:
-                if call == 0:
-                    self._remember(place)
-                    eng.ingest(np.full(200, 3), np.arange(1000, 1200))  # more than one chunk
-                    self._remember(place)
-                n = EVENTS
-                users, items = rng.integers(0, USERS, n), rng.integers(0, ITEMS, n)
-                weights = rng.random(n).astype(np.float32) if call % 3 == 0 else None
-                times = np.arange(n) + 1.7e9 if call % 2 else None
-                eng.ingest(users, items, weights=weights, timestamps=times, position=("a", b"%d" % call))
-                if call == SAVED:
-                    eng.checkpoint()
-                    self.least = eng.seq
-                kill(eng)
-            self._remember(place)
+            if call == 4:
+                self._lr = 0.05
+                self._do(lambda eng: None)
+            self._do(lambda eng, call=call: self._ingest(eng, rng, call))
+            if kind != "events":
+                self._do(lambda eng, call=call: eng.hide([call, 30 + call, 10**9 + call]))
+                self._do(lambda eng, call=call: eng.show([30 + call]))
+            if kind == "removing" and call % 3 == 2:
+                self._do(lambda eng, call=call: eng.forget(users=[call], items=[call + 20, 1000 + call]))
+            if call in (2, 4, SAVED):  # the first of them compacts
+                self._do(lambda eng: eng.checkpoint())
+                self.least = self._records
 
-    def _remember(self, place: Path) -> None:
-        copy = place / "copy"
+    def _ingest(self, eng: engine.Engine, rng: np.random.Generator, call: int) -> None:
+        n = EVENTS
+        users, items = rng.integers(0, USERS, n), rng.integers(0, ITEMS, n)
+        weights = rng.random(n).astype(np.float32) if call % 3 == 0 else None
+        times = np.arange(n) + 1.7e9 if call % 2 else None
+        values = rng.random(n).astype(np.float32) if eng.settings["loss"] == "squared" else None
+        eng.ingest(users, items, values, weights=weights, timestamps=times, position=("a", b"%d" % call))
+
+    def _do(self, what: Callable[[engine.Engine], Any]) -> None:
+        with engine.open(self.path, lr=self._lr, epoch_seconds=1e9, **self._settings) as eng:
+            what(eng)
+            kill(eng)
+        self._remember()
+
+    def _remember(self) -> None:
+        copy = self._place / "copy"
         shutil.copytree(self.path, copy)
         (copy / "LOCK").unlink()
         (copy / "LOCK").touch()
         with engine.open(copy) as eng:
-            digest, seq = eng.digest(), eng.seq
-            eng.ingest(*MORE)
-            self.right[digest] = (seq, eng.digest())
+            digest = eng.digest()
+            if digest not in self.right:
+                self._records += 1
+            go_on(eng)
+            self.right[digest] = (self._records, eng.digest())
         shutil.rmtree(copy)
 
     def fault(self, found: dict[str, Any], forged: bool) -> str:
@@ -70,33 +97,43 @@ class Subject:
         for what, (how, result) in found.items():
             if how == "untyped":
                 return f"{what} raised {result}"
-        if found["open"][0] != "ok" or forged:
+        if forged:
             return ""
-        digest, seq = found["digest"][1], found["seq"][1]
-        if digest not in self.right:
-            return f"opened with a state that never was, at {seq}"
-        right_seq, after = self.right[digest]
-        if seq != right_seq or seq < self.least:
-            return f"opened at {seq}; its state is of {right_seq}, LMDB held {self.least}"
-        wanted = {"topk": "ok", "vectors": "ok", "ingest": "ok", "checkpoint": "ok", "close": "ok", "sound": "ok"}
-        for what, how in wanted.items():
-            if found[what][0] != how:
+        if found["read"][0] == "ok" and (wrong := self._wrong(*found["read"][1])):
+            return f"a reader {wrong}"
+        if found["open"][0] != "ok":
+            return ""
+        digest = found["digest"][1]
+        if wrong := self._wrong(digest, found["seq"][1]):
+            return wrong
+        after = self.right[digest][1]
+        for what in ("topk", "similar", "vectors", "go on", "checkpoint", "backup", "close", "sound"):
+            if found[what][0] != "ok":
                 return f"opened, but then {what}: {found[what][1]}"
         if found["after"] != ["ok", after] or found["again"] != ["ok", after]:
             return "opened right, and then learned something else"
         return ""
 
+    def _wrong(self, digest: str, seq: int) -> str:
+        if digest not in self.right:
+            return f"opened with a state that never was, at {seq}"
+        if self.right[digest][0] < self.least:
+            return f"opened at {seq}, before what LMDB held"
+        return ""
+
 
 class Judge:
-    """judge.py running; ended by `close`. One that died or hung is replaced by another."""
+    """judge.py running; ended by `close`. One that died or hung is replaced by another. `environment`: of a sanitizer,
+    which then also sees to the memory."""
 
     def __init__(self, environment: Mapping[str, str] | None = None):
         self._environment = environment
         self._start()
 
     def _start(self) -> None:
+        limited = [] if self._environment else [str(MEMORY)]
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(JUDGE)],
+            [sys.executable, "-W", "error", str(JUDGE), *limited],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -104,12 +141,34 @@ class Judge:
             text=True,
         )
 
-    def verdict(self, subject: Subject, path: Path, forged: bool) -> str:
+    def verdict(self, subject: Subject, path: Path, *, forged: bool, untrusted: bool = False) -> str:
+        found = self._asked({"path": str(path), "untrusted": untrusted, "follow": False})
+        return found if isinstance(found, str) else subject.fault(found, forged)
+
+    def follows(self, path: Path, forge: Callable[[], None], *, unchanged: bool) -> str:
+        """What is wrong with what a reader makes of `forge`, done while it has the directory open. `unchanged`: the
+        right answers are those from before."""
+        ready = self._asked({"path": str(path), "untrusted": False, "follow": True})
+        if isinstance(ready, dict) and "ready" not in ready:
+            return f"the directory could not be read to begin with: {ready}"
+        forge()
+        found = ready if isinstance(ready, str) else self._asked({})
+        if isinstance(found, str):
+            return found
+        for what, (how, result) in found.items():
+            if how == "untyped":
+                return f"{what} raised {result}"
+        if unchanged and found["moved"][0] == "ok" and found["moved"] != found["read"]:
+            return "the items are the same, and the reader answers something else"
+        return ""
+
+    def _asked(self, question: dict[str, Any]) -> Any:
+        """The answer, or a text: how the process ended instead."""
         process = self._process
         assert process.stdin
         assert process.stdout
         try:
-            process.stdin.write(f"{path}\n")
+            process.stdin.write(f"{json.dumps(question)}\n")
             process.stdin.flush()
         except BrokenPipeError:
             return self._ended("the process that judges was gone")
@@ -119,7 +178,7 @@ class Judge:
         line = process.stdout.readline()
         if not line:
             return self._ended("the process ended")
-        return subject.fault(json.loads(line), forged)
+        return json.loads(line)
 
     def _ended(self, how: str) -> str:
         process = self._process
