@@ -7,6 +7,7 @@ Numbers of states count *records* from the creation (state 0), since states betw
 settings, by a position or by what is hidden. A directory's state is told by these and the seq, which must fit.
 """
 
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -49,9 +50,10 @@ class State(NamedTuple):
 
 
 # Ids that come in few events, by seq, and never again once they are forgotten: no other bytes look like theirs. The
-# last user comes when rows have to be earned, once, so it is in the log alone.
-SECRET_USERS = {31: 0x5EC2E7A1B3C5D7E9, 160: 0x5EC2E7F00DFACE01, 250: 0x5EC2E7F00DFACE01, 275: 0x5EC2E7CAFE0B5EED}
-SECRET_ITEMS = {38: -0x5EC2E7BADC0FFEE5, 165: 0x5EC2E70DDBA11E57, 255: 0x5EC2E70DDBA11E57}
+# last user comes once and when rows have to be earned, so it is in the log alone.
+SECRET = 0x5EC2E7A1 << 32
+SECRET_USERS = {31: SECRET + 1, 160: SECRET + 2, 250: SECRET + 2, 275: SECRET + 3}
+SECRET_ITEMS = {38: SECRET + 4, 165: SECRET + 5, 255: SECRET + 5}
 
 # By seq: what is done there. Each changes what is hidden, so that the state after it can be told; what is forgotten
 # was hidden, had by many and is in rows of every kind: popular ones, rare ones, ids that are in no row.
@@ -117,10 +119,20 @@ def make_events() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return users, items, (rng.random(EVENTS) < 0.4).astype(np.float32)
 
 
-def secrets_at(number: int) -> set[int]:
-    """The ids of which a purged directory at state `number` must hold no byte."""
+def forgotten_at(number: int) -> set[int]:
+    """The secret ids of which a purged directory at state `number` must hold no byte."""
     done = [call for call in CALLS if call.operation == "forget" and call.last <= number]
-    return {id for call in done for id in call.users + call.items} & {*SECRET_USERS.values(), *SECRET_ITEMS.values()}
+    return {id for call in done for id in call.users + call.items if id >> 32 == SECRET >> 32}
+
+
+def secrets_in(content: bytes) -> set[int]:
+    """The secret ids in these bytes, be it as rows and records have them or as keys do."""
+    found = set()
+    for end in re.finditer(re.escape(SECRET.to_bytes(8, "little")[4:]), content):
+        found.add(int.from_bytes(content[end.start() - 4 : end.end()], "little"))
+    for start in re.finditer(re.escape((SECRET ^ 1 << 63).to_bytes(8, "big")[:4]), content):
+        found.add(int.from_bytes(content[start.start() : start.end() + 4], "big") ^ 1 << 63)
+    return found
 
 
 CALLS, STATES = make_plan()
