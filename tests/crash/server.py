@@ -3,13 +3,14 @@
 It loads one program under test and does what it is asked, one JSON line at a time, over a socket. Each child has one
 task and a time limit, so that a crash, a hang or a SIGBUS is an outcome like any other. The server itself never touches
 a watched directory and starts no thread, which keeps its forks clean. Not its job: choosing faults, judging outcomes
-(sweep.py does). A script, not a module: it imports nothing of its folder.
+(sweep.py does). A script, not a module: it imports nothing of its folder, where a program finds its own parts.
 
 A program under test is a Python file with `make(sabotage) -> program`, where the program has
 
     typed                   tuple of exception types that a failing disk may surface as
     references(root)        -> anything JSON can hold; made once, from an uninterrupted run in an empty directory
-    run(root, mark)         do all the work, going on from whatever `root` holds; calls mark.submitted(n) before and
+    run(root, mark)         -> anything JSON can hold, the answer's "value". Do all the work, going on from whatever
+                            `root` holds; calls mark.submitted(n) before and
                             mark.acked(n) after each promise (mark.accepted(n) where it holds for a kill alone), and
                             mark.acked(n) for what it finds on opening
     check(root, acked, submitted, references)   reopen and raise if a promise is broken
@@ -112,7 +113,7 @@ def run(request, shim, board):
             os.fsencode(request["journal"]),
             request["sync_delay_us"],
         )
-        PROGRAM.run(Path(root), Mark(shim))
+        return PROGRAM.run(Path(root), Mark(shim))
 
     answer = in_child(task, request["seconds"])
     for name in ("calls", "submitted", "acked", "accepted", "fired", "unsupported"):

@@ -1,0 +1,261 @@
+"""Engines that are broken on purpose, each in one way that the crash tests must catch.
+
+A sabotage is a function that patches the engine in the process that calls it; `SABOTAGES` has them by name. To be
+called once, after the crash program has put its own log in place, and before a directory is opened.
+"""
+
+import contextlib
+from dataclasses import replace
+from functools import partial
+
+import lmdb
+
+import engine
+import engine.engine as whole
+from engine import backup, directory, epoch, removal
+from engine.log import log, segment
+from engine.table import cold, cold_file
+
+
+def no_fsync():
+    """The log is not synced."""
+    log.os.fdatasync = lambda fd: None
+
+
+def no_crc():
+    """A record is believed for its header."""
+    segment.is_whole = lambda header, head, body: len(body) == header.length - len(head)
+
+
+def no_sync_before_lmdb():
+    """An epoch does not wait for the log to be durable."""
+    directory.Log.synced_seq = property(lambda self: self._last_seq)
+
+
+def lmdb_before_log():
+    """A record is learned, and in LMDB, before it is written to the log."""
+
+    def learn_first(self, events, position, durable, learned, progress):
+        for record in whole.records(events, self._seq + 1, self._model.settings.batch_size, position):
+            self._learn(record, learned)
+            self._epochs.complete()
+            self._directory.log.append(record)
+            self._sync()
+
+    whole.Engine._log_and_learn = learn_first
+
+
+def no_order_check():
+    """`_learn` takes any record: what else it would refuse."""
+    plain = whole.Engine._learn
+
+    def learn(self, record, learned, start=0):
+        self._seq = record.first_seq + start - 1
+        plain(self, record, learned, start)
+
+    whole.Engine._learn = learn
+
+
+def learn_twice():
+    """Recovery begins with the last event that LMDB has, not with the one after."""
+
+    no_order_check()
+
+    def replay(place, learn):
+        saved = place.state.seq
+        try:
+            found = list(place.log.replay(max(0, saved - 1)))
+        except engine.CorruptionError:  # emptied after a forget: the log begins with the event after
+            found = list(place.log.replay(saved))
+        for record in found:
+            learn(record, max(0, saved - record.first_seq))
+        return 0
+
+    epoch.replay = replay
+
+
+def skip_one():
+    """Recovery leaves out the event after the last one that LMDB has."""
+
+    no_order_check()
+
+    def replay(place, learn):
+        for record in place.log.replay(place.state.seq):
+            learn(record, max(0, place.state.seq + 2 - record.first_seq) if place.state.seq else 0)
+        return 0
+
+    epoch.replay = replay
+
+
+def ack_before_sync():
+    """`ingest` returns before its fsync, which comes with the next record."""
+    append = directory.Log.append
+
+    def append_after_sync(self, record):
+        self.sync()
+        append(self, record)
+
+    directory.Log.append = append_after_sync
+    whole.Engine._sync = lambda self: None
+
+
+def trust_tail():
+    """What is found in the log is believed to be durable."""
+    opened = directory.Log.open.__func__
+
+    def open_log(cls, place, *, known_durable_seq):
+        fsync, log.os.fsync = log.os.fsync, lambda fd: None
+        try:
+            return opened(cls, place, known_durable_seq=known_durable_seq)
+        finally:
+            log.os.fsync = fsync
+
+    directory.Log.open = classmethod(open_log)
+
+
+def sync_again():
+    """Opening trusts an fsync that follows one that failed."""
+    log._write_again = lambda segment: None
+
+
+def no_directory_sync():
+    """Names of new log segments are not synced."""
+    log.sync_directory = lambda place: None
+
+
+def names_unsynced():
+    """A compaction makes no name durable: of the file that is written from then on, and of the one that is gone."""
+    cold._sync = cold_file.sync_directory = lambda place: None
+
+
+def backup_unsynced():
+    """A backup returns before its name is durable."""
+    backup.made_aside = no_sync_around(backup.made_aside)
+
+
+def no_sync_around(made_aside):
+    @contextlib.contextmanager
+    def unsynced(path, name):
+        plain = directory.sync_directory
+        with made_aside(path, name) as aside:
+            yield aside
+            directory.sync_directory = lambda place: None
+        directory.sync_directory = plain
+
+    return unsynced
+
+
+def position_apart():
+    """A position goes into a record of its own, after the events."""
+    cut = whole.records
+
+    def records(events, first_seq, batch_size, position):
+        yield from cut(events, first_seq, batch_size, None)
+        if position is not None:
+            yield whole.Record(first_seq + len(events), 1, whole.NO_IDS, whole.NO_IDS, position=position)
+
+    whole.records = records
+
+
+def backup_copy_unsynced():
+    """The rows of a backup are not synced."""
+    write_backup, opened = backup.write_backup, lmdb.open
+
+    def unsynced(snapshot, path):
+        lmdb.open = partial(opened, sync=False)
+        try:
+            return write_backup(snapshot, path)
+        finally:
+            lmdb.open = opened
+
+    backup.write_backup = unsynced
+
+
+def hide_unlogged():
+    """What is hidden is in the next epoch, not in the log."""
+    in_epochs_alone("hide")
+
+
+def forget_unlogged():
+    """What is forgotten is gone from the next epoch, and the log does not say so."""
+    in_epochs_alone("forget")
+
+
+def in_epochs_alone(kind):
+    """Operations of this kind are lost if no epoch follows; closing makes one, so that only a crash shows it."""
+    operate, close = whole.Engine._operate, whole.Engine.close
+
+    def operate_unlogged(self, wanted, users, items):
+        place = self._directory
+        if wanted == kind:
+            self._directory = None
+        try:
+            operate(self, wanted, users, items)
+        finally:
+            self._directory = place
+
+    def close_with_an_epoch(self):
+        if not self._closed and self._failure is None:
+            self._epochs.complete()
+        close(self)
+
+    whole.Engine._operate, whole.Engine.close = operate_unlogged, close_with_an_epoch
+
+
+def purged_before_it_is():
+    """The state says that a purge is done, and then it is done."""
+    purge = epoch.Epochs.purge
+
+    def said_first(self):
+        self._directory.cold.write((), replace(self._snapshot(), purge=False).to_meta())
+        purge(self)
+
+    epoch.Epochs.purge = said_first
+
+
+def expire_at_epochs():
+    """Rows that nobody touches leave when an epoch begins."""
+    expire, begin = removal.Removal.expire, epoch.Epochs.begin
+
+    def begin_without_them(self):
+        state = self._snapshot()
+        expire(self._removal, 0, state.seq, state.settings.row_ttl)
+        begin(self)
+
+    removal.Removal.expire, epoch.Epochs.begin = lambda *_: None, begin_without_them
+
+
+def sightings_unsaved():
+    """An epoch leaves out how often ids were seen."""
+    never_saved("sightings")
+
+
+def decision_unsaved():
+    """An epoch in the middle of a record leaves out which of its events are learned."""
+    never_saved("decided")
+
+
+def never_saved(name):
+    write = cold.Cold.write
+
+    def write_without(self, batches, meta, deletes=()):
+        write(self, batches, meta | {name: b""}, deletes)
+
+    cold.Cold.write = write_without
+
+
+def readers_follow_removals():
+    """A reader is told which items an epoch wrote, though others were removed, hidden or shown."""
+    freeze = removal.Removal.freeze
+    removal.Removal.freeze = lambda self: freeze(self)._replace(can_be_followed=True)
+
+
+SABOTAGES = {
+    sabotage.__name__: sabotage
+    for sabotage in (
+        *(no_fsync, no_crc, no_sync_before_lmdb, lmdb_before_log, learn_twice, skip_one, position_apart),
+        *(ack_before_sync, trust_tail, sync_again, no_directory_sync, names_unsynced),
+        *(backup_unsynced, backup_copy_unsynced, hide_unlogged, forget_unlogged, purged_before_it_is),
+        *(expire_at_epochs, sightings_unsaved, decision_unsaved, readers_follow_removals),
+    )
+}
