@@ -200,11 +200,8 @@ void bind_catalogue(py::module_& m) {
         .def(
             "unhide", [](Catalogue& c, const Array<int64_t>& ids) { each(ids, [&](int64_t id) { c.unhide(id); }); },
             fixed("ids"))
-        .def_property_readonly(
-            "hidden",
-            [](const Catalogue& c) {
-                return sorted_ids([&](auto* ids) { ids->assign(c.hidden().begin(), c.hidden().end()); });
-            })
+        .def_property_readonly("hidden",
+                               [](const Catalogue& c) { return sorted_ids([&](auto* ids) { c.hidden(ids); }); })
         .def(
             "pin", [](Catalogue& c) { return std::make_unique<Catalogue::Pin>(c); }, py::keep_alive<0, 1>())
         .def("topk", &topk, fixed("queries"), fixed("offsets").none(true), py::arg("k"), py::arg("items"),

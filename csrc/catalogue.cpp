@@ -105,15 +105,26 @@ void Catalogue::remove(uint32_t ordinal) {
 }
 
 void Catalogue::hide(int64_t id) {
-    hidden_.insert(id);
+    {
+        std::lock_guard lock(hidden_mutex_);
+        hidden_.insert(id);
+    }
     const uint32_t o = find(id);
     if (o != kNone) state(o).fetch_or(kHidden, std::memory_order_release);
 }
 
 void Catalogue::unhide(int64_t id) {
-    hidden_.erase(id);
+    {
+        std::lock_guard lock(hidden_mutex_);
+        hidden_.erase(id);
+    }
     const uint32_t o = find(id);
     if (o != kNone) state(o).fetch_and(static_cast<uint8_t>(~kHidden), std::memory_order_release);
+}
+
+void Catalogue::hidden(std::vector<int64_t>* ids) const {
+    std::lock_guard lock(hidden_mutex_);
+    ids->assign(hidden_.begin(), hidden_.end());
 }
 
 // Pins are counted by phase. Who changed the phase waits until the old one's count is 0: those that come later are

@@ -44,7 +44,7 @@ ADDRESS = Kind(
     # vptr looks into type information that pybind11's hidden classes do not share with libpython.
     ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"),
     "libasan.so",
-    ("stress", "fuzz_pages"),
+    ("stress", "stress_catalogue", "fuzz_pages"),
     {"ASAN_OPTIONS": _ASAN + ":detect_leaks=1", "UBSAN_OPTIONS": _UBSAN},
     # Python keeps what it made until its end, so leaks are looked for in the C++ programs.
     {"ASAN_OPTIONS": _ASAN + ":detect_leaks=0", "UBSAN_OPTIONS": _UBSAN, "PYTHONMALLOC": "malloc"},
@@ -54,7 +54,7 @@ THREAD = Kind(
     # Fences are not understood; the only one that counts stands behind loads that are left out (csrc/seqlock.h).
     ("-fsanitize=thread", "-Wno-tsan"),
     "libtsan.so",
-    ("stress",),
+    ("stress", "stress_catalogue"),
     {"TSAN_OPTIONS": _TSAN},
     # numpy's BLAS, which the core never calls, hands work to its threads in ways that are not understood.
     {"TSAN_OPTIONS": _TSAN, "OPENBLAS_NUM_THREADS": "1"},
@@ -100,7 +100,7 @@ def build(kind: Kind) -> None:
         if not source.name.startswith(("_native.c", "__pycache__")):
             (package / source.name).symlink_to(source)
 
-    newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").glob("*.h"), Path(__file__)])
+    newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").glob("*.h"), *NATIVE.glob("*.h"), Path(__file__)])
     core = sorted((ROOT / "csrc").glob("*.cpp"))
     programs = [NATIVE / f"{name}.cpp" for name in kind.programs]
 
