@@ -90,11 +90,12 @@ void Catalogue::show_all() {
 }
 
 void Catalogue::remove(uint32_t ordinal) {
+    // In this order: an item that a filter names and that cannot be found must not be ranked any more.
+    state(ordinal).store(0, std::memory_order_release);
     {
         std::lock_guard lock(index_mutex_);
         index_.erase(id(ordinal), [this](uint32_t o) { return this->id(o); });
     }
-    state(ordinal).store(0, std::memory_order_release);
     moves_.fetch_add(1, std::memory_order_release);
     free_.push_back(ordinal);
     std::push_heap(free_.begin(), free_.end(), std::greater<>());

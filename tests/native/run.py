@@ -71,7 +71,7 @@ class Result(NamedTuple):
 def part(kind: Kind, what: str, command: Sequence[str], env: dict[str, str]) -> Part:
     """A process that writes its sanitizer's reports, and those of its children, to files: pytest would swallow them."""
     reports = folder(kind) / "reports" / what.replace("/", ".")
-    options = {name: f"{env[name]}:log_path={reports / 'report'}" for name in kind.options}  # UBSan's are its own
+    options = {name: f"{env[name]}:log_path={reports / 'report'}" for name in kind.options}
     return Part(kind, what, list(command), env | options, reports)
 
 

@@ -35,8 +35,12 @@ class Kind:
     python_options: dict[str, str] = field(default_factory=dict)  # instead, where the program is Python
 
 
-_UBSAN = "print_stacktrace=1:halt_on_error=1"
-_ASAN = "halt_on_error=1:exitcode=66:detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1"
+# g++'s UBSan writes to stderr alone, and sets AddressSanitizer's log_path: it aborts, and the latter reports that there.
+_UBSAN = "print_stacktrace=1:halt_on_error=1:abort_on_error=1"
+_ASAN = (
+    "halt_on_error=1:exitcode=66:handle_abort=1:"
+    "detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1"
+)
 _TSAN = "halt_on_error=1:exitcode=66:second_deadlock_stack=1"
 
 ADDRESS = Kind(
