@@ -38,7 +38,7 @@ lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h tests/crash/*.c tests/crash/*.h tests/native/*.cpp
+	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h tests/crash/*.c tests/crash/*.h tests/native/*.cpp tests/native/*.h
 
 crash: $(VENV)/test
 	$(PY) -m pytest -m 'heavy or not heavy' tests/crash -s

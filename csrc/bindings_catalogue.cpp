@@ -201,11 +201,8 @@ void bind_catalogue(py::module_& m) {
         .def_property_readonly("moves", &Catalogue::moves)
         .def("hide", &changed<&Catalogue::hide>, fixed("ids"))
         .def("unhide", &changed<&Catalogue::unhide>, fixed("ids"))
-        .def_property_readonly(
-            "hidden",
-            [](const Catalogue& c) {
-                return sorted_ids([&](auto* ids) { ids->assign(c.hidden().begin(), c.hidden().end()); });
-            })
+        .def_property_readonly("hidden",
+                               [](const Catalogue& c) { return sorted_ids([&](auto* ids) { c.hidden(ids); }); })
         .def(
             "pin", [](Catalogue& c) { return std::make_unique<Catalogue::Pin>(c); }, py::keep_alive<0, 1>())
         .def("topk", &topk, fixed("queries"), fixed("offsets").none(true), py::arg("k"), py::arg("items"),

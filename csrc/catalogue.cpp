@@ -90,11 +90,12 @@ void Catalogue::show_all() {
 }
 
 void Catalogue::remove(uint32_t ordinal) {
+    // In this order: an item that a filter names and that cannot be found must not be ranked any more.
+    state(ordinal).store(0, std::memory_order_release);
     {
         std::lock_guard lock(index_mutex_);
         index_.erase(id(ordinal), [this](uint32_t o) { return this->id(o); });
     }
-    state(ordinal).store(0, std::memory_order_release);
     moves_.fetch_add(1, std::memory_order_release);
     free_.push_back(ordinal);
     std::push_heap(free_.begin(), free_.end(), std::greater<>());
@@ -105,17 +106,28 @@ void Catalogue::remove(uint32_t ordinal) {
 }
 
 bool Catalogue::hide(int64_t id) {
-    if (!hidden_.insert(id).second) return false;
+    {
+        std::lock_guard lock(hidden_mutex_);
+        if (!hidden_.insert(id).second) return false;
+    }
     const uint32_t o = find(id);
     if (o != kNone) state(o).fetch_or(kHidden, std::memory_order_release);
     return true;
 }
 
 bool Catalogue::unhide(int64_t id) {
-    if (hidden_.erase(id) == 0) return false;
+    {
+        std::lock_guard lock(hidden_mutex_);
+        if (hidden_.erase(id) == 0) return false;
+    }
     const uint32_t o = find(id);
     if (o != kNone) state(o).fetch_and(static_cast<uint8_t>(~kHidden), std::memory_order_release);
     return true;
+}
+
+void Catalogue::hidden(std::vector<int64_t>* ids) const {
+    std::lock_guard lock(hidden_mutex_);
+    ids->assign(hidden_.begin(), hidden_.end());
 }
 
 // Pins are counted by phase. Who changed the phase waits until the old one's count is 0: those that come later are

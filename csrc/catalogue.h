@@ -63,7 +63,6 @@ class Catalogue {
     // Ids that are not ranked, be they items or not. hide and unhide say whether that changed anything.
     bool hide(int64_t id);
     bool unhide(int64_t id);
-    const std::unordered_set<int64_t>& hidden() const { return hidden_; }
 
     // --- [any thread]
     int64_t size() const { return shown_.load(std::memory_order_acquire); }
@@ -94,6 +93,7 @@ class Catalogue {
     int64_t dim() const { return dim_; }
     int64_t stride() const { return stride_; }
     int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
+    void hidden(std::vector<int64_t>* ids) const;  // in no order
     // The block of items that `ordinal` stands in, for scoring; `first` is the ordinal of its first item.
     ScoreBlock block(int64_t ordinal, int64_t end, int64_t* first, const int64_t** ids) const;
 
@@ -138,6 +138,7 @@ class Catalogue {
     std::vector<uint32_t> free_;     // a heap, the lowest on top; may name some that are no longer free
     bool removed_ = false;           // since the last wait_for_pins()
     std::unordered_set<int64_t> hidden_;
+    mutable std::mutex hidden_mutex_;  // held by who changes hidden_, and by other threads
     std::thread populating_;
     std::atomic<int64_t> shown_{0}, bytes_{0}, moves_{0}, most_{0};
     std::atomic<int> phase_{0};

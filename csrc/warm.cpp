@@ -29,14 +29,15 @@ uint32_t Warm::admit(int64_t id, uint8_t mark) {
         index_.swap(larger);
     }
     unpoison(row(slot), static_cast<size_t>(layout().meta_offset));
-    std::memset(static_cast<void*>(row(slot)), 0, static_cast<size_t>(layout().stride));
-    meta(slot).id = id;
+    // The id stays -1 until the slot is in use: who goes through all slots must not take it for a row's.
+    std::memset(static_cast<void*>(row(slot)), 0, static_cast<size_t>(layout().stored_bytes));
+    pin(slot);
+    std::lock_guard lock(mutex_);
     if (used)
         free_.pop_back();
     else
         ++high_water_;
-    pin(slot);
-    std::lock_guard lock(mutex_);
+    meta(slot).id = id;
     flags_[slot] = mark;
     index_.insert(id, slot);
     if (!(mark & kFetching)) ++rows_here_;

@@ -35,8 +35,12 @@ class Kind:
     python_options: dict[str, str] = field(default_factory=dict)  # instead, where the program is Python
 
 
-_UBSAN = "print_stacktrace=1:halt_on_error=1"
-_ASAN = "halt_on_error=1:exitcode=66:detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1"
+# g++'s UBSan writes to stderr alone, and sets AddressSanitizer's log_path: it aborts, and the latter reports that there.
+_UBSAN = "print_stacktrace=1:halt_on_error=1:abort_on_error=1"
+_ASAN = (
+    "halt_on_error=1:exitcode=66:handle_abort=1:"
+    "detect_stack_use_after_return=1:strict_string_checks=1:allocator_may_return_null=1"
+)
 _TSAN = "halt_on_error=1:exitcode=66:second_deadlock_stack=1"
 
 ADDRESS = Kind(
@@ -44,7 +48,7 @@ ADDRESS = Kind(
     # vptr looks into type information that pybind11's hidden classes do not share with libpython.
     ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"),
     "libasan.so",
-    ("stress", "fuzz_pages"),
+    ("stress", "stress_catalogue", "fuzz_pages"),
     {"ASAN_OPTIONS": _ASAN + ":detect_leaks=1", "UBSAN_OPTIONS": _UBSAN},
     # Python keeps what it made until its end, so leaks are looked for in the C++ programs.
     {"ASAN_OPTIONS": _ASAN + ":detect_leaks=0", "UBSAN_OPTIONS": _UBSAN, "PYTHONMALLOC": "malloc"},
@@ -54,7 +58,7 @@ THREAD = Kind(
     # Fences are not understood; the only one that counts stands behind loads that are left out (csrc/seqlock.h).
     ("-fsanitize=thread", "-Wno-tsan"),
     "libtsan.so",
-    ("stress",),
+    ("stress", "stress_catalogue"),
     {"TSAN_OPTIONS": _TSAN},
     # numpy's BLAS, which the core never calls, hands work to its threads in ways that are not understood.
     {"TSAN_OPTIONS": _TSAN, "OPENBLAS_NUM_THREADS": "1"},
@@ -100,7 +104,7 @@ def build(kind: Kind) -> None:
         if not source.name.startswith(("_native.c", "__pycache__")):
             (package / source.name).symlink_to(source)
 
-    newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").glob("*.h"), Path(__file__)])
+    newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").glob("*.h"), *NATIVE.glob("*.h"), Path(__file__)])
     core = sorted((ROOT / "csrc").glob("*.cpp"))
     programs = [NATIVE / f"{name}.cpp" for name in kind.programs]
 

@@ -8,8 +8,6 @@
 // (item, seq) too, and the floats of a row are among those that the same events gave when one thread learned them, one
 // by one, with room for all. At the end every row must be the same, bit for bit. Any difference is printed and ends the
 // program with status 1; leaks, races and bad accesses are the sanitizers' to find.
-#include <unistd.h>
-
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -22,32 +20,14 @@
 #include <thread>
 #include <unordered_set>
 
-#include "learner.h"
 #include "score_topk.h"
+#include "stream.h"
 
 namespace {
 
-constexpr int64_t kDim = 20, kUsers = 300, kItems = 200, kEvents = 12000, kRecord = 500, kRoom = 150, kNegatives = 4;
+constexpr int64_t kEvents = 6000, kRecord = 500, kRoom = 150, kNegatives = 4;
 constexpr int64_t kSmallHistories = 96 * 128;  // bytes: the budget is felt
 using Bytes = std::vector<std::byte>;
-
-[[noreturn]] void wrong(const char* what, int64_t id, uint64_t seq) {
-    std::fprintf(stderr, "wrong: %s, id %lld, seq %llu\n", what, static_cast<long long>(id),
-                 static_cast<unsigned long long>(seq));
-    ::_exit(1);
-}
-
-struct Stream {
-    uint64_t seed;
-    // Skewed: half of the events fall to an eighth of the ids.
-    int64_t pick(uint64_t seq, uint64_t salt, int64_t n) const {
-        const uint64_t few = draw_below(seed, seq, salt, 2);
-        return static_cast<int64_t>(
-            draw_below(seed, seq, salt + 1, static_cast<uint64_t>(few ? std::max<int64_t>(1, n / 8) : n)));
-    }
-    int64_t user(uint64_t seq) const { return (pick(seq, 100, kUsers) - kUsers / 2) * (int64_t{1} << 40); }
-    int64_t item(uint64_t seq) const { return pick(seq, 200, kItems) * 7 - 500; }
-};
 
 uint64_t hashed(int64_t id, const void* data, size_t n) {
     return std::hash<std::string_view>{}({static_cast<const char*>(data), n}) ^ mix64(static_cast<uint64_t>(id));
@@ -60,23 +40,16 @@ struct Store {
     std::map<std::pair<int64_t, uint8_t>, std::vector<HistoryEntry>> chunks;
 };
 
-struct Tables {
-    explicit Tables(int64_t room, int64_t histories)
-        : users(kDim, Optimizer::adagrad, room, false),
-          items(kDim, Optimizer::adagrad, room, true),
-          catalogue(kDim),
-          history(users, histories) {}
-    Warm users, items;
-    Catalogue catalogue;
-    History history;
-    Learner learner{users, items, catalogue, history};
+// The optimizer changes from round to round, the loss from record to record, and with it how negatives are drawn.
+struct Kinds {
+    uint64_t seed;
+    Optimizer optimizer;
+    static Loss loss(int64_t event) { return static_cast<Loss>(event / kRecord % kLosses); }
+    static int64_t negatives(int64_t event) { return is_pointwise(loss(event)) ? 0 : kNegatives; }
+    LearnSettings settings(int64_t event) const {
+        return {loss(event), optimizer, 0.1f, 0.001f, negatives(event), 1, seed};
+    }
 };
-
-LearnSettings settings(Loss loss, uint64_t seed) {
-    return {loss, Optimizer::adagrad, 0.1f, 0.001f, kNegatives, 1, seed};
-}
-// The loss changes from record to record, and with it how negatives are drawn.
-Loss loss_of(int64_t event) { return event / kRecord % 2 ? Loss::bpr : Loss::softmax; }
 
 // What the events give when they are learned one by one.
 struct Truth {
@@ -85,18 +58,19 @@ struct Truth {
     std::map<int64_t, Bytes> users, items;  // at the end
     std::map<int64_t, std::vector<HistoryEntry>> histories;
 
-    explicit Truth(const Stream& stream) {
-        Tables t(4096, int64_t{1} << 40);
+    Truth(const Stream& stream, const Kinds& kinds) {
+        Tables t(kinds.optimizer, 4096, int64_t{1} << 40);
         std::map<int64_t, uint32_t> had_user, had_item;
         user_count.push_back(0), item_count.push_back(0);
         Bytes row(static_cast<size_t>(t.users.layout().stored_bytes));
-        const auto floats = static_cast<size_t>(kDim + 3) * 4;
+        const auto floats = static_cast<size_t>(t.users.layout().meta_offset);
         for (int64_t e = 0; e < kEvents; ++e) {
             const auto seq = static_cast<uint64_t>(e + 1);
             const int64_t user = stream.user(seq), item = stream.item(seq);
             const auto before = static_cast<uint64_t>(t.catalogue.size());
-            const LearnSettings s = settings(loss_of(e), stream.seed);
-            const RecordView r{&user, &item, nullptr, nullptr, 1, seq};
+            const LearnSettings s = kinds.settings(e);
+            const float value = stream.value(seq);
+            const RecordView r{&user, &item, &value, nullptr, 1, seq};
             while (t.learner.plan(s, r, 0) != Learner::Plan::ready)
                 if (!t.learner.delivered()) wrong("an item that is nowhere", item, seq);
             t.learner.learn(s, r);
@@ -109,9 +83,10 @@ struct Truth {
                 item_floats.insert(hashed(id, row.data(), static_cast<size_t>(kDim + 1) * 4));
             };
             keep(item);
-            for (uint64_t k = 0; k < (before <= kNegatives ? before : kNegatives); ++k)
-                keep(t.catalogue.id(
-                    static_cast<int64_t>(before <= kNegatives ? k : draw_below(stream.seed, seq, k, before))));
+            const auto most = static_cast<uint64_t>(s.negatives);
+            for (uint64_t k = 0; k < std::min(before, most); ++k)
+                keep(
+                    t.catalogue.id(static_cast<int64_t>(before <= most ? k : draw_below(stream.seed, seq, k, before))));
         }
         for (auto [table, out] : {std::pair{&t.users, &users}, std::pair{&t.items, &items}}) {
             std::vector<int64_t> ids;
@@ -127,8 +102,12 @@ struct Truth {
 
 class Stress {
   public:
-    Stress(const Stream& stream, const Truth& truth)
-        : stream_(stream), truth_(truth), t_(kRoom, kSmallHistories), stored_(t_.users.layout().stored_bytes) {}
+    Stress(const Stream& stream, const Kinds& kinds, const Truth& truth)
+        : stream_(stream),
+          kinds_(kinds),
+          truth_(truth),
+          t_(kinds.optimizer, kRoom, kSmallHistories),
+          stored_(t_.users.layout().stored_bytes) {}
 
     void run() {
         std::vector<std::thread> readers;
@@ -163,14 +142,16 @@ class Stress {
 
     void write() {
         std::vector<int64_t> users(kRecord), items(kRecord);
+        std::vector<float> values(kRecord);
         uint64_t windows = 0;
         for (int64_t e = 0; e < kEvents; e += kRecord) {
-            for (int64_t i = 0; i < kRecord; ++i) {
-                users[static_cast<size_t>(i)] = stream_.user(static_cast<uint64_t>(e + i + 1));
-                items[static_cast<size_t>(i)] = stream_.item(static_cast<uint64_t>(e + i + 1));
+            for (size_t i = 0; i < kRecord; ++i) {
+                const uint64_t seq = static_cast<uint64_t>(e) + i + 1;
+                users[i] = stream_.user(seq), items[i] = stream_.item(seq), values[i] = stream_.value(seq);
             }
-            const RecordView r{users.data(), items.data(), nullptr, nullptr, kRecord, static_cast<uint64_t>(e + 1)};
-            const LearnSettings s = settings(loss_of(e), stream_.seed);
+            const RecordView r{users.data(), items.data(), values.data(),
+                               nullptr,      kRecord,      static_cast<uint64_t>(e + 1)};
+            const LearnSettings s = kinds_.settings(e);
             for (int64_t from = 0; from < kRecord;) {
                 Learner::Plan plan;
                 while ((plan = t_.learner.plan(s, r, from)) != Learner::Plan::ready) {
@@ -371,7 +352,8 @@ class Stress {
         if (m.count != (user ? truth_.user_count : truth_.item_count)[m.seq]) wrong("a row's count", id, m.seq);
         if (m.seq < least) wrong("a row from before its last acknowledged event", id, m.seq);
         const auto& known = user ? truth_.user_floats : truth_.item_rows;
-        if (!known.contains(hashed(id, row.data(), static_cast<size_t>(kDim + 3) * 4))) wrong("a torn row", id, m.seq);
+        if (!known.contains(hashed(id, row.data(), static_cast<size_t>(t_.users.layout().meta_offset))))
+            wrong("a torn row", id, m.seq);
     }
 
     void count(uint64_t n) {
@@ -381,6 +363,11 @@ class Stress {
         if (t_.users.bytes() <= 0 || t_.items.bytes() <= 0 || t_.users.kept_bytes() < 0 || t_.items.dirty() < 0 ||
             t_.history.bytes() < 0 || t_.catalogue.bytes() < 0 || !*kernels().name)
             wrong("a count", 0, n);
+        for (int64_t id : ids)
+            if (!truth_.users.contains(id)) wrong("a row of nobody", id, n);
+        std::lock_guard lock(t_.users.mutex());
+        if (t_.learner.value_sum < 0 || t_.learner.value_sum > t_.learner.value_weight || t_.learner.mean.empty())
+            wrong("what strangers get", 0, n);
     }
 
     // --- the end
@@ -412,6 +399,7 @@ class Stress {
     }
 
     const Stream& stream_;
+    const Kinds& kinds_;
     const Truth& truth_;
     Store store_;
     Tables t_;
@@ -427,49 +415,6 @@ class Stress {
     std::atomic<bool> waiting_{false};
 };
 
-// Wide items, published over and over, each of one number: a reader that gets two numbers got a torn item. The
-// learner's items are too short for that to happen often.
-void publish_and_read() {
-    constexpr int64_t kWide = 4096, kFew = 3;
-    constexpr int kTimes = 4000;
-    Catalogue catalogue(kWide);
-    std::vector<float> row(kWide + 1, 0.0f);
-    const float* rows[kFew] = {row.data(), row.data(), row.data()};
-    uint32_t ordinals[kFew];
-    for (int64_t i = 0; i < kFew; ++i) ordinals[i] = catalogue.reserve(i + 1);
-    catalogue.publish(ordinals, rows, kFew);
-    catalogue.show_all();
-    std::atomic<bool> done{false};
-    std::thread reading([&] {
-        std::vector<float> seen(kWide + 1);
-        for (int64_t n = 0; !done; n = (n + 1) % kFew) {
-            catalogue.read(n, seen.data(), seen.data() + kWide);
-            for (float x : seen)
-                if (x != seen[0]) wrong("a torn item", n, 0);
-        }
-    });
-    std::thread scoring([&] {
-        std::vector<float> query(kWide, 0.0f);  // first minus last, plus bias minus middle: 0 for every whole item
-        query[0] = 1, query[kWide / 2] = -1, query[kWide - 1] = -1;
-        float scores[kFew];
-        while (!done) {
-            int64_t first;
-            const int64_t* ids;
-            const ScoreBlock block = catalogue.block(0, kFew, &first, &ids);
-            kernels().score_items(query.data(), kWide, block, 0, kFew, scores);
-            for (float x : scores)
-                if (x != 0.0f) wrong("a torn score", 0, 0);
-        }
-    });
-    for (int time = 1; time <= kTimes; ++time) {
-        std::fill(row.begin(), row.end(), static_cast<float>(time));
-        catalogue.publish(ordinals, rows, kFew);
-    }
-    done = true;
-    reading.join();
-    scoring.join();
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -480,11 +425,11 @@ int main(int argc, char** argv) {
     int64_t epochs = 0, evicted = 0;
     do {
         select_kernels(rounds % 3 == 0 ? "avx2" : rounds % 3 == 1 ? "portable" : "avx512");
+        const Kinds kinds{first + rounds, static_cast<Optimizer>(rounds % kOptimizers)};
         const Stream stream{first + rounds++};
-        const Truth truth(stream);
-        Stress stress(stream, truth);
+        const Truth truth(stream, kinds);
+        Stress stress(stream, kinds, truth);
         stress.run();
-        publish_and_read();
         looks += stress.looks(), epochs += stress.epochs(), evicted += stress.evicted();
     } while (std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count() < seconds);
     std::printf("stress: %llu rounds of %lld events, %lld epochs, %lld rows evicted, %llu looks: all as it should be\n",
