@@ -13,7 +13,7 @@ from .sweep import KILLS, KINDS, Failure, Report, Start, begin, crashed, serving
 
 PROGRAM = Path(__file__).parent / "engine_program.py"
 ALL = (*KINDS, "kill-after", "eio-on")
-STATES, SHARE = 2000, 24
+STATES, SHARE = 2000, 40
 MAKE_AND_DROP = ("open", "unlink")
 CRASHES, RECOVERY_CALLS = 16, 10  # so many, spread over the run; from opening to the first calls after it
 
@@ -103,15 +103,15 @@ def test_all_power_cuts(servers):
 
 
 def kills(servers, seed: int) -> Report:
-    return sweep(servers, kinds=("kill",), power=False, sample=40, seed=seed)
+    return sweep(servers, kinds=("kill",), power=False, sample=20, seed=seed)
 
 
 def power_cuts(servers, seed: int) -> Report:
-    return explore(servers, states=100, recordings=8, seed=seed)
+    return explore(servers, states=50, recordings=4, seed=seed)
 
 
 def errors_then_power_cuts(servers, seed: int) -> Report:
-    return sweep(servers, kinds=("eio", "enospc"), sample=60, seed=seed)
+    return sweep(servers, kinds=("eio", "enospc"), sample=30, seed=seed)
 
 
 def undisturbed(servers, seed: int) -> Report:
@@ -150,5 +150,5 @@ def undisturbed(servers, seed: int) -> Report:
 )
 def test_each_sabotage_is_caught(sabotage, catches):
     with serving(PROGRAM, sabotage) as servers:
-        caught = any(catches(servers, seed).failures for seed in range(8))
+        caught = any(catches(servers, seed).failures for seed in range(16))
     assert caught
