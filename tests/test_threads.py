@@ -120,3 +120,23 @@ def test_no_row_is_seen_half_updated():
                 thread.join()
     assert looks[0]
     assert wrong == []
+
+
+def test_stats_while_items_are_hidden_and_shown(memory):
+    items = np.arange(3000)
+    memory.ingest(items[:10], items[:10])
+    done, counts = threading.Event(), []
+
+    def look():
+        while not done.is_set():
+            counts.append(memory.stats()["hidden_items"])
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for _ in range(30):
+        memory.hide(items)
+        memory.show(items)
+    done.set()
+    reader.join()
+    assert counts
+    assert 0 <= min(counts) <= max(counts) <= len(items)

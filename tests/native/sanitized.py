@@ -35,7 +35,7 @@ class Kind:
     python_options: dict[str, str] = field(default_factory=dict)  # instead, where the program is Python
 
 
-# g++'s UBSan writes to stderr alone, and sets AddressSanitizer's log_path: it aborts, and the latter reports that there.
+# g++'s UBSan writes to stderr alone, but sets AddressSanitizer's log_path: it aborts, and the latter reports that.
 _UBSAN = "print_stacktrace=1:halt_on_error=1:abort_on_error=1"
 _ASAN = (
     "halt_on_error=1:exitcode=66:handle_abort=1:"
