@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).parent / "engine_program.py"
 ALL = (*KINDS, "kill-after", "eio-on")
 STATES, SHARE = 2000, 40
 MAKE_AND_DROP = ("open", "unlink")
-CRASHES, RECOVERY_CALLS = 16, 10  # so many, spread over the run; from opening to the first calls after it
+CRASHES, RECOVERY_CALLS = 12, 10  # so many, spread over the run; from opening to the first calls after it
 
 
 @pytest.fixture(scope="module", params=["tight", "roomy"])
