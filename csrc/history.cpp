@@ -1,5 +1,7 @@
 #include "history.h"
 
+#include <cstring>
+#include <numeric>
 #include <stdexcept>
 
 void History::admitted(uint32_t slot) {
@@ -11,39 +13,78 @@ void History::admitted(uint32_t slot) {
     blocks_.swap(grown);
 }
 
+void History::release(Block* b) {
+    bytes_ -= BlockPool::bytes_of(b->size);
+    pool_.give(b, b->size);
+}
+
 void History::append(uint32_t slot, HistoryEntry e) {
     Block*& b = blocks_[slot];
     if (!b || b->n == capacity(b->size)) {
         const int size = b ? b->size + 1 : 0;
         auto* grown = static_cast<Block*>(pool_.take(size));
         if (b) {
-            std::memcpy(static_cast<void*>(grown), b, static_cast<size_t>(BlockPool::bytes_of(b->size)));
-            bytes_ -= BlockPool::bytes_of(b->size);
-            pool_.give(b, b->size);
+            std::memcpy(static_cast<void*>(grown), b, static_cast<size_t>(kHeader + b->n * kEntry));
         } else {
             grown->n = grown->dirty[0] = grown->dirty[1] = 0;
         }
         grown->size = static_cast<uint16_t>(size);
+        if (grown->tagged())
+            for (int64_t at = 0; at < grown->n; ++at) grown->tags()[at] = tag(grown->entries[at].item);
+        if (size == BlockPool::kSizes - 1) grown->oldest().n = 0;
         bytes_ += BlockPool::bytes_of(size);
+        if (b) release(b);
         b = grown;
     }
-    b->entries[b->n++] = e;
+    b->set(b->n++, e);
+}
+
+int64_t History::Block::find(int64_t item) const {
+    if (!tagged()) {
+        int64_t at = 0;
+        while (at < n && entries[at].item != item) ++at;
+        return at;
+    }
+    const uint8_t wanted = tag(item);
+    const uint8_t *first = tags(), *end = first + n, *at = first;
+    while (at < end) {
+        at = static_cast<const uint8_t*>(std::memchr(at, wanted, static_cast<size_t>(end - at)));
+        if (!at) break;
+        if (entries[at - first].item == item) return at - first;
+        ++at;
+    }
+    return n;
+}
+
+int64_t History::Block::take_oldest() {
+    Oldest& o = oldest();
+    while (o.n) {
+        const uint16_t at = o.at[--o.n];
+        if (entries[at].seq <= o.until) return at;
+    }
+    uint16_t all[kMost];
+    std::iota(all, all + kMost, uint16_t{0});
+    const auto newer = [this](uint16_t x, uint16_t y) { return entries[x].seq > entries[y].seq; };
+    uint16_t* const from = all + kMost - std::size(o.at);
+    std::nth_element(all, from, all + kMost, newer);
+    std::sort(from, all + kMost, newer);
+    std::copy(from, all + kMost, o.at);
+    o.n = std::size(o.at);
+    o.until = entries[o.at[0]].seq;
+    return o.at[--o.n];
 }
 
 void History::add(uint32_t slot, int64_t item, uint64_t seq) {
     Block* b = block(slot);
-    int64_t at = 0;
     const int64_t n = b ? b->n : 0;
-    while (at < n && b->entries[at].item != item) ++at;
-    if (at == n && n == kMost) {
-        // Full: the item that was had longest ago makes room.
-        at = std::min_element(b->entries, b->entries + n, [](const auto& x, const auto& y) { return x.seq < y.seq; }) -
-             b->entries;
-    } else if (at == n) {
+    int64_t at = b ? b->find(item) : 0;
+    if (at == n && n < kMost) {
         append(slot, {item, seq});
         b = block(slot);
+    } else {
+        if (at == n) at = b->take_oldest();  // full: what was had longest ago makes room
+        b->set(at, {item, seq});
     }
-    b->entries[at] = {item, seq};
     b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | (1u << (at / kChunk)));
 }
 
@@ -54,13 +95,14 @@ void History::forget(const std::vector<int64_t>& items) {
         if (!b || std::none_of(b->entries, b->entries + b->n, gone)) continue;
         std::lock_guard lock(users_.mutex());
         users_.touch(slot);
+        if (b->n == kMost) b->oldest().n = 0;
         // The last entry takes the place of one that goes: chunks stay full but for the last.
         for (int64_t at = 0; at < b->n;) {
             if (!gone(b->entries[at])) {
                 ++at;
                 continue;
             }
-            b->entries[at] = b->entries[--b->n];
+            b->set(at, b->entries[--b->n]);
             const unsigned changed = 1u << (at / kChunk) | 1u << (b->n / kChunk);
             b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | changed);
         }
@@ -125,7 +167,6 @@ void History::thaw(const std::vector<uint32_t>& frozen, bool committed) {
 void History::freed(uint32_t slot) {
     Block* b = block(slot);
     if (!b) return;
-    bytes_ -= BlockPool::bytes_of(b->size);
-    pool_.give(b, b->size);
+    release(b);
     blocks_[slot] = nullptr;
 }

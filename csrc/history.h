@@ -5,9 +5,12 @@
 // changes it under the users' mutex; readers take that mutex.
 #pragma once
 #include <algorithm>
+#include <cstring>
+#include <iterator>
 #include <memory>
 #include <unordered_map>
 
+#include "mix.h"
 #include "warm.h"
 
 struct HistoryEntry {
@@ -15,13 +18,14 @@ struct HistoryEntry {
     uint64_t seq;
 };
 
-// Memory for the entries of users: ten sizes, each freed block kept for the next of its size. The general allocator
-// spent a fifth of the learning time on splitting and joining them.
+// Memory for the entries of users: a few sizes, each freed block kept for the next of its size. The general allocator
+// spent a fifth of the learning time on splitting and joining them. Sizes a power of two apart would leave a third of
+// the memory empty, and new memory is what a history that grows waits for.
 class BlockPool {
   public:
-    static constexpr int kSizes = 10;
-    static constexpr int64_t kLargest = 16448;
-    static constexpr int64_t bytes_of(int size) { return size + 1 < kSizes ? int64_t{64} << size : kLargest; }
+    static constexpr int kLines[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 277};  // of 64 bytes
+    static constexpr int kSizes = std::size(kLines);
+    static constexpr int64_t bytes_of(int size) { return int64_t{64} * kLines[size]; }
     void* take(int size) {
         auto& free = free_[size];
         if (!free.empty()) {
@@ -70,6 +74,8 @@ class History final : public Attachment {
     History(const History&) = delete;
     History& operator=(const History&) = delete;
 
+    // Has memory at hand for what is added next, before the lock is taken.
+    void prepare() { pool_.prepare(); }
     void add(uint32_t slot, int64_t item, uint64_t seq);               // caller holds the lock
     void load(uint32_t slot, const HistoryEntry* entries, int64_t n);  // chunk after chunk
     // Ahead of add(), one after the other: what points to the entries, the first of them, the last.
@@ -80,7 +86,10 @@ class History final : public Attachment {
         if (slot < blocks_.size() && blocks_[slot]) __builtin_prefetch(blocks_[slot]);
     }
     void prefetch_last(uint32_t slot) const {
-        if (const Block* b = block(slot); b && b->n > 3) __builtin_prefetch(&b->entries[b->n]);
+        if (const Block* b = block(slot); b && b->n > 3) {
+            __builtin_prefetch(&b->entries[b->n]);
+            if (b->tagged()) __builtin_prefetch(b->tags());
+        }
     }
     // Takes items, rising, out of the histories of all users in RAM. Between records, while no epoch runs.
     void forget(const std::vector<int64_t>& items);
@@ -105,18 +114,42 @@ class History final : public Attachment {
     int64_t bytes() const { return bytes_.load(std::memory_order_relaxed); }
 
   private:
+    // A full block's entries that were had longest ago, the oldest last. Those that were had again since have a seq
+    // above `until` and count no more; the others are still older than all that are not here.
+    struct Oldest {
+        uint64_t until;
+        uint16_t n, at[128];
+    };
+    // Where there are many entries, `capacity` tags follow, a byte of each item's hash: a full list is searched in 17
+    // lines of memory instead of 257. In the largest, Oldest comes last.
     struct Block {
         uint16_t n;
         uint16_t size;      // of the pool's
         uint16_t dirty[2];  // a bit per chunk, by the parity of the epoch
         HistoryEntry entries[];
+
+        bool tagged() const { return size >= kTagged; }
+        uint8_t* tags() { return reinterpret_cast<uint8_t*>(entries + capacity(size)); }
+        const uint8_t* tags() const { return reinterpret_cast<const uint8_t*>(entries + capacity(size)); }
+        Oldest& oldest() { return *reinterpret_cast<Oldest*>(tags() + kMost); }
+        void set(int64_t at, HistoryEntry e) {
+            entries[at] = e;
+            if (tagged()) tags()[at] = tag(e.item);
+        }
+        int64_t find(int64_t item) const;  // n if it is not there
+        int64_t take_oldest();             // of a full one
     };
-    static_assert(kMost / kChunk <= 16);
+    static constexpr int kTagged = 5;  // the first size that is
+    static constexpr int64_t kHeader = 8, kEntry = sizeof(HistoryEntry);
     static constexpr int64_t capacity(int size) {
-        return std::min<int64_t>(kMost, (BlockPool::bytes_of(size) - 8) / static_cast<int64_t>(sizeof(HistoryEntry)));
+        return std::min<int64_t>(kMost, (BlockPool::bytes_of(size) - kHeader) / (kEntry + (size >= kTagged)));
     }
-    static_assert((BlockPool::kLargest - 8) / static_cast<int64_t>(sizeof(HistoryEntry)) >= kMost);
+    static uint8_t tag(int64_t item) { return static_cast<uint8_t>(mix64(static_cast<uint64_t>(item)) >> 56); }
+    static_assert(kMost / kChunk <= 16);
+    static_assert(BlockPool::bytes_of(BlockPool::kSizes - 1) >=
+                  kHeader + kMost * (kEntry + 1) + static_cast<int64_t>(sizeof(Oldest)));
     void append(uint32_t slot, HistoryEntry e);
+    void release(Block* b);
     void copy_chunks(uint32_t slot, uint16_t mask, std::vector<Chunk>* out) const;
     Block* block(uint32_t slot) const { return slot < blocks_.size() ? blocks_[slot] : nullptr; }
 

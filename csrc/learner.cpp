@@ -210,8 +210,8 @@ void Learner::gather_rows(Warm& table) {
         rows_[static_cast<size_t>(g)] = table.row(groups_.slot[static_cast<size_t>(g)]);
 }
 
-// Term b < events is that of event b's positive; the others are of negatives.
-int64_t Learner::update_items(const UpdateStep& step, int64_t events, uint64_t first_seq) {
+// Terms stand event by event, the positive's before those of its negatives: `per_event` of them.
+int64_t Learner::update_items(const UpdateStep& step, int64_t per_event, uint64_t first_seq) {
     gather_rows(items_);
     int64_t skipped = 0;
     const auto slot = [this](int64_t g) { return groups_.slot[static_cast<size_t>(g)]; };
@@ -223,8 +223,8 @@ int64_t Learner::update_items(const UpdateStep& step, int64_t events, uint64_t f
             for (int64_t i = g; i < end; ++i) items_.touch(slot(i));
             skipped += kernels().update_groups(step, groups_, g, end, rows_.data(), scratch_.data());
             for (int64_t i = g; i < end; ++i)
-                for (uint32_t t = groups_.head[static_cast<size_t>(i)]; t < events; t = groups_.next[t])
-                    named(items_.meta(slot(i)), first_seq + t);
+                for (uint32_t t = groups_.head[static_cast<size_t>(i)]; t != Groups::kEnd; t = groups_.next[t])
+                    if (t % per_event == 0) named(items_.meta(slot(i)), first_seq + t / per_event);
         }
         // While the rows are in the cache. Only rows of durable records come here, so readers may see them.
         uint32_t ordinals[kLockRows];
@@ -247,6 +247,7 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
         for (int64_t b = to + kLockRows; b < std::min(events, to + 2 * kLockRows); ++b) history_.prefetch(users[b]);
         for (int64_t b = to; b < std::min(events, to + kLockRows); ++b)
             users_.prefetch_flags(users[b]), history_.prefetch_entries(users[b]);
+        history_.prepare();
         std::lock_guard lock(users_.mutex());
         for (int64_t i = g; i < end; ++i) users_.touch(groups_.slot[static_cast<size_t>(i)]);
         skipped += kernels().update_groups(step, groups_, g, end, rows_.data(), scratch_.data());
@@ -273,7 +274,7 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     const uint32_t* items = item_slots_.data() + (b0 - begin_);
     const uint32_t* negatives =
         negative_slots_.data() + (shared ? (b0 - begin_) / s.batch_size * K : (b0 - begin_) * K);
-    make_fresh(s, users, B, items, B);
+    if (made_users_ + made_items_) make_fresh(s, users, B, items, B);
     const auto at = [](int64_t i) { return static_cast<size_t>(i); };
     queries_.resize(at(B));
     positives_.resize(at(B));
@@ -311,31 +312,33 @@ int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, i
     for (int64_t b = 0; b < B; ++b) *loss += losses_[at(b)];
 
     // Items first: their gradients are multiples of the users' vectors as they were.
+    // Term after term of an event, so that its user's vector is found in the cache.
     const int64_t terms = B + B * K;
     term_slots_.resize(at(terms));
+    term_coefs_.resize(at(terms));
     sources_.resize(at(terms));
+    int64_t t = 0;
     for (int64_t b = 0; b < B; ++b) {
-        term_slots_[at(b)] = items[b];
-        sources_[at(b)] = queries_[at(b)];
+        std::fill_n(sources_.begin() + t, 1 + K, queries_[at(b)]);
+        term_slots_[at(t)] = items[b];
+        term_coefs_[at(t++)] = coefs_[at(b)];
         for (int64_t k = 0; k < K; ++k) {
-            const int64_t t = B + b * K + k;
             const uint32_t slot = negatives[shared ? k : b * K + k];
             term_slots_[at(t)] = slot == items[b] ? kNone : slot;
-            sources_[at(t)] = queries_[at(b)];
+            term_coefs_[at(t++)] = coefs_[at(B + b * K + k)];
         }
     }
     groups_.build(term_slots_.data(), terms);
     const uint64_t first_seq = r.first_seq + static_cast<uint64_t>(b0);
-    UpdateStep update{s.optimizer, D, sources_.data(), coefs_.data(), coefs_.data(), s.lr, s.l2};
-    int64_t skipped = update_items(update, B, first_seq);
+    UpdateStep update{s.optimizer, D, sources_.data(), term_coefs_.data(), term_coefs_.data(), s.lr, s.l2};
+    int64_t skipped = update_items(update, 1 + K, first_seq);
 
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = query_grads_.data() + b * stride;
     // A user's bias adds to the score of a pair; among the items of one user it would rank nothing.
-    if (pointwise) bias_coefs_.swap(coefs_);
-    coefs_.assign(at(B), 1.0f);
+    term_coefs_.assign(at(B), 1.0f);
     groups_.build(users, B);
-    update.coefs = coefs_.data();
-    update.bias_coefs = pointwise ? bias_coefs_.data() : nullptr;
+    update.coefs = term_coefs_.data();
+    update.bias_coefs = pointwise ? coefs_.data() : nullptr;
     skipped += update_users(update, users, r.items + b0, B, first_seq);
     if (pointwise) count_values(r, b0, b1);
     return skipped;

@@ -106,13 +106,13 @@ class Learner {
     void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
                     int64_t n_items);
     int64_t step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
-    int64_t update_items(const UpdateStep& step, int64_t events, uint64_t first_seq);
+    int64_t update_items(const UpdateStep& step, int64_t per_event, uint64_t first_seq);
     int64_t update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
                          uint64_t first_seq);
     void gather_rows(Warm& table);
     void count_values(const RecordView& r, int64_t b0, int64_t b1);
 
-    int64_t begin_ = 0, end_ = 0, stride_k_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0, found_ = 0;
+    int64_t begin_ = 0, end_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0;
     bool ready_ = false;
     LearnSettings planned_{};
     int64_t planned_n_ = 0;
@@ -122,7 +122,7 @@ class Learner {
     std::unordered_map<uint64_t, int64_t> taken_gaps_;
     // scratch of one micro-batch
     std::vector<const float*> queries_, positives_, negatives_, sources_;
-    std::vector<float> losses_, query_grads_, coefs_, bias_coefs_, offsets_, scratch_;
+    std::vector<float> losses_, query_grads_, coefs_, term_coefs_, offsets_, scratch_;
     std::vector<uint32_t> term_slots_;
     std::vector<float*> rows_;
     Groups groups_;

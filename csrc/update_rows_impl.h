@@ -141,9 +141,13 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
     float* part = scratch + padded;
     int64_t skipped = 0;
     for (int64_t g = from; g < to; ++g) {
-        if (g + 6 < groups.size()) {
-            prefetch_row(rows[g + 6], floats);
-            prefetch_row(s.sources[groups.head[static_cast<size_t>(g + 6)]], D);
+        if (const int64_t i = g + kFar; i < groups.size()) {
+            prefetch_row_far(rows[i], floats);
+            prefetch_row_far(s.sources[groups.head[static_cast<size_t>(i)]], D);
+        }
+        if (const int64_t i = g + kNear; i < groups.size()) {
+            prefetch_row(rows[i], floats);
+            prefetch_row(s.sources[groups.head[static_cast<size_t>(i)]], D);
         }
         float* row = rows[g];
         float bias_grad = sum_terms<kDim>(s, groups, g, grad, part);
