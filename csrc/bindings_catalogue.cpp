@@ -60,6 +60,28 @@ py::tuple read_items(const Catalogue& c, const Array<int64_t>& ordinals) {
     return py::make_tuple(vectors, biases);
 }
 
+Array<int64_t> ids_of(const Catalogue& c, const Array<int64_t>& ordinals) {
+    const int64_t n = ordinals.size();
+    Array<int64_t> ids(n);
+    for (int64_t i = 0; i < n; ++i) {
+        const int64_t o = ordinals.data()[i];
+        require(o >= 0 && o < c.most(), "ordinal out of range");
+        ids.mutable_data()[i] = c.id(o);
+    }
+    return ids;
+}
+
+// Bit n % 32 of word n / 32: may item n be returned?
+Array<int32_t> ranked(const Catalogue& c, int64_t items) {
+    require(items >= 0 && items <= c.most(), "items must have been shown");
+    Array<int32_t> words((items + 31) / 32);
+    auto* word = reinterpret_cast<uint32_t*>(words.mutable_data());
+    py::gil_scoped_release nogil;
+    std::fill_n(word, words.size(), 0u);
+    for (int64_t i = 0; i < items; ++i) word[i / 32] |= static_cast<uint32_t>(c.is_ranked(i)) << (i % 32);
+    return words;
+}
+
 // The best of the first `items` items: what the filters were looked up among, whatever has come in since.
 py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray<float>& offsets, int64_t k,
                int64_t items, const MaybeArray<int64_t>& exclude_all, const MaybeArray<int64_t>& exclude,
@@ -179,6 +201,9 @@ void bind_catalogue(py::module_& m) {
     catalogue.def(py::init([](int64_t dim) { return std::make_unique<Catalogue>(checked_dim(dim)); }), py::arg("dim"))
         .def("ordinals", &ordinals, fixed("ids"))
         .def("read", &read_items, fixed("ordinals"))
+        .def("ids", &ids_of, fixed("ordinals"))
+        .def("ranked", &ranked, py::arg("items"))
+        .def_property_readonly("flips", &Catalogue::flips)
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
         .def(

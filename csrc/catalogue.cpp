@@ -112,6 +112,7 @@ bool Catalogue::hide(int64_t id) {
     }
     const uint32_t o = find(id);
     if (o != kNone) state(o).fetch_or(kHidden, std::memory_order_release);
+    flips_.fetch_add(1, std::memory_order_release);
     return true;
 }
 
@@ -122,6 +123,7 @@ bool Catalogue::unhide(int64_t id) {
     }
     const uint32_t o = find(id);
     if (o != kNone) state(o).fetch_and(static_cast<uint8_t>(~kHidden), std::memory_order_release);
+    flips_.fetch_add(1, std::memory_order_release);
     return true;
 }
 

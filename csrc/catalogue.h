@@ -63,6 +63,8 @@ class Catalogue {
     // Ids that are not ranked, be they items or not. hide and unhide say whether that changed anything.
     bool hide(int64_t id);
     bool unhide(int64_t id);
+    // Grows whenever an item is hidden, or shown again. [any thread]
+    int64_t flips() const { return flips_.load(std::memory_order_acquire); }
 
     // --- [any thread]
     int64_t size() const { return shown_.load(std::memory_order_acquire); }
@@ -140,7 +142,7 @@ class Catalogue {
     std::unordered_set<int64_t> hidden_;
     mutable std::mutex hidden_mutex_;  // held by who changes hidden_, and by other threads
     std::thread populating_;
-    std::atomic<int64_t> shown_{0}, bytes_{0}, moves_{0}, most_{0};
+    std::atomic<int64_t> shown_{0}, bytes_{0}, moves_{0}, flips_{0}, most_{0};
     std::atomic<int> phase_{0};
     std::array<std::atomic<int64_t>, 2> pins_{};
 };

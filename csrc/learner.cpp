@@ -4,17 +4,10 @@
 
 namespace {
 constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in a window, at most
-constexpr float kItemNoise = 0.05f, kUserNoise = 0.01f;
 constexpr uint64_t kMeanHorizon = 4096;  // events over which the running mean forgets
-constexpr uint64_t kUserTable = 1, kItemTable = 2, kNoOrdinal = UINT64_MAX;
+constexpr uint64_t kNoOrdinal = UINT64_MAX;
 constexpr uint64_t kRedraws = 16;       // of a negative, where a draw hits a gap of the catalogue
 constexpr int64_t kPrefetchRefs = 512;  // a micro-batch of more rows prefetches inside its kernels only
-
-// An event named the row.
-inline void named(RowMeta& m, uint64_t seq) {
-    m.seq = seq;
-    m.count += m.count != UINT32_MAX;
-}
 
 }  // namespace
 
@@ -99,7 +92,8 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
     const bool shared = s.loss == Loss::softmax;
     const int64_t per_step = items_needed(s);
     const int64_t steps =
-        std::max<int64_t>(1, std::min({users_.capacity() / B, items_.capacity() / per_step, kWindowRefs / per_step}));
+        std::max<int64_t>(1, std::min({std::min(users_.capacity(), user_room) / B,
+                                       std::min(items_.capacity(), item_room) / per_step, kWindowRefs / per_step}));
     stand_on(this);
     ready_ = false;
     planned_ = s;
@@ -189,7 +183,7 @@ void Learner::make_fresh(const LearnSettings& s, const uint32_t* users, int64_t 
         float* row = users_.row(users[i]);
         const int64_t id = users_.meta(users[i]).id;
         for (int64_t d = 0; d < D; ++d)
-            row[d] = mean[static_cast<size_t>(d)] + kUserNoise * noise(s.seed, kUserTable, id, d);
+            row[d] = mean[static_cast<size_t>(d)] + user_noise(s.seed, id, d);
         users_.made(users[i]);
         users_.touch(users[i]);
     }
@@ -198,7 +192,7 @@ void Learner::make_fresh(const LearnSettings& s, const uint32_t* users, int64_t 
         std::lock_guard lock(items_.mutex());
         float* row = items_.row(items[i]);
         const int64_t id = items_.meta(items[i]).id;
-        for (int64_t d = 0; d < D; ++d) row[d] = kItemNoise * noise(s.seed, kItemTable, id, d);
+        for (int64_t d = 0; d < D; ++d) row[d] = item_noise(s.seed, id, d);
         items_.made(items[i]);
         items_.touch(items[i]);
     }
@@ -224,7 +218,7 @@ int64_t Learner::update_items(const UpdateStep& step, int64_t per_event, uint64_
             skipped += kernels().update_groups(step, groups_, g, end, rows_.data(), scratch_.data());
             for (int64_t i = g; i < end; ++i)
                 for (uint32_t t = groups_.head[static_cast<size_t>(i)]; t != Groups::kEnd; t = groups_.next[t])
-                    if (t % per_event == 0) named(items_.meta(slot(i)), first_seq + t / per_event);
+                    if (t % per_event == 0) items_.meta(slot(i)).named(first_seq + t / per_event);
         }
         // While the rows are in the cache. Only rows of durable records come here, so readers may see them.
         uint32_t ordinals[kLockRows];
@@ -255,7 +249,7 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
         for (int64_t b = from; b < to; ++b) history_.prefetch_last(users[b]);
         for (int64_t b = from; b < to; ++b) {
             const uint64_t seq = first_seq + static_cast<uint64_t>(b);
-            named(users_.meta(users[b]), seq);
+            users_.meta(users[b]).named(seq);
             history_.add(users[b], items[b], seq);
             ++mean_count;
             const float rate = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
@@ -378,19 +372,23 @@ Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
         }
         out.skipped += step(s, r, b0, std::min(end_, b0 + s.batch_size), &out.loss);
     }
+    end_window(&out);
+    return out;
+}
+
+void Learner::end_window(Learned* out) {
     catalogue_.show_all();
     learned_users = users_.total;
     learned_items = items_.total;
-    out.events = end_ - begin_;
-    out.new_users = made_users_;
-    out.new_items = made_items_;
-    out.cold = fetched_;
-    out.warm =
+    out->events = end_ - begin_;
+    out->new_users = made_users_;
+    out->new_items = made_items_;
+    out->cold = fetched_;
+    out->warm =
         static_cast<int64_t>(users_.pinned().size() + items_.pinned().size()) - made_users_ - made_items_ - fetched_;
     users_.unpin_all();
     items_.unpin_all();
     made_users_ = made_items_ = fetched_ = 0;
     ready_ = false;
     stand_on(nullptr);
-    return out;
 }

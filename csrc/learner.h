@@ -9,6 +9,7 @@
 
 #include "catalogue.h"
 #include "history.h"
+#include "hot.h"
 #include "kernels.h"
 #include "warm.h"
 
@@ -33,6 +34,10 @@ struct Learned {
     double loss = 0;  // summed over events
     int64_t events = 0, new_users = 0, new_items = 0, skipped = 0, warm = 0, cold = 0;
 };
+
+// Coordinate `d` of the vector of a new row; a user's is beside the running mean.
+inline float user_noise(uint64_t seed, int64_t id, int64_t d) { return 0.01f * noise(seed, 1, id, d); }
+inline float item_noise(uint64_t seed, int64_t id, int64_t d) { return 0.05f * noise(seed, 2, id, d); }
 
 // What a pair is predicted to be before anything is known of either: the mean of the values so far; logistic: the log
 // odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. `value_sum` is of weight x value.
@@ -71,6 +76,23 @@ class Learner {
     Warm& items() const { return items_; }
     // Learns the planned window and unpins it.
     Learned learn(const LearnSettings& s, const RecordView& r);
+    // The same window where a device learns it, in three steps (device_window.cpp). First what is random in new rows,
+    // before they are copied there; a user's row wants the running mean of its moment added to its vector.
+    void fill_fresh(const LearnSettings& s);
+    // Then which places the events name. `fresh` [n]: 1 at the first event of a new user; `offsets` [n], for pointwise
+    // losses: what the event's score adds to the user's bias. Negatives: -1 for none.
+    struct DeviceRefs {
+        int64_t *users, *items, *negatives;
+        uint8_t* fresh;
+        float* offsets;
+    };
+    int64_t negative_refs() const { return std::ssize(negative_slots_); }
+    void device_refs(const LearnSettings& s, const RecordView& r, const Hot& users, const Hot& items,
+                     const DeviceRefs& out) const;
+    // Last, what follows from the events alone, and the device's results; unpins the window.
+    Learned device_learned(const RecordView& r, const float* losses, const float* new_mean, int64_t skipped);
+    // Rows that a window may need at most, per table; what the tables can hold unless told otherwise.
+    int64_t user_room = INT64_MAX, item_room = INT64_MAX;
     int64_t window_events() const { return end_ - begin_; }
     // Are the rows those of this optimizer?
     bool fits(Optimizer optimizer) const {
@@ -111,6 +133,7 @@ class Learner {
                          uint64_t first_seq);
     void gather_rows(Warm& table);
     void count_values(const RecordView& r, int64_t b0, int64_t b1);
+    void end_window(Learned* out);
 
     int64_t begin_ = 0, end_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0;
     bool ready_ = false;

@@ -7,5 +7,6 @@ PYBIND11_MODULE(_native, m) {
     bind_kernels(m);
     bind_catalogue(m);
     bind_tables(m);
+    bind_hot(m);
     bind_cold(m);
 }

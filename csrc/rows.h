@@ -20,6 +20,11 @@ struct RowMeta {
     uint32_t reserved;  // 0
     uint64_t ordinal;   // items: position in the catalogue
     int64_t id;         // in memory only
+
+    void named(uint64_t by) {  // an event names the row
+        seq = by;
+        count += count != UINT32_MAX;
+    }
 };
 
 struct RowLayout {

@@ -59,18 +59,15 @@ void Warm::unpin_all() {
     pinned_list_.clear();
 }
 
-// Evicts the stalest of a run of candidates under the clock hand. Stale is by seq of last use, and each doubling of the
-// count is worth as much as kCountWorth events: results never depend on it, only the hit rate does.
+// Evicts those of least worth in a run of candidates under the clock hand.
 bool Warm::evict_some() {
-    constexpr uint64_t kCountWorth = 4096;
     const int64_t want = std::clamp<int64_t>(capacity_ / 64, 1, 1024);
     std::vector<std::pair<uint64_t, uint32_t>> candidates;
     for (int64_t seen = 0; seen < high_water_ && static_cast<int64_t>(candidates.size()) < want * 4; ++seen) {
         if (++hand_ >= high_water_) hand_ = 0;
         const auto s = static_cast<uint32_t>(hand_);
         if (pinned_[s] || meta(s).id == -1 || flags(s) != 0) continue;
-        const uint64_t doublings = 32 - static_cast<uint64_t>(__builtin_clz(meta(s).count | 1));
-        candidates.emplace_back(meta(s).seq + doublings * kCountWorth, s);
+        candidates.emplace_back(worth(s), s);
     }
     if (candidates.empty()) return false;
     const auto n = std::min<size_t>(candidates.size(), static_cast<size_t>(want));
@@ -92,6 +89,7 @@ void Warm::release(uint32_t slot) {
     index_.erase(m.id, [this](uint32_t s) { return slab_.meta(s).id; });
     if (ordinals_) slot_of_ordinal_[m.ordinal] = kNone;
     if (attachment_) attachment_->freed(slot);
+    if (copies_) copies_->freed(slot);
     m.id = -1;  // no row's id: marks a free slot
     free_.push_back(slot);
     poison(row(slot), static_cast<size_t>(layout().meta_offset));

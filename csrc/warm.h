@@ -27,6 +27,13 @@ class Attachment {
     virtual bool over_budget() const = 0;         // rows should be evicted although there are free slots
 };
 
+// Someone who keeps copies of rows by slot elsewhere, in a device's memory, and lets go of them when they leave RAM.
+class Copies {
+  public:
+    virtual ~Copies() = default;
+    virtual void freed(uint32_t slot) = 0;
+};
+
 class Warm {
   public:
     static constexpr uint32_t kNone = IdIndex::kNone;
@@ -81,6 +88,15 @@ class Warm {
     RowMeta& meta(uint32_t slot) const { return slab_.meta(slot); }
     const RowLayout& layout() const { return slab_.layout(); }
     void attach(Attachment* a) { attachment_ = a; }
+    void copied_by(Copies* c) { copies_ = c; }
+    // What a row is worth keeping for: by seq of last use, each doubling of the count as much as kCountWorth events.
+    // Results never depend on it, only the hit rate does.
+    uint64_t worth(uint32_t slot) const {
+        constexpr uint64_t kCountWorth = 4096;
+        const RowMeta& m = meta(slot);
+        return m.seq + (32 - static_cast<uint64_t>(__builtin_clz(m.count | 1))) * kCountWorth;
+    }
+    bool is_pinned(uint32_t slot) const { return pinned_[slot] != 0; }
     // It was handed to the epoch; caller holds the lock.
     void attached_written(uint32_t slot) { flags_[slot].fetch_or(kAttachedWritten, std::memory_order_relaxed); }
 
@@ -135,6 +151,7 @@ class Warm {
     int64_t capacity_;
     bool ordinals_;
     Attachment* attachment_ = nullptr;
+    Copies* copies_ = nullptr;
     mutable std::mutex mutex_;
     HugeVector<std::atomic<uint8_t>> flags_;
     HugeVector<uint8_t> pinned_;

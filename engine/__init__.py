@@ -59,6 +59,7 @@ def open(
     row_ttl: int | None = None,
     admit_after: int | None = None,
     device: str = "auto",
+    hot_bytes: int | None = None,
     warm_bytes: int | None = None,
     epoch_seconds: float = 30,
     threads: int | None = None,
@@ -79,7 +80,9 @@ def open(
             change, as lr may.
         admit_after: sightings, within some 100,000 events, before an id gets a row, at most 255; 0, the default: at
             once. An event that names an id without a row is not learned. May change, as lr may.
-        device: "auto" or "cpu".
+        device: "cpu"; or "cuda": rows are learned and ranked in a GPU's memory, with RAM and LMDB behind it. "auto" is
+            "cpu" in this version.
+        hot_bytes: of the GPU's memory for rows; half of what is free by default. Changes speed, never results.
         warm_bytes: RAM for rows and histories; half of the machine's by default. Changes speed, never results.
         epoch_seconds: how old a change may get before it is written to LMDB.
         threads: that rank one call to `topk`; 1 by default.
@@ -107,5 +110,11 @@ def open(
         "row_ttl": row_ttl,
         "admit_after": admit_after,
     }
-    resources = {"device": device, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds, "threads": threads}
+    resources = {
+        "device": device,
+        "hot_bytes": hot_bytes,
+        "warm_bytes": warm_bytes,
+        "epoch_seconds": epoch_seconds,
+        "threads": threads,
+    }
     return open_engine(path, mode, settings, resources, untrusted)

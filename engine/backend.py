@@ -5,9 +5,10 @@ ROWTIDE_ISA=avx512|avx2|portable chooses the kernels, else the fastest that the 
 """
 
 import os
+from typing import Any
 
 from . import _native as native
-from .errors import ConfigError
+from .errors import ConfigError, DeviceError
 
 __all__ = ["describe", "fingerprint", "native"]
 
@@ -25,12 +26,37 @@ if wanted := os.environ.get("ROWTIDE_ISA"):
         raise ConfigError(f"ROWTIDE_ISA: got {wanted!r}, but {_MISSING[wanted]}")
 
 
-def fingerprint() -> str:
+def fingerprint(kind: str = "cpu") -> str:
     """What two machines must share to give the same bits: the arithmetic and the kind of device.
 
     The instruction set is not in it: all compute the same sixteen lanes.
     """
-    return f"cpu, {_ARITHMETIC}"
+    return f"{kind}, {_ARITHMETIC}"
+
+
+def require_device() -> tuple[Any, Any]:
+    """torch, and the device that it learns on: a GPU; under the Triton interpreter (TRITON_INTERPRET=1) the CPU.
+
+    Raises DeviceError that says what is missing.
+    """
+    try:
+        import torch
+        import triton  # noqa: F401  # is it there?
+    except ImportError as e:
+        raise DeviceError(f"device: got 'cuda', but {e.name} is not installed; wanted the extra rowtide[gpu]") from e
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return torch, torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise DeviceError("device: got 'cuda', but torch finds no GPU")
+    if (found := torch.cuda.get_device_capability()) < (8, 0):
+        raise DeviceError(f"device: got 'cuda', but the GPU has compute capability {found[0]}.{found[1]}, wanted 8.0")
+    return torch, torch.device("cuda", torch.cuda.current_device())
+
+
+def device_name() -> str:
+    """Of the device that `require_device` gives."""
+    torch, device = require_device()
+    return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu, Triton interpreter"
 
 
 def describe() -> dict[str, str]:

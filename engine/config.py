@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ConfigError, CorruptionError, DeviceError
+from .backend import require_device
+from .errors import ConfigError, CorruptionError
 from .events import POINTWISE, describe
 
 # The C++ core numbers them by their place here.
@@ -156,6 +157,10 @@ class Settings:
 class Resources:
     """What decides speed and memory, never results; not kept."""
 
+    device: str
+    """Where rows are learned and ranked: "cpu", or "cuda", a GPU's memory in front of RAM."""
+    hot_bytes: int | None
+    """Memory of the device for rows; default half of what is free there. The catalogue comes on top."""
     warm_bytes: int
     """RAM for rows and histories; default half of the machine's. The catalogue comes on top."""
     epoch_seconds: float
@@ -164,12 +169,17 @@ class Resources:
     """Threads that rank one call to `topk`; default 1, for servers call it from many threads. Learning uses one."""
 
     @classmethod
-    def check(cls, *, device: Any, warm_bytes: Any, epoch_seconds: Any, threads: Any) -> "Resources":
-        if choice("device", device, ("auto", "cpu", "cuda")) == "cuda":
-            raise DeviceError("device: got 'cuda', but this version has no GPU tier; use 'auto' or 'cpu'")
+    def check(cls, *, device: Any, hot_bytes: Any, warm_bytes: Any, epoch_seconds: Any, threads: Any) -> "Resources":
+        device = choice("device", device, ("auto", "cpu", "cuda"))
+        if device == "cuda":
+            require_device()
+        elif hot_bytes is not None:
+            raise ConfigError(f"hot_bytes: got {describe(hot_bytes)}, but device is {device!r}; wanted it with 'cuda'")
         if warm_bytes is None:
             warm_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         return cls(
+            "cuda" if device == "cuda" else "cpu",
+            None if hot_bytes is None else _whole("hot_bytes", hot_bytes, 1, 2**62),
             _whole("warm_bytes", warm_bytes, 1, 2**62),
             _number("epoch_seconds", epoch_seconds, 0.0, 1e9, open_low=True),
             1 if threads is None else _whole("threads", threads, 1, 1024),

@@ -77,8 +77,8 @@ class State:
         }
 
     @classmethod
-    def from_meta(cls, meta: Callable[[str], bytes | None], directory: Path) -> "State":
-        """The mirror of `to_meta`; `meta` looks up the cold tier's metadata by name."""
+    def from_meta(cls, meta: Callable[[str], bytes | None], directory: Path, kind: str = "cpu") -> "State":
+        """The mirror of `to_meta`; `meta` looks up the cold tier's metadata by name, `kind` of device will learn."""
         created, state, mean = meta("created"), meta("state"), meta("mean")
         if created is None or state is None or mean is None:
             raise CorruptionError("the cold tier holds no state of an engine", file=str(directory))
@@ -95,7 +95,7 @@ class State:
                 settings=settings,
                 positions={str(source): bytes.fromhex(position) for source, position in fields["positions"].items()},
                 value_sums=_finite_pair(fields["value_sums"]),
-                bit_exact=fields["bit_exact"] is True and made["fingerprint"] == fingerprint(),
+                bit_exact=fields["bit_exact"] is True and made["fingerprint"] == fingerprint(kind),
                 purge=_flag(fields["purge"]),
                 sightings=meta("sightings") or b"",
                 decided=meta("decided") or b"",
@@ -167,9 +167,11 @@ class Directory:
         self.state = state
 
     @classmethod
-    def open(cls, path: Path, mode: str, given: dict[str, Any], fits: Callable[[Settings], None]) -> "Directory":
+    def open(
+        cls, path: Path, mode: str, given: dict[str, Any], fits: Callable[[Settings], None], kind: str = "cpu"
+    ) -> "Directory":
         """Opens, or creates, the directory for writing. `given`: the settings of the call, None where not given;
-        `fits` raises for settings that a new directory cannot be used with.
+        `fits` raises for settings that a new directory cannot be used with; `kind` of device will learn.
 
         Raises BusyError, ConfigError, ReadOnlyError, CorruptionError, StorageFullError.
         """
@@ -177,17 +179,17 @@ class Directory:
             if not exists(path):
                 settings = Settings.resolve(given, None)
                 fits(settings)
-                _create(path, settings, mode)
+                _create(path, settings, mode, kind)
             elif mode == "x":
                 raise ConfigError(f"path: {path} is there already, and mode 'x' wants to create it")
-            return cls._open_existing(path)
+            return cls._open_existing(path, kind)
         except OSError as e:
             if isinstance(e, EngineError):
                 raise
             raise as_engine_error(path, e) from e
 
     @classmethod
-    def _open_existing(cls, path: Path) -> "Directory":
+    def _open_existing(cls, path: Path, kind: str) -> "Directory":
         lock = hold(path)
         cold = log = None
         try:
@@ -195,7 +197,7 @@ class Directory:
             with contextlib.suppress(PermissionError):  # a parent that can't be read can't be synced either
                 sync_directory(path.absolute().parent)
             cold = Cold.open(path / "rows")
-            state = State.from_meta(cold.meta, path)
+            state = State.from_meta(cold.meta, path, kind)
             state.require_rows(cold.entries, path)
             log = Log.open(path / "log", known_durable_seq=state.seq)
             return cls(path, lock, cold, log, state)
@@ -240,8 +242,8 @@ def exists(path: Path) -> bool:
     return True
 
 
-def _create(path: Path, settings: Settings, mode: str) -> None:
-    made = {"format": FORMAT, "fingerprint": fingerprint()}
+def _create(path: Path, settings: Settings, mode: str, kind: str) -> None:
+    made = {"format": FORMAT, "fingerprint": fingerprint(kind)}
     meta = {"created": json.dumps(made).encode(), **State.initial(settings).to_meta()}
     try:
         with made_aside(path, "path") as aside:

@@ -16,11 +16,12 @@ from typing import Any
 from . import backup, epoch
 from .admission import Admission
 from .config import Resources, Settings
+from .device import Device
 from .digest import digest
 from .directory import Directory, State
 from .errors import ConfigError, EngineError, InputError
 from .events import Events, Ids, IngestReport, describe, flag
-from .learn.model import Learned, Model, require_room
+from .learn.model import Learned, Model
 from .log.record import NO_IDS, Record, checked_position, records
 from .rank.catalogue import Catalogue
 from .rank.history import HISTORY, History
@@ -42,14 +43,18 @@ class Engine(Reading, Removing):
         capacity = capacities(settings.dim, settings.optimizer, resources.warm_bytes if directory else None)
         self._users = Table(USERS, settings.dim, settings.optimizer, capacity[0], cold)
         self._items = Table(ITEMS, settings.dim, settings.optimizer, capacity[1], cold)
-        self._catalogue = Catalogue(settings.dim)
+        self._device = Device(settings, resources.hot_bytes) if resources.device == "cuda" else None
+        self._catalogue = self._device.catalogue if self._device else Catalogue(settings.dim)
         self._history = History(
             self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [], lambda: self._users.gone
         )
         self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
+        if self._device:
+            self._device.put_before(self._users, self._items, self._model)
         self._removal = Removal(self._users, self._items, self._catalogue, self._history, self._model)
         self._admission = Admission(self._users, self._items, self._catalogue, self._history, settings.seed)
         self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
+        self._turn = self._device.turn if self._device else nullcontext()
         self._writing = threading.RLock()
         self._inside: str | None = None  # the call that the thread is in that holds the lock
         self._pid = os.getpid()
@@ -69,7 +74,7 @@ class Engine(Reading, Removing):
         if directory:
             self._recover(directory)
         wanted = Settings.resolve(given, self._model.settings)
-        require_room(wanted, min(capacity[:2]))
+        self._model.require_room(wanted)
         if wanted != self._model.settings:
             self._change_settings(wanted)
         if directory:
@@ -258,9 +263,10 @@ class Engine(Reading, Removing):
                     raise EngineError(f"event {record.first_seq + start} is due after {self._seq}")
                 before = learned.skipped, learned.events
                 settings = self._model.settings
-                runs = self._admission.begin(
-                    record, start, settings.admit_after, lambda: self._make_room(record.first_seq - 1)
-                )
+                with self._turn:
+                    runs = self._admission.begin(
+                        record, start, settings.admit_after, lambda: self._make_room(record.first_seq - 1)
+                    )
                 for first, stop in runs:
                     self._model.learn(
                         record.users[first:stop],
@@ -278,9 +284,11 @@ class Engine(Reading, Removing):
                 learned.unlearned += record.count - start - (learned.events - before[1])
                 self._seq = record.last_seq
                 if ttl := settings.row_ttl:
-                    self._removal.expire(record.first_seq - 1, self._seq, ttl)
+                    with self._turn:
+                        self._removal.expire(record.first_seq - 1, self._seq, ttl)
             if record.operation is not None:
-                self._removal.apply(record)
+                with self._turn:
+                    self._removal.apply(record)
             if record.position is not None:
                 self._positions[record.position[0]] = record.position[1]
         except BaseException as e:
@@ -422,6 +430,7 @@ class Engine(Reading, Removing):
             "skipped_updates": self._skipped,
             "users": self._users.stats(),
             "items": self._items.stats(),
+            "device": self._device.name if self._device else "cpu",
             "catalogue_bytes": self._catalogue.bytes,
             "history_bytes": self._history.ram_bytes,
             "hidden_items": len(self._catalogue.native.hidden),

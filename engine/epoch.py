@@ -89,6 +89,8 @@ class Epochs:
             log.sync()
         self._log_mark = log.appended_bytes
         self._began = time.monotonic()
+        self._users.refresh()
+        self._items.refresh()
         self._interrupted = True  # until it is handed over: a KeyboardInterrupt may come anywhere
         self._users.warm.freeze()
         self._items.warm.freeze()

@@ -41,6 +41,7 @@ def open_engine(
         mode,
         given,
         lambda settings: require_room(settings, capacities(settings.dim, settings.optimizer, checked.warm_bytes)[0]),
+        checked.device,
     )
     try:
         return Engine(directory, directory.state.settings, checked, given)

@@ -4,8 +4,9 @@ Wraps csrc/learner.h, which runs the steps. The writer's thread only, but for `m
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,12 +42,44 @@ class Learned:
         self.cold += cold
 
 
+_Columns = tuple[Ids, Ids, NDArray[np.float32] | None, NDArray[np.float32] | None]
+
+
+class Steps(Protocol):
+    """What learns a planned window in the place of the CPU."""
+
+    def learn(
+        self,
+        learner: Any,
+        settings: Settings,
+        planned: Any,
+        batch_size: int,
+        start: int,
+        columns: _Columns,
+        first_seq: int,
+    ) -> tuple[int, float, int, int, int, int, int]: ...
+
+
 class Model:
     def __init__(self, settings: Settings, users: Any, items: Any, catalogue: Any, history: Any):
         """The four are the native parts; the model changes them and owns none."""
         self._learner: Any = native.Learner(users, items, catalogue, history)
         self._capacity = min(users.capacity, items.capacity)
+        self._hot: tuple[int, int] | None = None  # rows that a device has room for, bytes of one
+        self._steps: Steps | None = None
+        self._turn: AbstractContextManager[None] = nullcontext()
         self.settings = settings
+
+    def learn_on(self, steps: Steps, turn: AbstractContextManager[None], rows: int, row_bytes: int) -> None:
+        """Has a device learn, with room for so many rows of each table; `turn` is taken for each window."""
+        self._steps, self._turn, self._hot = steps, turn, (rows, row_bytes)
+        native.limit_windows(self._learner, rows, rows)
+
+    def require_room(self, settings: Settings, batch_size: int | None = None) -> None:
+        """Raises ConfigError for settings whose micro-batches need more rows than there is room for."""
+        require_room(settings, self._capacity, batch_size)
+        if self._hot:
+            require_room(settings, self._hot[0], batch_size, self._hot[1])
 
     @property
     def settings(self) -> Settings:
@@ -115,18 +148,25 @@ class Model:
         settings = self._native
         if batch_size != self._settings.batch_size:
             settings = native_settings(self._settings.changed({"batch_size": batch_size}))
-        require_room(self._settings, self._capacity, batch_size)
+        self.require_room(self._settings, batch_size)
         learner = self._learner
+        columns: _Columns = users, items, values, weights
         start = 0
         while start < len(users):
-            while (state := learner.plan(settings, users, items, weights, first_seq, start)) != _READY:
-                if state == _BLOCKED:
-                    make_room(first_seq + start - 1)
-                    continue
-                deliver(learner.missing_users, learner.missing_items)
-                if not learner.delivered():
-                    raise CorruptionError("an item of the catalogue has no row in LMDB", seq=first_seq + start)
-            learned = learner.learn(settings, users, items, values, weights, first_seq)
+            with self._turn:
+                while (state := learner.plan(settings, users, items, weights, first_seq, start)) != _READY:
+                    if state == _BLOCKED:
+                        make_room(first_seq + start - 1)
+                        continue
+                    deliver(learner.missing_users, learner.missing_items)
+                    if not learner.delivered():
+                        raise CorruptionError("an item of the catalogue has no row in LMDB", seq=first_seq + start)
+                if self._steps is None:
+                    learned = learner.learn(settings, *columns, first_seq)
+                else:
+                    learned = self._steps.learn(
+                        learner, self._settings, settings, batch_size, start, columns, first_seq
+                    )
             start += learned[0]
             into.add(*learned)
 
@@ -136,13 +176,22 @@ def native_settings(s: Settings, batch_size: int | None = None) -> Any:
     return native.LearnSettings(loss, optimizer, s.lr, s.l2, s.negatives, batch_size or s.batch_size, s.seed)
 
 
-def require_room(settings: Settings, capacity: int, batch_size: int | None = None) -> None:
-    """Raises ConfigError if the tables can't hold the rows of one micro-batch, for a micro-batch is never split."""
+def require_room(
+    settings: Settings, capacity: int, batch_size: int | None = None, hot_row_bytes: int | None = None
+) -> None:
+    """Raises ConfigError if the tables can't hold the rows of one micro-batch, for a micro-batch is never split.
+
+    `hot_row_bytes`: of a row, where the tables are those of a device."""
     s = native_settings(settings, batch_size)
     needed = max(s.users_needed, s.items_needed)
     if needed > capacity:
+        if hot_row_bytes:
+            what, wanted = "hot_bytes", 2 * needed * hot_row_bytes
+        else:
+            row = native.row_bytes(settings.dim, OPTIMIZERS.index(settings.optimizer))
+            what, wanted = "warm_bytes", -(-needed * row * 16 // 7)
         raise ConfigError(
-            f"warm_bytes: room for {capacity} rows of a table, but a micro-batch of batch_size "
+            f"{what}: room for {capacity} rows of a table, but a micro-batch of batch_size "
             f"{batch_size or settings.batch_size} with negatives {settings.negatives} can need {needed}; wanted at "
-            f"least {-(-needed * native.row_bytes(settings.dim, OPTIMIZERS.index(settings.optimizer)) * 16 // 7)} bytes"
+            f"least {wanted} bytes"
         )

@@ -16,6 +16,7 @@ from ..config import OPTIMIZERS
 from ..errors import CorruptionError
 from ..events import Ids
 from .cold import Cold, Snapshot
+from .hot import HotTier
 
 Rows = NDArray[np.uint8]
 
@@ -51,6 +52,7 @@ class Table:
         self.dim = dim
         self.warm: Any = native.Warm(dim, OPTIMIZERS.index(optimizer), capacity, number == ITEMS)
         self.cold = cold
+        self.hot: HotTier | None = None
         self._gone: Ids = NO_IDS
 
     def __len__(self) -> int:
@@ -64,12 +66,19 @@ class Table:
         """
         found: NDArray[np.bool_]
         rows: Rows
+        if self.hot:
+            self.hot.refresh(ids)
         found, rows = self.warm.peek(ids)
         if self.cold is not None and not found.all():
             missed = ~found
             missed[missed] = ~contains(self._gone, ids[missed])  # looked at before LMDB is read
             found[missed] = _fetch(self.cold, self.number, ids[missed], rows, np.flatnonzero(missed))
         return found, rows
+
+    def refresh(self) -> None:
+        """Brings RAM up to what a device has learned. Any thread."""
+        if self.hot:
+            self.hot.refresh()
 
     def floats(self, rows: Rows) -> NDArray[np.float32]:
         """The vectors of rows, float32 [n, dim]."""
@@ -105,6 +114,7 @@ class Table:
 
     def rows(self) -> Iterator[tuple[Ids, Rows]]:
         """Every row in id order, wherever it lives. The writer's lock must be held."""
+        self.refresh()
         resident: Ids = self.warm.resident()
         gone = self._gone  # before the scan begins: what it still finds of them is not valid
         cold = iter(()) if self.cold is None else self.cold.scan(self.number, self.warm.stored_bytes)
@@ -188,7 +198,7 @@ class Table:
             "row_bytes": int(self.warm.row_bytes),
             "dirty_rows": int(self.warm.dirty),
             "evicted": int(self.warm.evicted),
-        }
+        } | (self.hot.stats() if self.hot else {})
 
 
 def contains(rising: Ids, ids: Ids) -> NDArray[np.bool_]:

@@ -1,0 +1,134 @@
+#include "hot.h"
+
+#include <algorithm>
+
+Hot::Hot(Warm& warm, int64_t capacity)
+    : warm_(warm), capacity_(std::min<int64_t>(capacity, kNone)) {
+    warm.copied_by(this);
+}
+
+void Hot::release(uint32_t place) {
+    place_of_[slot_of_[place]] = kNone;
+    slot_of_[place] = kNone;
+    if (is_ahead_[place]) --ahead_count_;
+    is_ahead_[place] = 0;
+    free_.push_back(place);
+    --size_;
+}
+
+void Hot::freed(uint32_t slot) {
+    if (at(slot) != kNone) release(at(slot));
+}
+
+// Frees the places of least worth in a run of candidates under the clock hand.
+bool Hot::evict_some() {
+    const int64_t want = std::clamp<int64_t>(capacity_ / 64, 1, 1024);
+    std::vector<std::pair<uint64_t, uint32_t>> candidates;
+    for (int64_t seen = 0; seen < high_water_ && static_cast<int64_t>(candidates.size()) < want * 4; ++seen) {
+        if (++hand_ >= high_water_) hand_ = 0;
+        const auto place = static_cast<uint32_t>(hand_);
+        const uint32_t slot = slot_of_[place];
+        if (slot != kNone && !warm_.is_pinned(slot)) candidates.emplace_back(warm_.worth(slot), place);
+    }
+    const auto n = std::min<size_t>(candidates.size(), static_cast<size_t>(want));
+    std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(n), candidates.end());
+    for (size_t i = 0; i < n; ++i) {
+        const uint32_t place = candidates[i].second;
+        if (is_ahead_[place]) victims.add(slot_of_[place], place);
+        release(place);
+        ++evicted_;
+    }
+    return n > 0;
+}
+
+bool Hot::place() {
+    loads.clear();
+    victims.clear();
+    if (std::ssize(warm_.pinned()) > capacity_) return false;
+    for (const uint32_t slot : warm_.pinned()) {
+        if (slot >= place_of_.size()) place_of_.resize(std::max<size_t>(slot + 1, place_of_.size() * 2), kNone);
+        if (place_of_[slot] != kNone) continue;
+        if (free_.empty() && high_water_ < capacity_) {
+            free_.push_back(static_cast<uint32_t>(high_water_++));
+            slot_of_.push_back(kNone);
+            is_ahead_.push_back(0);
+        }
+        if (free_.empty()) evict_some();  // finds one: no more are pinned than there are places
+        const uint32_t place = free_.back();
+        free_.pop_back();
+        place_of_[slot] = place;
+        slot_of_[place] = slot;
+        ++size_;
+        loads.add(slot, place);
+    }
+    return true;
+}
+
+void Hot::learned() {
+    if (std::ssize(ahead_list_) > 2 * capacity_)
+        std::erase_if(ahead_list_, [this](uint32_t place) { return !is_ahead_[place]; });
+    for (const uint32_t slot : warm_.pinned()) {
+        const uint32_t place = at(slot);
+        if (is_ahead_[place]) continue;
+        is_ahead_[place] = 1;
+        ++ahead_count_;
+        ahead_list_.push_back(place);
+    }
+}
+
+Hot::Copy Hot::rows_ahead() {
+    std::sort(ahead_list_.begin(), ahead_list_.end());
+    ahead_list_.erase(std::unique(ahead_list_.begin(), ahead_list_.end()), ahead_list_.end());
+    std::erase_if(ahead_list_, [this](uint32_t place) { return !is_ahead_[place]; });
+    Copy out;
+    for (const uint32_t place : ahead_list_) out.add(slot_of_[place], place);
+    return out;
+}
+
+Hot::Copy Hot::rows_ahead(const int64_t* ids, int64_t n) const {
+    Copy out;
+    for (int64_t i = 0; i < n; ++i) {
+        const uint32_t slot = warm_.find(ids[i]);
+        const uint32_t place = slot == kNone ? kNone : at(slot);
+        if (place != kNone && is_ahead_[place]) out.add(slot, place);
+    }
+    return out;
+}
+
+Hot::Copy Hot::pinned() const {
+    Copy out;
+    for (const uint32_t slot : warm_.pinned()) out.add(slot, at(slot));
+    return out;
+}
+
+void Hot::gather(const Copy& rows, int64_t width, float* out) const {
+    constexpr int64_t kAhead = 8;
+    for (int64_t i = 0; i < rows.size(); ++i) {
+        if (i + kAhead < rows.size()) warm_.prefetch_slot(rows.slots[static_cast<size_t>(i + kAhead)]);
+        float* to = out + i * width;
+        std::memcpy(to, warm_.row(rows.slots[static_cast<size_t>(i)]), static_cast<size_t>(floats()) * 4);
+        std::fill(to + floats(), to + width, 0.0f);
+    }
+}
+
+void Hot::scatter(const Copy& rows, int64_t width, const float* in, Catalogue* catalogue) {
+    for (int64_t from = 0; from < rows.size(); from += kLockRows) {
+        const int64_t to = std::min(rows.size(), from + kLockRows);
+        uint32_t ordinals[kLockRows];
+        const float* published[kLockRows];
+        {
+            std::lock_guard lock(warm_.mutex());
+            for (int64_t i = from; i < to; ++i) {
+                const uint32_t slot = rows.slots[static_cast<size_t>(i)];
+                std::memcpy(warm_.row(slot), in + i * width, static_cast<size_t>(floats()) * 4);
+                ordinals[i - from] = static_cast<uint32_t>(warm_.meta(slot).ordinal);
+                published[i - from] = in + i * width;
+                const auto place = static_cast<size_t>(rows.places[static_cast<size_t>(i)]);
+                if (slot_of_[place] != slot || !is_ahead_[place]) continue;  // a victim, or named twice
+                is_ahead_[place] = 0;
+                --ahead_count_;
+            }
+        }
+        if (catalogue) catalogue->publish(ordinals, published, to - from);
+    }
+}

@@ -1,0 +1,55 @@
+"""A device in front of RAM: its tiers, its catalogue and its learning, put together for one Engine.
+
+Responsible for how much of the device's memory is whose. Not for what any of the parts does. Made at opening, by the
+thread that opens.
+"""
+
+from typing import Any
+
+from . import backend
+from .config import Settings
+from .learn.device import DeviceSteps
+from .learn.model import Model, require_room
+from .rank.device import DeviceCatalogue
+from .table.hot import HotTier, Turn, row_bytes
+from .table.table import Table
+
+_SHARE = 0.5  # of the memory that is free, for rows
+_DEFAULT_HOST_BYTES = 1 << 26  # where the device is the CPU, under the interpreter
+
+
+class Device:
+    def __init__(self, settings: Settings, hot_bytes: int | None):
+        self._torch, self._device = backend.require_device()
+        if hot_bytes is None:
+            on_gpu = self._device.type == "cuda"
+            free = self._torch.cuda.mem_get_info(self._device)[0] if on_gpu else 2 * _DEFAULT_HOST_BYTES
+            hot_bytes = int(free * _SHARE)
+        row = row_bytes(settings.dim, settings.optimizer)
+        rows = max(1, hot_bytes // (2 * row))  # half of them of users, half of items
+        require_room(settings, rows, hot_row_bytes=row)
+        self._rows, self._row_bytes = rows, row
+        self.turn = Turn()
+        self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn)
+
+    @property
+    def name(self) -> str:
+        return backend.device_name()
+
+    def put_before(self, users: Table, items: Table, model: Model) -> None:
+        """Has the device hold rows of these tables and learn for the model."""
+        tiers = [
+            HotTier(table.warm, self._rows, self._device, self._torch, self.turn, catalogue)
+            for table, catalogue in ((users, None), (items, self.catalogue.native))
+        ]
+        users.hot, items.hot = tiers
+        self.catalogue.refresh = items.refresh
+        steps = DeviceSteps(self._torch, self._device, *tiers, publish=self._publish(tiers[1]))
+        model.learn_on(steps, self.turn, self._rows, self._row_bytes)
+
+    def _publish(self, items: HotTier) -> Any:
+        def with_pinned() -> Any:
+            ids, ordinals, places = items.pinned()
+            return lambda: self.catalogue.publish(ordinals, ids, items.rows, places)
+
+        return with_pinned

@@ -1,0 +1,161 @@
+"""Learning on a device: one planned window, from the places of its rows to what the host has to know of it.
+
+Responsible for which kernels learn a window there. Not for which rows it names (csrc/learner.h), nor for where they live
+(the tiers that it is given). Small steps go to learn_steps, all of a window in one launch and with the CPU's own bits;
+large micro-batches to the row kernels, one micro-batch after the other, within their tolerances of the CPU. Which of
+the two follows from batch_size alone. The writer's thread, with the device's turn.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backend import native
+from ..config import Settings
+from ..events import POINTWISE, Ids
+from ..kernels.learn_steps import learn_steps
+from ..kernels.loss_grads.triton_kernel import loss_grads
+from ..kernels.pool_rows.triton_kernel import pool_rows
+from ..kernels.update_rows.triton_kernel import update_rows
+
+MOST_IN_A_STEP = 256  # events of a micro-batch that learn_steps takes
+_MEAN_HORIZON = 4096  # events over which the running mean forgets
+_SEGMENT = 64  # events whose vectors are summed at a time for the mean
+
+
+class Tier(Protocol):
+    """A table's rows on the device, as far as learning needs them."""
+
+    native: Any
+    rows: Any
+
+    def place(self) -> None: ...
+
+
+class DeviceSteps:
+    def __init__(self, torch: Any, device: Any, users: Tier, items: Tier, publish: Callable[[], Callable[[], None]]):
+        """`publish` is called with the window's rows pinned; what it returns, once they are learned."""
+        self._torch = torch
+        self._device = device
+        self._users = users
+        self._items = items
+        self._publish = publish
+
+    def learn(
+        self,
+        learner: Any,
+        settings: Settings,
+        planned: Any,
+        batch_size: int,
+        start: int,
+        columns: tuple[Ids, Ids, NDArray[np.float32] | None, NDArray[np.float32] | None],
+        first_seq: int,
+    ) -> tuple[int, float, int, int, int, int, int]:
+        """Learns the window that was planned from event `start` of a record; returns what `Learner.learn` does."""
+        _, _, values, weights = columns
+        native.fill_fresh(learner, planned)
+        self._users.place()
+        self._items.place()
+        hot = self._users.native, self._items.native
+        *refs, fresh, offsets = native.device_refs(learner, planned, *columns, *hot)
+        publish = self._publish()
+        part = slice(start, start + len(fresh))
+        mean = self._to_device(learner.mean)
+        arguments = {
+            "weights": None if weights is None else self._to_device(weights[part]),
+            "values": None if values is None else self._to_device(values[part]),
+            "offsets": self._to_device(offsets) if settings.loss in POINTWISE else None,
+        }
+        places = [self._to_device(x) for x in refs]
+        if batch_size <= MOST_IN_A_STEP:
+            losses, skipped = learn_steps(
+                settings.loss,
+                self._users.rows,
+                self._items.rows,
+                *places,
+                dim=settings.dim,
+                optimizer=settings.optimizer,
+                lr=settings.lr,
+                l2=settings.l2,
+                batch_size=batch_size,
+                negatives=settings.negatives,
+                fresh=self._to_device(fresh) if fresh.any() else None,
+                mean=mean,
+                mean_count=learner.mean_count,
+                **arguments,
+            )
+        else:
+            losses, skipped = self._batches(settings, batch_size, places, fresh, mean, learner.mean_count, arguments)
+        learned: tuple[int, float, int, int, int, int, int] = native.device_learned(
+            learner, planned, *columns, first_seq, *hot, losses.cpu().numpy(), mean.cpu().numpy(), int(skipped)
+        )
+        publish()
+        return learned
+
+    def _to_device(self, x: NDArray[Any]) -> Any:
+        return self._torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
+
+    def _batches(
+        self,
+        settings: Settings,
+        batch_size: int,
+        places: list[Any],
+        fresh: NDArray[np.uint8],
+        mean: Any,
+        mean_count: int,
+        arguments: dict[str, Any],
+    ) -> tuple[Any, Any]:
+        torch = self._torch
+        users, items, dim = self._users.rows, self._items.rows, settings.dim
+        step = {"dim": dim, "lr": settings.lr, "l2": settings.l2, "optimizer": settings.optimizer}
+        shared = settings.loss == "softmax"
+        losses = torch.empty(len(fresh), dtype=torch.float32, device=self._device)
+        skipped = torch.zeros((), dtype=torch.int64, device=self._device)
+        for number, begin in enumerate(range(0, len(fresh), batch_size)):
+            end = min(begin + batch_size, len(fresh))
+            events, k = end - begin, settings.negatives
+            user, positive = places[0][begin:end], places[1][begin:end]
+            of = {name: None if x is None else x[begin:end] for name, x in arguments.items()}
+            new = np.flatnonzero(fresh[begin:end])
+            if len(new):
+                rows = user[self._to_device(new)]
+                users[rows, :dim] += mean
+            if of["offsets"] is not None:
+                of["offsets"] = of["offsets"] + users[user, dim]
+            if not k:
+                negative = None
+            elif shared:
+                negative = places[2][number * k : (number + 1) * k]
+            else:
+                negative = places[2][begin * k : end * k].view(events, k)
+            found = loss_grads(settings.loss, users, items, positive, negative, dim=dim, query_slots=user, **of)
+            losses[begin:end] = found.losses
+            slots, coefs, source = positive, found.positive_coefs, user
+            if negative is not None:
+                each = negative.expand(events, k) if shared else negative
+                each = torch.where(each == positive[:, None], -1, each)  # the positive itself is no negative
+                slots = torch.cat([positive[:, None], each], 1).reshape(-1)
+                coefs = torch.cat([found.positive_coefs[:, None], found.negative_coefs], 1).reshape(-1)
+                source = user[:, None].expand(events, 1 + k).reshape(-1)
+            skipped += update_rows(items, slots, users, source, coefs, coefs, **step)
+            ones = torch.ones(events, dtype=torch.float32, device=self._device)
+            index = torch.arange(events, device=self._device)
+            bias = found.positive_coefs if settings.loss in POINTWISE else None
+            skipped += update_rows(users, user, found.query_grads, index, ones, bias, **step)
+            self._move_mean(mean, user, mean_count + begin)
+        return losses, skipped
+
+    def _move_mean(self, mean: Any, user: Any, count: int) -> None:
+        """mean += rate x (vector - mean) for one event after the other, as one weighted sum of their vectors."""
+        events = len(user)
+        rates = 1.0 / np.minimum(np.arange(count + 1, count + events + 1), _MEAN_HORIZON)
+        left = np.cumprod(1.0 - rates[::-1])[::-1]  # of what was there before each event
+        weights = rates * np.append(left[1:], 1.0)
+        offsets = np.append(np.arange(0, events, _SEGMENT), events)
+        # Sums of segments first, then theirs: a sum of one thread would take as long as the step.
+        sums = pool_rows(
+            self._users.rows, user, self._to_device(offsets), self._to_device(weights.astype(np.float32)), dim=len(mean)
+        )
+        mean.mul_(float(left[0])).add_(sums.sum(0))

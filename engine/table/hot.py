@@ -1,0 +1,154 @@
+"""The hot tier of a table: rows in a device's memory, where steps are learned; RAM behind it, brought up to date on
+demand.
+
+Responsible for which rows are on the device (csrc/hot.h decides, on the host), for copying them there and back, and for
+the turn that the writer and readers of the device take. Not for what is computed on them. Invariants: a hot row has a
+slot in the warm tier; where the device's floats are newer the row is *ahead*, and dirty in the warm tier, so it reaches
+RAM before an epoch freezes it and before it can leave. Every call takes the turn. The device is any that torch has:
+with the Triton interpreter it is the CPU.
+"""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ..backend import native
+from ..config import OPTIMIZERS
+from ..errors import DeviceError, EngineError
+from ..events import Ids
+
+_CHUNK = 1 << 16  # rows copied at a time: 19 MB of staging memory at dim 64
+
+
+class Turn:
+    """A re-entrant lock that goes to whoever has waited longest: a writer that takes it again at once starves nobody."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._owner: int | None = None
+        self._depth = 0
+        self._next = self._serving = 0
+
+    def __enter__(self) -> None:
+        me = threading.get_ident()
+        with self._changed:
+            if self._owner == me:
+                self._depth += 1
+                return
+            ticket = self._next
+            self._next += 1
+            try:
+                while self._serving != ticket:
+                    self._changed.wait()
+            except BaseException:  # an interrupt: whoever is behind must not wait for this ticket
+                self._abandon(ticket)
+                raise
+            self._owner, self._depth = me, 1
+
+    def _abandon(self, ticket: int) -> None:
+        def pass_on() -> None:
+            with self._changed:
+                while self._serving != ticket:
+                    self._changed.wait()
+                self._serving += 1
+                self._changed.notify_all()
+
+        threading.Thread(target=pass_on, name="rowtide-turn", daemon=True).start()
+
+    def __exit__(self, *error: object) -> None:
+        with self._changed:
+            self._depth -= 1
+            if self._depth == 0:
+                self._owner = None
+                self._serving += 1
+                self._changed.notify_all()
+
+
+@contextmanager
+def device_errors(torch: Any, what: str) -> Iterator[None]:
+    """What torch, Triton or CUDA raise in the block comes out as DeviceError."""
+    try:
+        yield
+    except EngineError:
+        raise
+    except torch.OutOfMemoryError as e:
+        raise DeviceError(f"out of device memory while {what}; open with less hot_bytes: {e}") from e
+    except RuntimeError as e:
+        raise DeviceError(f"the device failed while {what}: {e}") from e
+
+
+class HotTier:
+    def __init__(self, warm: Any, capacity: int, device: Any, torch: Any, turn: Turn, catalogue: Any = None):
+        """`warm`: the native warm tier; `catalogue`: the native catalogue that follows its rows when they come back."""
+        self.native: Any = native.Hot(warm, capacity)
+        self.turn = turn
+        self._torch = torch
+        self._device = device
+        self._catalogue = catalogue
+        self._pinned = device.type == "cuda"  # staging memory that the device copies from by itself
+        with device_errors(torch, f"making room for {capacity} rows"):
+            self.rows = torch.zeros((capacity, _row_floats(self.native.floats)), device=device, dtype=torch.float32)
+
+    @property
+    def bytes(self) -> int:
+        return int(self.rows.nbytes)
+
+    def place(self) -> None:
+        """Brings the rows that the warm tier has pinned to the device; first back what leaves and is ahead."""
+        placed = self.native.place()
+        if placed is None:
+            raise EngineError("a window of more rows than the device has places for")
+        loads, victims = placed
+        self._copy_back(victims)
+        self._load(loads)
+
+    def refresh(self, ids: Ids | None = None) -> None:
+        """Brings RAM up to date, for all rows or for those of `ids`; nothing moves on the device."""
+        with self.turn:
+            if self.native.ahead:
+                self._copy_back(self.native.rows_ahead() if ids is None else self.native.rows_ahead(ids))
+
+    def _copy_back(self, rows: Any) -> None:
+        if not len(rows):
+            return
+        with device_errors(self._torch, "copying rows back"):
+            for part in rows.parts(_CHUNK):
+                places = self._torch.from_numpy(part.places).to(self._device)
+                floats = self.rows.index_select(0, places).cpu().numpy()
+                self.native.scatter(part, floats, self._catalogue)
+
+    def _load(self, rows: Any) -> None:
+        if not len(rows):
+            return
+        with device_errors(self._torch, "copying rows to it"):
+            for part in rows.parts(_CHUNK):
+                staging = self._torch.empty((len(part), self.rows.shape[1]), pin_memory=self._pinned)
+                self.native.gather(part, staging.numpy())
+                places = self._torch.from_numpy(part.places).to(self._device)
+                self.rows.index_copy_(0, places, staging.to(self._device, non_blocking=True))
+
+    def pinned(self) -> tuple[Ids, Ids, Ids]:
+        """Of the rows of the planned window: ids, ordinals (of items), places."""
+        rows = self.native.pinned()
+        ids, ordinals = self.native.names(rows)
+        return ids, ordinals, rows.places
+
+    def stats(self) -> dict[str, int]:
+        return {
+            "hot_rows": len(self.native),
+            "hot_capacity": int(self.native.capacity),
+            "hot_bytes": self.bytes,
+            "hot_evicted": int(self.native.evicted),
+            "ahead_rows": int(self.native.ahead),
+        }
+
+
+def row_bytes(dim: int, optimizer: str) -> int:
+    """Bytes of one row on the device."""
+    return 4 * _row_floats(dim + 1 + int(native.state_floats(OPTIMIZERS.index(optimizer), dim)))
+
+
+def _row_floats(floats: int) -> int:
+    """Floats from one row to the next on the device: whole sectors of 32 bytes."""
+    return -(-floats // 8) * 8
