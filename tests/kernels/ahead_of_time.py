@@ -1,4 +1,4 @@
-"""Compiles every Triton kernel for GPUs that need not be there, and says what came out: registers, spills, shared memory.
+"""Compiles every Triton kernel for GPUs that need not be there, and says what came out: registers, spills and the like.
 
 Run as a program, without TRITON_INTERPRET (kernels that were defined under it cannot be compiled): one line of JSON a
 kernel, or with --table the lines of the table in engine/kernels/README.md. What is compiled is what `cases()` of each
@@ -29,9 +29,7 @@ def compiled(operation: str, case: Any, capability: int) -> dict[str, Any]:
     given = case.types.keys() & set(names)
     constants = case.constants | {name: None for name in names if name not in given | case.constants.keys()}
     signature = {name: "constexpr" if name in constants else case.types[name] for name in names}
-    aligned = {
-        (at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if signature[name].startswith("*")
-    }
+    aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if signature[name].startswith("*")}
     source = ASTSource(case.kernel, signature, {(names.index(name),): x for name, x in constants.items()}, aligned)
     options = {"num_warps": case.warps, "enable_fp_fusion": False}
     made = triton.compile(source, target=GPUTarget("cuda", capability, WARP), options=options)

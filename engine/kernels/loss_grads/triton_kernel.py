@@ -2,9 +2,9 @@
 
 Rows are read where they lie, by slot. bpr, logistic and squared: a warp has a tile of events, reads each row once and
 goes through an event's negatives in order. softmax: a program has 32 events and scores the shared negatives tile by
-tile, in float32 throughout (never tf32); scores go into `negative_coefs` and become coefficients there. An event's bits
-depend on nothing else in the call. Invariants, the caller's to keep: the contract of `loss_grads`, tensors on one device,
-`rows` of a width that is a multiple of 4. Any thread, on its current stream.
+tile, in float32 throughout (never tf32); scores go into `negative_coefs` and become coefficients there. An event's
+bits depend on nothing else in the call. Invariants, the caller's to keep: the contract of `loss_grads`, tensors on one
+device, `rows` of a width that is a multiple of 4. Any thread, on its current stream.
 """
 
 from collections.abc import Iterator
@@ -288,9 +288,7 @@ def cases() -> Iterator[Case]:
     out = dict.fromkeys(LossGrads._fields, floats) | {"events": "i64", "drawn": "i32"}
     for dim, width in ((64, 72), (128, 136)):
         shape = {"DIM": dim, "QUERY_WIDTH": width, "WIDTH": width}
-        yield Case(
-            f"dim {dim}", softmax_grads, shared | {"negatives": slots} | out, shape | _score_tile(dim), WARPS
-        )
+        yield Case(f"dim {dim}", softmax_grads, shared | {"negatives": slots} | out, shape | _score_tile(dim), WARPS)
         block, tile = tile_of(dim, PAIR_FLOATS)
         shape |= {"BLOCK": block, "TILE": tile, "UNROLL": UNROLL}
         for loss in ("bpr", *POINTWISE):

@@ -8,9 +8,9 @@ The terms are sorted by slot, stably, so those of a row stand together and in or
     join_rows      a block for each row of several segments: their sums by a fixed tree, 64 at a time, and the step
 
 So a row of 100,000 terms is summed by 1,563 lanes side by side, and a row of few terms is read and written once. The
-lists are filled in whatever order blocks come by, with integer atomics, but each sum and step is its row's alone: the same
-bits on every run, whatever else is in the call. A segment's sum has a place of its own without being counted: of the rows
-with several segments at most one begins, and at most one goes on, in each 64 places of the sorted terms.
+lists are filled in whatever order blocks come by, with integer atomics, but each sum and step is its row's alone: the
+same bits on every run, whatever else is in the call. A segment's sum has a place of its own without being counted: of
+the rows with several segments at most one begins, and at most one goes on, in each 64 places of the sorted terms.
 
 Invariants, the caller's to keep: the contract of `update_rows`, tensors on one device, `rows` of a width that is a
 multiple of 4. Any thread, on its current stream.
@@ -31,7 +31,11 @@ from . import Optimizer
 SEGMENT = 64  # terms that are summed one after the other
 CUT = 1024  # sorted terms that a block cuts
 STEP_FLOATS = 128  # of a tile of a warp
-UNROLL = {"adagrad": 4, "adam": 2, "sgd": 4}  # terms of a segment under way at once; adam has more of the row in registers
+UNROLL = {
+    "adagrad": 4,
+    "adam": 2,
+    "sgd": 4,
+}  # terms of a segment under way at once; adam has more of the row in registers
 JOIN_FLOATS = 8192  # of a tile of segments' sums
 JOIN_WARPS = 8
 TILES_IN_TURN = 128  # programs for each multiprocessor, which share the tiles: four times what runs at once
