@@ -31,7 +31,7 @@ def miss(gap):
     return tl.maximum(gap, 0.0) + tl.log(1.0 + small), tl.where(gap > 0.0, 1.0, small) / (1.0 + small)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["events", "drawn"])
 def pair_grads(
     queries,
     query_slots,
@@ -116,7 +116,7 @@ def pair_grads(
     tl.store(query_grads + event[:, None] * DIM + column[None, :], grad, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["events", "drawn"])
 def softmax_grads(
     queries,
     query_slots,

@@ -19,7 +19,7 @@ BAG_FLOATS = 256  # of a tile: a warp has two such loads for each of the terms t
 UNROLL = 4  # terms of a bag under way at once
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def gather_rows(
     rows,
     slots,
@@ -43,7 +43,7 @@ def gather_rows(
     tl.store(out + bag[:, None] * DIM + column[None, :], vector, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count"])
 def pool_bags(
     rows,
     slots,

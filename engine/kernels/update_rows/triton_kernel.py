@@ -41,7 +41,7 @@ JOIN_WARPS = 8
 TILES_IN_TURN = 128  # programs for each multiprocessor, which share the tiles: four times what runs at once
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["terms", "halvings"])
 def cut_segments(
     sorted_slots,
     order,
@@ -189,7 +189,7 @@ def step(
         tl.atomic_add(refused, count)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["terms"])
 def step_rows(
     rows,
     sources,
@@ -261,7 +261,7 @@ def step_rows(
         tl.store(total + DIM, bias_grad, mask=part)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["terms"])
 def join_rows(
     rows,
     sorted_slots,
