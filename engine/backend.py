@@ -2,21 +2,25 @@
 
 The only importer of `_native`, and the only reader of the environment. Knows nothing of rows or files.
 ROWTIDE_ISA=avx512|avx2|portable chooses the kernels, else the fastest that the CPU has; all give the same bits.
+TRITON_INTERPRET=1, which is Triton's own, makes its kernels run on the CPU, slowly, to see whether they are right.
+torch and triton are imported where they are asked for, never before. Any thread.
 """
 
+import importlib.util
 import os
 from typing import Any
 
 from . import _native as native
 from .errors import ConfigError, DeviceError
 
-__all__ = ["describe", "fingerprint", "native"]
+__all__ = ["describe", "fingerprint", "interpreted", "native", "need_triton", "triton_missing"]
 
 _MISSING = {  # by instruction set, the fastest first: what a CPU that cannot run it lacks
     "avx512": "this CPU lacks AVX-512 (F and DQ)",
     "avx2": "this CPU lacks AVX2 or FMA",
     "portable": "",
 }
+_LEAST_CAPABILITY = (8, 0)  # of a CUDA device
 _ARITHMETIC = "16 lanes, version 1"  # changes with anything that changes a bit of a result
 
 if wanted := os.environ.get("ROWTIDE_ISA"):
@@ -59,11 +63,52 @@ def device_name() -> str:
     return str(torch.cuda.get_device_name(device)) if device.type == "cuda" else "cpu, Triton interpreter"
 
 
+def interpreted() -> bool:
+    """Whether Triton's kernels run in its interpreter: their "device" is then the CPU."""
+    return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
+
+
+def triton_missing() -> str:
+    """Why Triton's kernels cannot run here, or "" where they can. Imports torch to see, where there is one."""
+    for package in ("torch", "triton"):
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed"
+    if interpreted():
+        return ""
+    import torch
+
+    if not torch.cuda.is_available():
+        built = "" if torch.version.cuda else " (and this torch is built without CUDA)"
+        return f"no CUDA device{built}"
+    capability = torch.cuda.get_device_capability()
+    if capability < _LEAST_CAPABILITY:
+        return f"compute capability {_dotted(capability)}, wanted {_dotted(_LEAST_CAPABILITY)} or more"
+    return ""
+
+
+def need_triton(device: Any) -> None:
+    """Raises DeviceError unless Triton's kernels can run where a tensor's `device` says that it lies."""
+    if missing := triton_missing():
+        raise DeviceError(f"tensors need Triton: {missing}")
+    if interpreted():
+        if device.type != "cpu":
+            raise DeviceError(f"got tensors on {device}, but Triton's interpreter is on, which runs on the CPU")
+        return
+    import torch
+
+    if device.type != "cuda" or device.index != torch.cuda.current_device():
+        raise DeviceError(f"got tensors on {device}, wanted the current device cuda:{torch.cuda.current_device()}")
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
 def describe() -> dict[str, str]:
     """Each implementation by name: "alive", with "in use" for the one that is, or why it is not alive."""
     out = {}
     for isa, missing in _MISSING.items():
         alive = "alive, in use" if native.isa() == isa else "alive"
         out[f"cpu {isa}"] = alive if native.isa_available(isa) else missing
-    out["gpu"] = "not in this version"
+    out["triton"] = triton_missing() or ("alive, in its interpreter on the CPU" if interpreted() else "alive")
     return out

@@ -4,6 +4,10 @@ Responsible for types, shapes, ranges and memory layout, so that native code may
 Not for the sense of values: NaN and infinity are arithmetic, and the kernels say what they do with them.
 Invariants: nothing is ever converted to another dtype; what is copied to be contiguous was small (slots, coefficients,
 queries), while slabs of rows are refused instead. Pure functions, any thread.
+
+Arrays are numpy's, or tensors of torch: the slab decides which, and on which device. The other arguments come with
+`like=` the slab and must be of its kind; without, numpy's are wanted. Looking at the values of a tensor waits for its
+device.
 """
 
 import math
@@ -14,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import InputError
+from ..tensors import is_tensor
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
@@ -48,40 +53,57 @@ def rate(name: str, value: Any) -> float:
     return number
 
 
-def floats(name: str, value: Any, *shape: Axis) -> F32:
+def floats(name: str, value: Any, *shape: Axis, like: Any = None) -> F32:
     """`value`, float32 of `shape`, contiguous: copied if it was not."""
-    return _contiguous(_array(name, value, np.float32, shape))
+    return _contiguous(_array(name, value, np.float32, shape, like))
 
 
-def integers(name: str, value: Any, *shape: Axis) -> I64:
+def integers(name: str, value: Any, *shape: Axis, like: Any = None) -> I64:
     """`value`, int64 of `shape`, contiguous: copied if it was not."""
-    return _contiguous(_array(name, value, np.int64, shape))
+    return _contiguous(_array(name, value, np.int64, shape, like))
 
 
-def matrix_in_place(name: str, value: Any, columns: Axis, *, writable: bool = False) -> F32:
+def matrix_in_place(name: str, value: Any, columns: Axis, *, writable: bool = False, like: Any = None) -> F32:
     """`value`, float32 [any, columns], where it lies: if not contiguous, refused, as a copy would be all of it."""
-    array = _array(name, value, np.float32, ("N", columns))
+    array = _array(name, value, np.float32, ("N", columns), like)
     if not _lies_well(array):
-        raise InputError(
-            f"{name}: got strides {array.strides}, aligned {array.flags.aligned}; wanted C-contiguous, aligned memory"
-        )
-    if writable and not array.flags.writeable:
+        how = f"{value.stride()}" if is_tensor(value) else f"{array.strides}, aligned {array.flags.aligned}"
+        raise InputError(f"{name}: got strides {how}; wanted C-contiguous, aligned memory")
+    if writable and not is_tensor(array) and not array.flags.writeable:
         raise InputError(f"{name}: got a read-only array, wanted one that may be written")
     return array
 
 
+def wide_in_place(name: str, value: Any, least: int, dim: int, *, writable: bool = False, like: Any = None) -> F32:
+    """`value`, float32 [any, W] where it lies, W >= `least`."""
+    array = matrix_in_place(name, value, "W", writable=writable, like=like)
+    if array.shape[1] < least:
+        raise InputError(f"{name}: got {array.shape[1]} columns, wanted {least} or more for dim {dim}")
+    return array
+
+
 def rows_in_place(rows: Any, dim: int, state: int, *, writable: bool = False) -> F32:
-    """The slab: float32 [R, W], W >= dim + 1 + `state`: vector, bias, and what the optimizer keeps with a row."""
-    slab = matrix_in_place("rows", rows, "W", writable=writable)
-    least = dim + 1 + state
-    if slab.shape[1] < least:
-        raise InputError(f"rows: got {slab.shape[1]} columns, wanted {least} or more for dim {dim}")
+    """The slab: float32 [R, W], W >= dim + 1 + `state`: vector, bias, and what the optimizer keeps with a row.
+
+    On a device every row must begin at a multiple of 16 bytes.
+    """
+    slab = wide_in_place("rows", rows, dim + 1 + state, dim, writable=writable, like=rows)
+    if is_tensor(slab):
+        if slab.shape[1] % 4:
+            raise InputError(f"rows: got {slab.shape[1]} columns, wanted a multiple of 4 on a device")
+        if slab.data_ptr() % 16:  # type: ignore[attr-defined]
+            raise InputError("rows: got memory that is not aligned, wanted a multiple of 16 bytes on a device")
     return slab
 
 
 def within(name: str, index: I64, low: int, end: int) -> None:
     """All of `index`, contiguous, lie in `low <= i < end`."""
-    if index.size == 0:
+    if math.prod(index.shape) == 0:
+        return
+    if is_tensor(index):
+        least, most = (int(x) for x in index.aminmax())  # type: ignore[attr-defined]
+        if least < low or most >= end:
+            raise InputError(f"{name}: got {least if least < low else most}, wanted {low} <= value < {end}")
         return
     # As unsigned numbers those below `low` are the largest of all, so that one pass finds either.
     shifted = index - low if low else index
@@ -91,13 +113,14 @@ def within(name: str, index: I64, low: int, end: int) -> None:
         raise InputError(f"{name}: got {wrong}, wanted {low} <= value < {end}")
 
 
-def offsets_of(name: str, value: Any, bags: Axis, total: int) -> I64:
+def offsets_of(name: str, value: Any, bags: Axis, total: int, *, like: Any = None) -> I64:
     """CSR offsets, int64 [bags + 1]: from 0 to `total`, never falling. `bags` may be a letter: then any number."""
-    offsets = integers(name, value, bags + 1 if isinstance(bags, int) else f"{bags}+1")
-    if offsets.size == 0:
+    offsets = integers(name, value, bags + 1 if isinstance(bags, int) else f"{bags}+1", like=like)
+    if len(offsets) == 0:
         raise InputError(f"{name}: got no offsets, wanted one more than there are bags")
-    if offsets[0] != 0 or offsets[-1] != total:
-        raise InputError(f"{name}: got {offsets[0]} to {offsets[-1]}, wanted 0 to {total}")
+    first, last = int(offsets[0]), int(offsets[-1])
+    if first != 0 or last != total:
+        raise InputError(f"{name}: got {first} to {last}, wanted 0 to {total}")
     if (offsets[1:] < offsets[:-1]).any():
         raise InputError(f"{name}: got offsets that fall, wanted each at least the one before")
     return offsets
@@ -115,27 +138,45 @@ def ascending_in_bags(name: str, values: I64, offsets: I64) -> None:
 
 def apart(name: str, array: npt.NDArray[Any], written: npt.NDArray[Any]) -> None:
     """`array` lies outside the memory that is `written`."""
-    if np.may_share_memory(array, written):
+    if is_tensor(array):
+        ends = [(x.data_ptr(), x.data_ptr() + 4 * x.numel()) for x in (array, written)]  # type: ignore[attr-defined]
+        together = min(ends[0][1], ends[1][1]) > max(ends[0][0], ends[1][0])
+    else:
+        together = np.may_share_memory(array, written)
+    if together:
         raise InputError(f"{name}: got memory of rows, which are written meanwhile; wanted memory of its own")
 
 
-def _array(name: str, value: Any, dtype: Any, shape: tuple[Axis, ...]) -> npt.NDArray[Any]:
-    if isinstance(value, np.ndarray):
-        if value.dtype == dtype and value.ndim == len(shape) and all(map(_fits, value.shape, shape)):
-            return value
-        came_as = f"{value.dtype} [{', '.join(map(str, value.shape))}]"
-    else:
-        came_as = type(value).__name__
-    wanted = f"{np.dtype(dtype)} [{', '.join(map(str, shape))}]"
-    raise InputError(f"{name}: got {came_as}, wanted {wanted}")
+def _array(name: str, value: Any, dtype: Any, shape: tuple[Axis, ...], like: Any) -> npt.NDArray[Any]:
+    wanted = np.dtype(dtype)
+    wanted_where = f" on {like.device}" if is_tensor(like) else ""
+    fits, came_as, where = False, type(value).__name__, ""
+    if is_tensor(value):
+        came_as = str(value.dtype).removeprefix("torch.")
+        fits, where = came_as == wanted.name, f" on {value.device}"
+    elif isinstance(value, np.ndarray):
+        came_as = str(value.dtype)
+        fits = value.dtype == wanted
+    if fits and where == wanted_where and value.ndim == len(shape) and all(map(_fits, value.shape, shape)):
+        array: npt.NDArray[Any] = value
+        return array
+    if hasattr(value, "shape"):
+        came_as += f" [{', '.join(map(str, value.shape))}]{where}"
+    raise InputError(f"{name}: got {came_as}, wanted {wanted} [{', '.join(map(str, shape))}]{wanted_where}")
 
 
-def _lies_well(array: npt.NDArray[Any]) -> bool:
-    return array.flags.c_contiguous and array.flags.aligned
+def _lies_well(array: Any) -> bool:
+    if is_tensor(array):
+        return bool(array.is_contiguous())
+    return bool(array.flags.c_contiguous and array.flags.aligned)
 
 
 def _contiguous(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    return array if _lies_well(array) else np.require(array, requirements=("C", "A"))
+    if _lies_well(array):
+        return array
+    tensor: Any = array
+    copy: npt.NDArray[Any] = tensor.contiguous() if is_tensor(array) else np.require(array, requirements=("C", "A"))
+    return copy
 
 
 def _fits(length: int, axis: Axis) -> bool:

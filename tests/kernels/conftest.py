@@ -98,3 +98,73 @@ def on_every_path(same_bits: Callable[[Any, Any], None]) -> Iterator[Callable[[C
         yield check
     finally:
         native.set_isa(found)
+
+
+class Device:
+    """Where the kernels of Triton run in these tests: the GPU, or the CPU under the interpreter."""
+
+    def __init__(self, torch: Any, name: str):
+        self._torch, self.name = torch, name
+
+    def put(self, x: Any) -> Any:
+        """Arrays as tensors there, in tuples, lists and dicts too; anything else as it is."""
+        if isinstance(x, np.ndarray):
+            return self._torch.from_numpy(x.copy()).to(self.name)
+        if isinstance(x, tuple | list):
+            return [self.put(y) for y in x]
+        return {key: self.put(y) for key, y in x.items()} if isinstance(x, dict) else x
+
+    def zeros(self, *shape: int) -> Any:
+        """float32; on the CPU only what is touched becomes memory."""
+        if self.name == "cpu":
+            return self._torch.from_numpy(np.zeros(shape, np.float32))
+        return self._torch.zeros(shape, device=self.name)
+
+    def guarded(self, rows: np.ndarray) -> tuple[Any, Callable[[], None]]:
+        """A slab as a tensor with rows of canaries around it, and what asserts that those are alive."""
+        canaries = np.full((2, rows.shape[1]), CANARY).view(np.float32)
+        whole = self.put(np.concatenate([canaries, rows, canaries]))
+
+        def check() -> None:
+            left = whole.cpu().numpy()
+            for side in (left[:2], left[-2:]):
+                assert side.tobytes() == canaries.tobytes()
+
+        return whole[2:-2], check
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
+    """A Device whose fresh memory is NaN, or the least integer, and lies between canaries, looked at in the end.
+
+    In the interpreter arithmetic beyond int32 is an error.
+    """
+    import torch
+
+    from engine.backend import interpreted, triton_missing
+
+    assert triton_missing() == ""
+    empty, margin, made = torch.empty, 64, []
+
+    def between_canaries(*shape: Any, dtype: Any = torch.float32, device: Any = None) -> Any:
+        count = int(np.prod(shape[0] if isinstance(shape[0], tuple) else shape))
+        fill = torch.nan if dtype.is_floating_point else torch.iinfo(dtype).min
+        whole = empty(count + 2 * margin, dtype=dtype, device=device).fill_(fill)
+        made.append((whole, count, fill))
+        return whole[margin : margin + count].view(*shape)
+
+    monkeypatch.setattr(torch, "empty", between_canaries)
+    monkeypatch.setattr(torch, "empty_like", lambda x: between_canaries(tuple(x.shape), dtype=x.dtype, device=x.device))
+    if interpreted():
+        from triton.runtime import interpreter
+
+        monkeypatch.setattr(
+            interpreter.interpreter_builder,
+            "options",
+            interpreter.InterpreterOptions(debug=True, sanitize_overflow=True),
+        )
+    with np.errstate(all="ignore"):  # the interpreter is numpy, and odd numbers are part of the tests
+        yield Device(torch, "cpu" if interpreted() else f"cuda:{torch.cuda.current_device()}")
+    for whole, count, fill in made:
+        margins = torch.cat([whole[:margin], whole[margin + count :]])
+        assert (margins.isnan() if whole.is_floating_point() else margins == fill).all(), "written beside its tensor"

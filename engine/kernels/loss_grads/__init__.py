@@ -1,7 +1,7 @@
 """loss_grads: scores of events, their losses, and the gradients that learning needs.
 
-Checks its arguments and hands them to the C++ core; `reference.py` says what comes out. Reads rows, writes none: the
-coefficients it returns go to update_rows. Any thread; the GIL is released while it runs.
+Checks its arguments and hands them to the C++ core, or tensors to Triton; `reference.py` says what comes out. Reads
+rows, writes none: the coefficients it returns go to update_rows. Any thread; the GIL is released while it runs.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -9,11 +9,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...backend import native
+from ...backend import native, need_triton
 from ...config import LOSSES
 from ...errors import InputError
 from ...events import POINTWISE
-from ..arguments import F32, I64, MAX_DIM, floats, integer, integers, rows_in_place, within
+from ...tensors import is_tensor
+from ..arguments import F32, I64, MAX_DIM, floats, integer, integers, rows_in_place, wide_in_place, within
 
 __all__ = ["LOSSES", "POINTWISE", "Loss", "LossGrads", "loss_grads"]
 
@@ -40,6 +41,7 @@ def loss_grads(
     negatives: I64 | None,
     *,
     dim: int,
+    query_slots: I64 | None = None,
     weights: F32 | None = None,
     values: F32 | None = None,
     offsets: F32 | None = None,
@@ -59,23 +61,32 @@ def loss_grads(
     adds to all scores: a base and the user's bias. Its gradient is the coefficient.
 
     loss       "softmax", "bpr", "logistic" or "squared"
-    queries    float32 [B, dim]
-    rows       float32 [R, W], W >= dim + 1, C-contiguous; columns 0..dim are read: vector and bias
-    positives  int64 [B], each a row of `rows`
-    negatives  int64: softmax [K], shared by all events; bpr [B, K]; each a row of `rows`, or -1. The others: None
-    weights    float32 [B], multiplied into losses, coefficients and query_grads; None for ones
-    values     float32 [B], for logistic (1 or 0; what is more than 0.5 counts as 1) and squared; else None
-    offsets    float32 [B], for logistic and squared; None for zeros
+    queries      float32 [B, dim]; with query_slots a slab, float32 [Q, >= dim], C-contiguous, columns 0..dim-1 are read
+    rows         float32 [R, W], W >= dim + 1, C-contiguous; columns 0..dim are read: vector and bias
+    positives    int64 [B], each a row of `rows`
+    negatives    int64: softmax [K], shared by all events; bpr [B, K]; each a row of `rows`, or -1. The others: None
+    query_slots  int64 [B], the row of `queries` that is an event's query; None: event b has row b
+    weights      float32 [B], multiplied into losses, coefficients and query_grads; None for ones
+    values       float32 [B], for logistic (1 or 0; what is more than 0.5 counts as 1) and squared; else None
+    offsets      float32 [B], for logistic and squared; None for zeros
 
-    Returns LossGrads. Raises InputError.
+    Tensors: all of them on the device of `rows`, where W is a multiple of 4.
+
+    Returns LossGrads. Raises InputError; for tensors, DeviceError where Triton cannot run.
     """
     if not isinstance(loss, str) or loss not in LOSSES:
         raise InputError(f"loss: got {loss!r}, wanted one of {', '.join(LOSSES)}")
     dim = integer("dim", dim, 1, MAX_DIM)
-    queries = floats("queries", queries, "B", dim)
-    events = queries.shape[0]
     rows = rows_in_place(rows, dim, 0)
-    positives = integers("positives", positives, events)
+    if query_slots is None:
+        queries = floats("queries", queries, "B", dim, like=rows)
+        events = queries.shape[0]
+    else:
+        queries = wide_in_place("queries", queries, dim, dim, like=rows)
+        query_slots = integers("query_slots", query_slots, "B", like=rows)
+        within("query_slots", query_slots, 0, queries.shape[0])
+        events = len(query_slots)
+    positives = integers("positives", positives, events, like=rows)
     within("positives", positives, 0, rows.shape[0])
     for name, given, wanted in (
         ("negatives", negatives, loss not in POINTWISE),
@@ -84,17 +95,26 @@ def loss_grads(
     ):
         if (given is not None) != wanted:
             raise InputError(f"{name}: got {type(given).__name__}, wanted {'an array' if wanted else None} for {loss}")
+    if negatives is not None:
+        negatives = integers("negatives", negatives, *(("K",) if loss == "softmax" else (events, "K")), like=rows)
+        within("negatives", negatives, -1, rows.shape[0])
+    if weights is not None:
+        weights = floats("weights", weights, events, like=rows)
+    if values is not None:
+        values = floats("values", values, events, like=rows)
+    if offsets is not None:
+        offsets = floats("offsets", offsets, events, like=rows)
+
+    if is_tensor(rows):
+        need_triton(rows.device)
+        from . import triton_kernel
+
+        options = {"query_slots": query_slots, "weights": weights, "values": values, "offsets": offsets}
+        return triton_kernel.loss_grads(loss, queries, rows, positives, negatives, dim=dim, **options)
+    if query_slots is not None:
+        queries = np.take(queries[:, :dim], query_slots, axis=0)
     if negatives is None:
         negatives = np.empty((events, 0), dtype=np.int64)
-    negatives = integers("negatives", negatives, *(("K",) if loss == "softmax" else (events, "K")))
-    within("negatives", negatives, -1, rows.shape[0])
-    if weights is not None:
-        weights = floats("weights", weights, events)
-    if values is not None:
-        values = floats("values", values, events)
-    if offsets is not None:
-        offsets = floats("offsets", offsets, events)
-
     result = LossGrads(
         losses=np.empty(events, dtype=np.float32),
         query_grads=np.empty((events, dim), dtype=np.float32),

@@ -19,11 +19,14 @@ def loss_grads(
     negatives: npt.NDArray[np.int64] | None,
     *,
     dim: int,
+    query_slots: npt.NDArray[np.int64] | None = None,
     weights: npt.NDArray[Any] | None = None,
     values: npt.NDArray[Any] | None = None,
     offsets: npt.NDArray[Any] | None = None,
 ) -> LossGrads:
     """LossGrads in float64; the arguments are those of the kernel."""
+    if query_slots is not None:
+        queries = queries[query_slots, :dim]
     events = queries.shape[0]
     queries = queries.astype(np.float64)
     vectors, biases = rows[:, :dim].astype(np.float64), rows[:, dim].astype(np.float64)

@@ -1,12 +1,13 @@
 """pool_rows: the weighted sum of the vectors of each bag of rows.
 
-Checks its arguments and hands them to the C++ core; `reference.py` says what comes out. Reads rows, writes none.
-Any thread; the GIL is released while it runs.
+Checks its arguments and hands them to the C++ core, or tensors to Triton; `reference.py` says what comes out. Reads
+rows, writes none. Any thread; the GIL is released while it runs.
 """
 
 import numpy as np
 
-from ...backend import native
+from ...backend import native, need_triton
+from ...tensors import is_tensor
 from ..arguments import F32, I64, MAX_DIM, floats, integer, integers, offsets_of, rows_in_place, within
 
 __all__ = ["pool_rows"]
@@ -20,16 +21,25 @@ def pool_rows(rows: F32, slots: I64, offsets: I64 | None, weights: F32 | None, *
     offsets  int64 [B+1]: bag b is slots[offsets[b]:offsets[b+1]]; None: every slot is a bag of its own, B = nnz
     weights  float32 [nnz], or None for ones
 
-    Returns float32 [B, dim]. The bits of a bag's vector depend on that bag alone. Raises InputError.
+    Tensors: all of them on the device of `rows`, where W is a multiple of 4.
+
+    Returns float32 [B, dim]. The bits of a bag's vector depend on that bag alone. Raises InputError; for tensors,
+    DeviceError where Triton cannot run.
     """
     dim = integer("dim", dim, 1, MAX_DIM)
     rows = rows_in_place(rows, dim, 0)
-    slots = integers("slots", slots, "nnz")
+    slots = integers("slots", slots, "nnz", like=rows)
     within("slots", slots, 0, rows.shape[0])
     if offsets is not None:
-        offsets = offsets_of("offsets", offsets, "B", slots.size)
+        offsets = offsets_of("offsets", offsets, "B", len(slots), like=rows)
     if weights is not None:
-        weights = floats("weights", weights, slots.size)
+        weights = floats("weights", weights, len(slots), like=rows)
+    if is_tensor(rows):
+        need_triton(rows.device)
+        from . import triton_kernel
+
+        pooled: F32 = triton_kernel.pool_rows(rows, slots, offsets, weights, dim=dim)
+        return pooled
     bags = slots.size if offsets is None else offsets.size - 1
     out = np.empty((bags, dim), dtype=np.float32)
     native.pool_rows(rows, dim, slots, offsets, weights, out)

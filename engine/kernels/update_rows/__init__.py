@@ -1,15 +1,28 @@
 """update_rows: sums the gradients of equal rows, then takes one optimizer step per row, in place.
 
-Checks its arguments and hands them to the C++ core; `reference.py` says what comes out. Any thread, one at a time per
-slab: no other call may read or write the rows meanwhile. The GIL is released while it runs.
+Checks its arguments and hands them to the C++ core, or tensors to Triton; `reference.py` says what comes out. Any
+thread, one at a time per slab: no other call may read or write the rows meanwhile. The GIL is released while it runs.
 """
 
 from typing import Literal
 
-from ...backend import native
+from ...backend import native, need_triton
 from ...config import OPTIMIZERS
 from ...errors import InputError
-from ..arguments import F32, I64, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
+from ...tensors import is_tensor
+from ..arguments import (
+    F32,
+    I64,
+    MAX_DIM,
+    apart,
+    floats,
+    integer,
+    integers,
+    rate,
+    rows_in_place,
+    wide_in_place,
+    within,
+)
 
 __all__ = ["OPTIMIZERS", "Optimizer", "state_floats", "update_rows"]
 
@@ -66,22 +79,34 @@ def update_rows(
     lr, l2        finite, 0 or more
     optimizer     "adagrad", "adam" or "sgd"
 
-    The bits of a row depend on its own terms alone. Raises InputError, before anything is written.
+    Tensors: all of them on the device of `rows`, where W is a multiple of 4; `sources` may be wider than dim.
+
+    The bits of a row depend on its own terms alone. Raises InputError, before anything is written; for tensors,
+    DeviceError where Triton cannot run.
     """
     dim = integer("dim", dim, 1, MAX_DIM)
     rows = rows_in_place(rows, dim, state_floats(optimizer, dim), writable=True)
-    slots = integers("slots", slots, "P")
+    slots = integers("slots", slots, "P", like=rows)
     within("slots", slots, -1, rows.shape[0])
-    sources = floats("sources", sources, "M", dim)
+    if is_tensor(rows):
+        sources = wide_in_place("sources", sources, dim, dim, like=rows)
+    else:
+        sources = floats("sources", sources, "M", dim)
     apart("sources", sources, rows)
-    source_index = integers("source_index", source_index, slots.size)
+    source_index = integers("source_index", source_index, len(slots), like=rows)
     within("source_index", source_index, 0, sources.shape[0])
-    coefs = floats("coefs", coefs, slots.size)
+    coefs = floats("coefs", coefs, len(slots), like=rows)
     apart("coefs", coefs, rows)
     if bias_coefs is not None:
-        bias_coefs = floats("bias_coefs", bias_coefs, slots.size)
+        bias_coefs = floats("bias_coefs", bias_coefs, len(slots), like=rows)
         apart("bias_coefs", bias_coefs, rows)
     lr, l2 = rate("lr", lr), rate("l2", l2)
+    if is_tensor(rows):
+        need_triton(rows.device)
+        from . import triton_kernel
+
+        terms = slots, sources, source_index, coefs, bias_coefs
+        return int(triton_kernel.update_rows(rows, *terms, dim=dim, lr=lr, l2=l2, optimizer=optimizer))
     return native.update_rows(
         OPTIMIZERS.index(optimizer), rows, dim, slots, sources, source_index, coefs, bias_coefs, lr, l2
     )
