@@ -35,6 +35,7 @@ FEW = 8  # queries that are scored row by row
 TILE = 64  # items that have a best key in common
 FANOUT = 64  # tiles of a group
 PART = 8192  # floats of the catalogue that one program of the row scan reads at a time
+SCAN_WARPS = 4
 SPAN = 2**27  # scores held at a time: 512 MiB; more are made and searched in turns
 MOST_QUERIES = 1024  # of one turn
 SEARCHED = 32  # k up to which one program per query searches; a larger k is left to torch.topk
@@ -72,7 +73,7 @@ def rank_in(key):
     return 0x7FFFFFFF - (key & 0x7FFFFFFF).to(tl.int32)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_queries", "words", "first", "end", "span"])
 def scan_rows(
     queries,
     vectors,
@@ -140,7 +141,7 @@ def scan_rows(
             tl.atomic_max(group, tl.max(best, axis=0), sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_queries", "words", "first", "end", "span"])
 def scan_tiles(
     queries,
     vectors,
@@ -202,7 +203,7 @@ def scan_tiles(
     tl.atomic_max(group, tl.max(best, axis=1), mask=queue < n_queries, sem="relaxed")
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "end", "span"])
 def search(
     scores,
     tops,
@@ -244,7 +245,7 @@ def search(
     tl.store(best + query * K + tl.arange(0, K), kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first", "end", "span", "tiles"])
 def unfold(scores, tops, ranks, order, keys, first, end, span, tiles, TILE: tl.constexpr):
     """keys [Q, tiles * TILE]: of all items of the tiles whose best keys are tops [Q, tiles]; grid (Q, tiles)."""
     query = tl.program_id(0).to(tl.int64)
@@ -259,7 +260,7 @@ def unfold(scores, tops, ranks, order, keys, first, end, span, tiles, TILE: tl.c
     tl.store(keys + chosen * TILE + lane, pack(score, rank, some))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["width", "k"])
 def answer(keys, ids, order, best_ids, best_scores, counts, width, k, BLOCK: tl.constexpr):
     """Keys [Q, width], falling, to ids, scores [Q, k] and counts [Q]."""
     query = tl.program_id(0).to(tl.int64)
@@ -297,10 +298,10 @@ def cases() -> Iterator[Case]:
     types |= dict.fromkeys(("n_queries", "words", "first", "end", "span", "tiles", "width", "k"), "i32")
     for count, dim, filtered in [(1, 128, False), (1, 128, True), (1, 64, False), (8, 128, False), (1, 300, False)]:
         constants = scan_shape(count, dim) | {"FILTERED": filtered}
-        yield Case(f"{count} x {dim}{', filter' * filtered}", scan_rows, types, constants, 4)
+        yield Case(f"{count} x {dim}{', filter' * filtered}", scan_rows, types, constants, SCAN_WARPS)
     for count, dim, filtered in [(16, 64, False), (64, 128, False), (64, 128, True)]:
         constants = scan_shape(count, dim) | {"FILTERED": filtered}
-        yield Case(f"{count} x {dim}{', filter' * filtered}", scan_tiles, types, constants, 4, False)
+        yield Case(f"{count} x {dim}{', filter' * filtered}", scan_tiles, types, constants, SCAN_WARPS, False)
     yield Case("k 10", search, types, {"TILE": TILE, "FANOUT": FANOUT, "K": 16, "BLOCK": 256}, 4, False)
     yield Case("k 1000", unfold, types, {"TILE": TILE}, 1, False)
     yield Case("k 10", answer, types, {"BLOCK": 16}, 1, False)
@@ -386,7 +387,7 @@ def _best_keys(
         groups = torch.full((count, triton.cdiv(span, group)), EMPTY.value, dtype=torch.int64, **new)
         (scan_rows if rows else scan_tiles)[(programs,)](
             queries, vectors, biases, ranking.ranks, allowed, scores, tops, groups, count, words, first, end, span,
-            FILTERED=allowed is not None, **shape, num_warps=4, enable_fp_fusion=False,
+            FILTERED=allowed is not None, **shape, num_warps=SCAN_WARPS, enable_fp_fusion=False,
         )  # fmt: skip
         keys = _search(scores, tops, groups, ranking, first, end, k)
         best = keys if best is None else _largest(torch.cat((best, keys), 1), k)
