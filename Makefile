@@ -8,7 +8,10 @@ NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.h)
 SECONDS ?= 60
 SEED ?=
 
-.PHONY: demo test lint crash heavy stress sanitize fuzz bench clean
+# The interpreter that has PyTorch with CUDA and Triton: `make gpu` uses what it finds there and installs nothing.
+GPU_PYTHON ?= python3
+
+.PHONY: demo test lint crash heavy stress sanitize fuzz bench gpu clean
 
 $(VENV)/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rowtide needs Python 3.11 or newer; set PYTHON=")'
@@ -57,6 +60,9 @@ stress: $(VENV)/test
 
 bench: $(VENV)/bench
 	$(PY) benchmarks/run.py
+
+gpu:
+	$(GPU_PYTHON) benchmarks/gpu/run.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info engine/_native*.so

@@ -1,0 +1,180 @@
+"""`make gpu`: builds, tests and measures on a machine with a GPU, in under ten minutes, and prints one table last.
+
+Writes benchmarks/results/<device>.csv and <device>-profile.csv. Each section is a module beside this file with
+`measure(report)`; one that is not there is left out, one that fails is told, and the exit code is 1 then. Uses the
+interpreter that it runs under; without lmdb in it, only the kernels are tested. Publishes nothing that an interpreter
+of kernels made: without a GPU it says so and stops.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+SECTIONS = ("rows", "topk", "steps")
+BUILD_SECONDS, TEST_SECONDS = 180, 240
+
+sys.path[:0] = [str(HERE), str(ROOT)]
+
+from report import COLUMNS, PROFILE_COLUMNS, Report, slug, table, write  # noqa: E402
+
+
+def missing() -> str | None:
+    """What this machine lacks, in one sentence; None: nothing."""
+    if find_spec("torch") is None:
+        return "make gpu needs PyTorch with CUDA, and this interpreter has none: set GPU_PYTHON."
+    import torch
+
+    if torch.version.cuda is None:
+        return (
+            f"make gpu needs PyTorch with CUDA, and this interpreter's {torch.__version__} is without: set GPU_PYTHON."
+        )
+    if not torch.cuda.is_available():
+        return "make gpu needs a GPU with CUDA, and PyTorch sees none here."
+    if torch.cuda.get_device_capability() < (8, 0):
+        return f"make gpu needs a GPU of compute capability 8.0 or more, and {torch.cuda.get_device_name()} has less."
+    if find_spec("triton") is None:
+        return "make gpu needs Triton, and this interpreter has none."
+    return None
+
+
+def said(command: list[str]) -> str:
+    """The first line that a program prints; "unknown" where it does not run."""
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return (done.stdout.splitlines() or ["unknown"])[0].strip() if done.returncode == 0 else "unknown"
+
+
+def origin(copy: float, host_copy: float) -> dict[str, str]:
+    """Where numbers come from: a column each, the same in every line."""
+    import torch
+    import triton
+
+    return {
+        "device": torch.cuda.get_device_name(),
+        "driver": said(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]),
+        "torch": torch.__version__,
+        "triton": triton.__version__,
+        "commit": os.environ.get("ROWTIDE_COMMIT") or said(["git", "describe", "--always", "--dirty"]),
+        "copy_gb_per_s": f"{copy / 1e9:.0f}",
+        "host_copy_gb_per_s": f"{host_copy / 1e9:.1f}",
+    }
+
+
+def profiled(calls: Sequence[Callable[[], Any]]) -> dict[str, tuple[float, float]]:
+    """For each kernel on the device its launches and its seconds, per call."""
+    import torch
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        for call in calls:
+            call()
+        torch.cuda.synchronize()
+    return {
+        event.key: (event.count / len(calls), event.device_time_total / 1e6 / len(calls))
+        for event in seen.key_averages()
+        if event.device_time_total > 0
+    }
+
+
+def tested(lmdb: bool) -> list[str]:
+    """What of the tests makes sense on the device: kernels, and with lmdb the tier."""
+    patterns = ["tests/kernels/test_*_triton.py", "tests/kernels/test_*_cuda.py"]
+    if lmdb:
+        patterns.append("tests/test_hot*.py")
+    return sorted(str(path.relative_to(ROOT)) for pattern in patterns for path in ROOT.glob(pattern))
+
+
+def step(name: str, command: list[str], limit: float) -> bool:
+    """Runs a program to its end, or to `limit` seconds; whether it went well."""
+    print(f"--- {name}: {' '.join(command[1:])}", flush=True)
+    begin = time.monotonic()
+    try:
+        well = subprocess.run(command, cwd=ROOT, timeout=limit).returncode == 0
+    except subprocess.TimeoutExpired:
+        print(f"{name}: cut off after {limit:.0f} s")
+        well = False
+    print(f"--- {name}: {'well' if well else 'FAILED'}, {time.monotonic() - begin:.0f} s", flush=True)
+    return well
+
+
+def measured(sections: Sequence[str], report: Report, verb: str = "measure") -> list[str]:
+    """Runs the sections that are there; the names of those that failed."""
+    failed = []
+    for name in sections:
+        if not (HERE / f"{name}.py").exists():
+            print(f"--- {name}: not there", flush=True)
+            continue
+        print(f"--- {name}", flush=True)
+        try:
+            getattr(import_module(name), verb)(report)
+        except Exception:
+            traceback.print_exc()
+            failed.append(name)
+    return failed
+
+
+def main(words: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="this section alone; may be repeated")
+    parser.add_argument("--no-build", action="store_true", help="the extension is built")
+    parser.add_argument("--no-tests", action="store_true")
+    parser.add_argument(
+        "--variants", action="store_true", help="measure variants of the kernels instead; no results file"
+    )
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where the files go")
+    options = parser.parse_args(words)
+    sections = options.only or SECTIONS
+    if lack := missing():
+        print(lack, file=sys.stderr)
+        return 1
+
+    lmdb = find_spec("lmdb") is not None
+    if not lmdb:
+        print("lmdb is not installed: kernels alone")
+        sys.path.append(str(HERE / "without_lmdb"))
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    failed = []
+    if not options.no_build and not step(
+        "build", [sys.executable, "setup.py", "build_ext", "--inplace"], BUILD_SECONDS
+    ):
+        failed.append("build")
+    tests = tested(lmdb)
+    if tests and not options.no_tests:
+        side_by_side = ["-n", "4"] if find_spec("xdist") else []
+        command = [sys.executable, "-m", "pytest", *tests, "-m", "not interpreter and not heavy", "-W", "default"]
+        if not step("tests", [*command, *side_by_side, "--durations=5", "-p", "no:cacheprovider"], TEST_SECONDS):
+            failed.append("tests")
+
+    import timing
+
+    copy, host_copy = timing.copy_bandwidth(), timing.host_copy_bandwidth()
+    where = origin(copy, host_copy)
+    print("; ".join(f"{name} {value}" for name, value in where.items()), flush=True)
+    report = Report(copy, None if options.variants else profiled)
+    failed += measured(sections, report, "variants" if options.variants else "measure")
+    if report.rows and not options.variants:
+        out = options.out / f"{slug(where['device'])}.csv"
+        write(out, COLUMNS, report.rows, where)
+        write(out.with_name(f"{out.stem}-profile.csv"), PROFILE_COLUMNS, report.profile_rows, where)
+        print(f"{len(report.rows)} measurements in {out}")
+    print(f"\n{where['device']}, copy {copy / 1e9:.0f} GB/s, from pinned host memory {host_copy / 1e9:.1f} GB/s")
+    print(table(report.rows))
+    if failed:
+        print(f"FAILED: {', '.join(failed)}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,456 @@
+"""score_topk on a GPU: one pass over the catalogue that keeps the best of every tile, and a search among those.
+
+The k best items lie in the k tiles whose best items are best: were one in another tile, k tiles would each hold
+something better. So the scan writes every score once (4 bytes beside a row's 512) and the best key of each tile of 64
+items; then only k tiles are looked at. How many does not depend on the data, so nothing is waited for or counted on the
+host. Tiles are in groups, which have a best key too (an integer maximum: any order gives the same), so the search goes
+down three levels and reads k x 64 keys on each.
+
+A key is an int64: the score's bits in an order-preserving form above, the item's rank among all ids, negated, below. No
+two items share one, which is what makes the argument hold with ties, and its order is score down, then id up. The
+smallest int64 stands for what may not be returned. Ranks change whenever an id comes or goes; the caller keeps them
+(`rank_ids`) for as long as the ids stay.
+
+Up to FEW queries (one, over wide rows) are scored row by row, a row summed by one warp: a scan at the speed of memory.
+More are scored in tiles, `tl.dot` in full float32. The two add up in different orders, so the last bit of a score
+depends on which it was, that is on how many queries a call has, and on nothing else in it. The same call gives the same
+bits.
+
+Knows nothing of cosines: the caller passes vectors of length 1. Checks shapes and types, not values. Any thread, on its
+current stream; no synchronisation; writes fresh memory only. Runs in Triton's interpreter on CPU tensors.
+"""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+
+from ...errors import InputError
+from . import padded
+
+FEW = 8  # queries that are scored row by row
+TILE = 64  # items that have a best key in common
+FANOUT = 64  # tiles of a group
+PART = 8192  # floats of the catalogue that one program of the row scan reads at a time
+SCAN_WARPS = 4
+SPAN = 2**27  # scores held at a time: 512 MiB; more are made and searched in turns
+MOST_QUERIES = 1024  # of one turn
+SEARCHED = 32  # k up to which one program per query searches; a larger k is left to torch.topk
+EMPTY = tl.constexpr(-(2**63))
+
+Tensor = torch.Tensor
+
+
+class Ranking(NamedTuple):
+    """ranks int32 [N]: how many ids come before that of position p; order int32 [N]: the position of each rank."""
+
+    ranks: Tensor
+    order: Tensor
+
+
+def rank_ids(ids: Tensor) -> Ranking:
+    """The ranking of ids int64 [N]; of equal ids the lower position is first. A sort: keep it while `ids` stays."""
+    order = torch.argsort(ids, stable=True).to(torch.int32)
+    ranks = torch.empty_like(order)
+    ranks[order.long()] = torch.arange(len(order), dtype=torch.int32, device=order.device)
+    return Ranking(ranks, order)
+
+
+@triton.jit
+def pack(score, rank, alive):
+    """The key of a score: larger is better. Both zeros are one; NaN, or not alive: EMPTY."""
+    bits = tl.where(score == 0.0, 0.0, score).to(tl.int32, bitcast=True)
+    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    key = (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - rank).to(tl.int64)
+    return tl.where(alive & (score == score), key, EMPTY)
+
+
+@triton.jit
+def rank_in(key):
+    return 0x7FFFFFFF - (key & 0x7FFFFFFF).to(tl.int32)
+
+
+@triton.jit(do_not_specialize=["n_queries", "words", "first", "end", "span"])
+def scan_rows(
+    queries,
+    vectors,
+    biases,
+    ranks,
+    allowed,
+    scores,
+    tops,
+    groups,
+    n_queries,
+    words,
+    first,
+    end,
+    span,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    QUERIES: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+    FANOUT: tl.constexpr,
+    FILTERED: tl.constexpr,
+):
+    """Scores [Q, span] of the items first..end, the best key of each tile and each group; ROWS items a program."""
+    part = tl.program_id(0)
+    rows = part * ROWS + tl.arange(0, ROWS)
+    at = first + rows.to(tl.int64)
+    inside = at < end
+    wanted = inside
+    if FILTERED:  # rows that no query may get are not read
+        wanted = tl.zeros([ROWS], tl.int1)
+        for j in tl.static_range(QUERIES):
+            word = tl.load(allowed + tl.minimum(j, n_queries - 1) * words + (at >> 5), mask=inside, other=0)
+            wanted = wanted | (((word >> (at & 31).to(tl.int32)) & 1) != 0)
+    bias = tl.load(biases + at, mask=wanted, other=0.0)
+    rank = tl.load(ranks + at, mask=wanted, other=0)
+    if WIDTH <= BLOCK:
+        columns = tl.arange(0, BLOCK)
+        here = wanted[:, None] & (columns < WIDTH)[None, :]
+        block = tl.load(vectors + at[:, None] * WIDTH + columns[None, :], mask=here, other=0.0)
+    for j in tl.static_range(QUERIES):
+        if j < n_queries:
+            if WIDTH <= BLOCK:
+                query = tl.load(queries + j * DIM + columns, mask=columns < DIM, other=0.0)
+                score = tl.sum(block * query[None, :], axis=1)
+            else:
+                score = tl.zeros([ROWS], tl.float32)
+                for start in range(0, WIDTH, BLOCK):
+                    columns = start + tl.arange(0, BLOCK)
+                    here = wanted[:, None] & (columns < WIDTH)[None, :]
+                    block = tl.load(vectors + at[:, None] * WIDTH + columns[None, :], mask=here, other=0.0)
+                    query = tl.load(queries + j * DIM + columns, mask=columns < DIM, other=0.0)
+                    score += tl.sum(block * query[None, :], axis=1)
+            score += bias
+            alive = wanted
+            if FILTERED:
+                word = tl.load(allowed + j * words + (at >> 5), mask=inside, other=0)
+                alive = inside & (((word >> (at & 31).to(tl.int32)) & 1) != 0)
+            tl.store(scores + j * span + rows, tl.where(alive, score, float("nan")))
+            keys = tl.reshape(pack(score, rank, alive), [ROWS // TILE, TILE])
+            best = tl.max(keys, axis=1)
+            tile = part * (ROWS // TILE) + tl.arange(0, ROWS // TILE)
+            tl.store(tops + j * (span // TILE) + tile, best)
+            group = groups + j * tl.cdiv(span, TILE * FANOUT) + (part * ROWS) // (TILE * FANOUT)
+            tl.atomic_max(group, tl.max(best, axis=0), sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["n_queries", "words", "first", "end", "span"])
+def scan_tiles(
+    queries,
+    vectors,
+    biases,
+    ranks,
+    allowed,
+    scores,
+    tops,
+    groups,
+    n_queries,
+    words,
+    first,
+    end,
+    span,
+    DIM: tl.constexpr,
+    WIDTH: tl.constexpr,
+    BLOCK: tl.constexpr,
+    QUERIES: tl.constexpr,
+    ROWS: tl.constexpr,
+    TILE: tl.constexpr,
+    FANOUT: tl.constexpr,
+    FILTERED: tl.constexpr,
+):
+    """As `scan_rows`, a tile of QUERIES x ROWS scores a program; those of the same items follow each other."""
+    blocks = tl.cdiv(n_queries, QUERIES)
+    part = tl.program_id(0) // blocks
+    queue = (tl.program_id(0) % blocks) * QUERIES + tl.arange(0, QUERIES)
+    asked = (queue < n_queries)[:, None]
+    queue = queue.to(tl.int64)
+    rows = part * ROWS + tl.arange(0, ROWS)
+    at = first + rows.to(tl.int64)
+    inside = at < end
+    columns = tl.arange(0, BLOCK)
+    score = tl.zeros([QUERIES, ROWS], tl.float32)
+    for start in range(0, WIDTH, BLOCK):
+        query = tl.load(
+            queries + queue[:, None] * DIM + (start + columns)[None, :],
+            mask=asked & (start + columns < DIM)[None, :],
+            other=0.0,
+        )
+        block = tl.load(
+            vectors + at[:, None] * WIDTH + (start + columns)[None, :],
+            mask=inside[:, None] & (start + columns < WIDTH)[None, :],
+            other=0.0,
+        )
+        score = tl.dot(query, tl.trans(block), score, input_precision="ieee")
+    score += tl.load(biases + at, mask=inside, other=0.0)[None, :]
+    rank = tl.load(ranks + at, mask=inside, other=0)
+    alive = asked & inside[None, :]
+    if FILTERED:
+        word = tl.load(allowed + queue[:, None] * words + (at >> 5)[None, :], mask=alive, other=0)
+        alive = alive & (((word >> (at & 31).to(tl.int32)[None, :]) & 1) != 0)
+    tl.store(scores + queue[:, None] * span + rows[None, :], tl.where(alive, score, float("nan")), mask=asked)
+    keys = tl.reshape(pack(score, rank[None, :], alive), [QUERIES, ROWS // TILE, TILE])
+    best = tl.max(keys, axis=2)
+    tile = part * (ROWS // TILE) + tl.arange(0, ROWS // TILE)
+    tl.store(tops + queue[:, None] * (span // TILE) + tile[None, :], best, mask=asked)
+    group = groups + queue * tl.cdiv(span, TILE * FANOUT) + (part * ROWS) // (TILE * FANOUT)
+    tl.atomic_max(group, tl.max(best, axis=1), mask=queue < n_queries, sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["first", "end", "span"])
+def search(
+    scores,
+    tops,
+    groups,
+    ranks,
+    order,
+    best,
+    first,
+    end,
+    span,
+    TILE: tl.constexpr,
+    FANOUT: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """best [Q, K]: the K best keys of a query's scores, falling, by its best groups and their best tiles."""
+    query = tl.program_id(0).to(tl.int64)
+    n_groups = tl.cdiv(span, TILE * FANOUT)
+    kept = tl.full([K], EMPTY, tl.int64)
+    for start in range(0, n_groups, BLOCK):
+        group = start + tl.arange(0, BLOCK)
+        more = tl.load(groups + query * n_groups + group, mask=group < n_groups, other=EMPTY)
+        kept = tl.topk(tl.reshape(tl.join(kept, tl.topk(more, K)), [2 * K]), K)
+
+    found = kept > EMPTY
+    at = tl.load(order + rank_in(kept), mask=found, other=0).to(tl.int64) - first
+    tile = (at // (TILE * FANOUT))[:, None] * FANOUT + tl.arange(0, FANOUT)[None, :]
+    some = found[:, None] & (tile < span // TILE)
+    more = tl.load(tops + query * (span // TILE) + tile, mask=some, other=EMPTY)
+    kept = tl.topk(tl.reshape(more, [K * FANOUT]), K)
+
+    found = kept > EMPTY
+    at = tl.load(order + rank_in(kept), mask=found, other=0).to(tl.int64) - first
+    item = (at // TILE)[:, None] * TILE + tl.arange(0, TILE)[None, :]
+    some = found[:, None] & (first + item < end)
+    score = tl.load(scores + query * span + item, mask=some, other=float("nan"))
+    rank = tl.load(ranks + first + item, mask=some, other=0)
+    kept = tl.topk(tl.reshape(pack(score, rank, some), [K * TILE]), K)
+    tl.store(best + query * K + tl.arange(0, K), kept)
+
+
+@triton.jit(do_not_specialize=["first", "end", "span", "tiles"])
+def unfold(scores, tops, ranks, order, keys, first, end, span, tiles, TILE: tl.constexpr):
+    """keys [Q, tiles * TILE]: of all items of the tiles whose best keys are tops [Q, tiles]; grid (Q, tiles)."""
+    query = tl.program_id(0).to(tl.int64)
+    chosen = query * tiles + tl.program_id(1)
+    lane = tl.arange(0, TILE)
+    key = tl.load(tops + chosen + lane * 0)
+    at = tl.load(order + rank_in(key), mask=key > EMPTY, other=0).to(tl.int64) - first
+    item = at // TILE * TILE + lane
+    some = (key > EMPTY) & (first + item < end)
+    score = tl.load(scores + query * span + item, mask=some, other=float("nan"))
+    rank = tl.load(ranks + first + item, mask=some, other=0)
+    tl.store(keys + chosen * TILE + lane, pack(score, rank, some))
+
+
+@triton.jit(do_not_specialize=["width", "k"])
+def answer(keys, ids, order, best_ids, best_scores, counts, width, k, BLOCK: tl.constexpr):
+    """Keys [Q, width], falling, to ids, scores [Q, k] and counts [Q]."""
+    query = tl.program_id(0).to(tl.int64)
+    count = tl.zeros([], tl.int64)
+    for start in range(0, k, BLOCK):
+        at = start + tl.arange(0, BLOCK)
+        key = tl.load(keys + query * width + at, mask=(at < k) & (at < width), other=EMPTY)
+        found = key > EMPTY
+        position = tl.load(order + rank_in(key), mask=found, other=0)
+        item = tl.load(ids + position, mask=found, other=-1)
+        ordered = (key >> 32).to(tl.int32)
+        score = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+        tl.store(best_ids + query * k + at, item, mask=at < k)
+        tl.store(best_scores + query * k + at, tl.where(found, score, float("-inf")), mask=at < k)
+        count += tl.sum(found.to(tl.int64), axis=0)
+    tl.store(counts + query, count)
+
+
+class Case(NamedTuple):
+    """A kernel as it is compiled ahead of time; `vectors`: it reads rows 16 bytes a lane, straight into registers."""
+
+    shape: str
+    kernel: Any
+    types: dict[str, str]
+    constants: dict[str, Any]
+    warps: int
+    vectors: bool = True
+
+
+def cases() -> Iterator[Case]:
+    """What is worth a look before there is a device: every kernel at the shapes that are measured."""
+    types = dict.fromkeys(("queries", "vectors", "biases", "scores", "best_scores"), "*fp32")
+    types |= dict.fromkeys(("ranks", "order", "allowed"), "*i32")
+    types |= dict.fromkeys(("tops", "groups", "best", "keys", "ids", "best_ids", "counts"), "*i64")
+    types |= dict.fromkeys(("n_queries", "words", "first", "end", "span", "tiles", "width", "k"), "i32")
+    for count, dim, filtered in [(1, 128, False), (1, 128, True), (1, 64, False), (8, 128, False), (1, 300, False)]:
+        constants = scan_shape(count, dim) | {"FILTERED": filtered}
+        yield Case(f"{count} x {dim}{', filter' * filtered}", scan_rows, types, constants, SCAN_WARPS)
+    for count, dim, filtered in [(16, 64, False), (64, 128, False), (64, 128, True)]:
+        constants = scan_shape(count, dim) | {"FILTERED": filtered}
+        yield Case(f"{count} x {dim}{', filter' * filtered}", scan_tiles, types, constants, SCAN_WARPS, False)
+    yield Case("k 10", search, types, {"TILE": TILE, "FANOUT": FANOUT, "K": 16, "BLOCK": 256}, 4, False)
+    yield Case("k 1000", unfold, types, {"TILE": TILE}, 1, False)
+    yield Case("k 10", answer, types, {"BLOCK": 16}, 1, False)
+
+
+def score_topk(
+    queries: Tensor,
+    vectors: Tensor,
+    biases: Tensor,
+    ids: Tensor,
+    k: int,
+    *,
+    allowed: Tensor | None = None,
+    ranking: Ranking | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k items with the highest query . vector + bias, for each query: score down, then id up, exactly.
+
+    As the function of this folder, for tensors of one device, all contiguous:
+
+    queries  float32 [Q, dim];  vectors  float32 [N, D16];  biases  float32 [N];  ids  int64 [N], N below 2^31
+    k        1 or more; up to SEARCHED it is quickest
+    allowed  int32 or uint32 [Q or 1, ceil(N / 32)]: bit n % 32 of word n // 32 says that item n may be returned
+    ranking  `rank_ids(ids)`; None: sorted here, which takes longer than the scan of a small catalogue
+
+    Returns ids int64 [Q, k], scores float32 [Q, k], counts int64 [Q], on the same device. Raises InputError.
+    """
+    count, items = _checked(queries, vectors, biases, ids, k, allowed)
+    if allowed is not None:
+        allowed = allowed.view(torch.int32)
+    device = queries.device
+    best_ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
+    scores = torch.full((count, k), -torch.inf, dtype=torch.float32, device=device)
+    counts = torch.zeros(count, dtype=torch.int64, device=device)
+    if count == 0 or items == 0:
+        return best_ids, scores, counts
+    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        ranking = ranking or rank_ids(ids)
+        for start in range(0, count, MOST_QUERIES):
+            part = slice(start, start + MOST_QUERIES)
+            mine = allowed if allowed is None or len(allowed) == 1 else allowed[part]
+            keys = _best_keys(queries[part], vectors, biases, ranking, k, mine)
+            answer[(len(keys),)](
+                keys, ids, ranking.order, best_ids[part], scores[part], counts[part], keys.shape[1], k,
+                BLOCK=min(1024, triton.next_power_of_2(k)), num_warps=1, enable_fp_fusion=False,
+            )  # fmt: skip
+    return best_ids, scores, counts
+
+
+def by_rows(count: int, dim: int) -> bool:
+    """Whether a call of `count` queries is scored row by row; several only while a row fits the registers."""
+    return count <= (FEW if padded(dim) <= PART // TILE else 1)
+
+
+def scan_shape(count: int, dim: int) -> dict[str, int]:
+    """The constants of the scan of `count` queries over vectors of `dim`."""
+    width = padded(dim)
+    if by_rows(count, dim):
+        block = min(triton.next_power_of_2(width), PART // TILE)
+        rows, asked = PART // block, triton.next_power_of_2(count)
+    else:
+        block, rows, asked = min(width, 32), 64, min(64, triton.next_power_of_2(count))
+    rows = min(rows, TILE * FANOUT)
+    return {"DIM": dim, "WIDTH": width, "BLOCK": block, "QUERIES": asked, "ROWS": rows, "TILE": TILE, "FANOUT": FANOUT}
+
+
+def _best_keys(
+    queries: Tensor, vectors: Tensor, biases: Tensor, ranking: Ranking, k: int, allowed: Tensor | None
+) -> Tensor:
+    """int64 [Q, k or more]: the best keys of each query, falling."""
+    count, items = len(queries), len(vectors)
+    shape = scan_shape(count, queries.shape[1])
+    group = TILE * FANOUT
+    span = min(triton.cdiv(items, shape["ROWS"]) * shape["ROWS"], max(group, SPAN // count // group * group))
+    new: dict[str, Any] = {"device": queries.device}
+    scores = torch.empty((count, span), dtype=torch.float32, **new)
+    tops = torch.empty((count, span // TILE), dtype=torch.int64, **new)
+    best: Tensor | None = None
+    rows = by_rows(count, shape["DIM"])
+    programs = span // shape["ROWS"] * (1 if rows else triton.cdiv(count, shape["QUERIES"]))
+    words = 0 if allowed is None or len(allowed) == 1 else allowed.shape[1]  # from a query's to the next one's
+    for first in range(0, items, span):
+        end = min(first + span, items)
+        groups = torch.full((count, triton.cdiv(span, group)), EMPTY.value, dtype=torch.int64, **new)
+        (scan_rows if rows else scan_tiles)[(programs,)](
+            queries, vectors, biases, ranking.ranks, allowed, scores, tops, groups, count, words, first, end, span,
+            FILTERED=allowed is not None, **shape, num_warps=SCAN_WARPS, enable_fp_fusion=False,
+        )  # fmt: skip
+        keys = _search(scores, tops, groups, ranking, first, end, k)
+        best = keys if best is None else _largest(torch.cat((best, keys), 1), k)
+    assert best is not None
+    return best
+
+
+def _search(scores: Tensor, tops: Tensor, groups: Tensor, ranking: Ranking, first: int, end: int, k: int) -> Tensor:
+    """The best keys of each query among `scores` of the items first..end, falling."""
+    count, span = scores.shape
+    if k <= SEARCHED:
+        wide = max(2, triton.next_power_of_2(k))
+        best = torch.empty((count, wide), dtype=torch.int64, device=scores.device)
+        search[(count,)](
+            scores, tops, groups, *ranking, best, first, end, span,
+            TILE=TILE, FANOUT=FANOUT, K=wide, BLOCK=max(wide, min(1024, triton.next_power_of_2(groups.shape[1]))),
+            num_warps=4 if wide <= 16 else 8, enable_fp_fusion=False,
+        )  # fmt: skip
+        return best
+    chosen = _largest(tops, k).contiguous()
+    tiles = chosen.shape[1]
+    keys = torch.empty((count, tiles * TILE), dtype=torch.int64, device=scores.device)
+    unfold[(count, tiles)](
+        scores, chosen, *ranking, keys, first, end, span, tiles, TILE=TILE, num_warps=1, enable_fp_fusion=False
+    )
+    return _largest(keys, k).contiguous()
+
+
+def _largest(keys: Tensor, k: int) -> Tensor:
+    # Keys are all different, EMPTY apart, so it does not matter that torch.topk promises nothing for equals.
+    return torch.topk(keys, min(k, keys.shape[1])).values
+
+
+def _checked(
+    queries: Tensor, vectors: Tensor, biases: Tensor, ids: Tensor, k: int, allowed: Tensor | None
+) -> tuple[int, int]:
+    count, dim = _tensor("queries", queries, torch.float32, None, None).shape
+    if not 1 <= dim <= 4096:
+        raise InputError(f"queries' columns: got {dim}, wanted 1 to 4096")
+    items = len(_tensor("vectors", vectors, torch.float32, None, padded(dim)))
+    if items >= 2**31:
+        raise InputError(f"vectors: got {items} rows, wanted fewer than 2^31")
+    if vectors.data_ptr() % 16:
+        raise InputError("vectors: got memory that is not aligned to 16 bytes")
+    _tensor("biases", biases, torch.float32, items)
+    _tensor("ids", ids, torch.int64, items)
+    if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+        raise InputError(f"k: got {k!r}, wanted 1 or more")
+    if allowed is not None:
+        kind = allowed.dtype if allowed.dtype in (torch.int32, torch.uint32) else torch.int32
+        _tensor("allowed", allowed, kind, None, triton.cdiv(items, 32))
+        if len(allowed) not in (1, count):
+            raise InputError(f"allowed: got {len(allowed)} rows, wanted 1 or {count}")
+    if any(x.device != queries.device for x in (vectors, biases, ids)):
+        raise InputError(f"vectors, biases, ids: wanted all on {queries.device}, as queries are")
+    return count, items
+
+
+def _tensor(name: str, value: Any, dtype: torch.dtype, *shape: int | None) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name}: got {type(value).__name__}, wanted a tensor")
+    fits = value.ndim == len(shape) and all(s in (None, n) for n, s in zip(value.shape, shape, strict=True))
+    if value.dtype != dtype or not fits or not value.is_contiguous():
+        wanted = ", ".join("any" if s is None else str(s) for s in shape)
+        raise InputError(f"{name}: got {value.dtype} {list(value.shape)}, wanted contiguous {dtype} [{wanted}]")
+    return value
