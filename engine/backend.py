@@ -13,7 +13,16 @@ from typing import Any
 from . import _native as native
 from .errors import ConfigError, DeviceError
 
-__all__ = ["describe", "fingerprint", "interpreted", "native", "need_triton", "triton_missing"]
+__all__ = [
+    "describe",
+    "device_name",
+    "fingerprint",
+    "interpreted",
+    "native",
+    "need_triton",
+    "require_device",
+    "triton_missing",
+]
 
 _MISSING = {  # by instruction set, the fastest first: what a CPU that cannot run it lacks
     "avx512": "this CPU lacks AVX-512 (F and DQ)",
@@ -39,22 +48,15 @@ def fingerprint(kind: str = "cpu") -> str:
 
 
 def require_device() -> tuple[Any, Any]:
-    """torch, and the device that it learns on: a GPU; under the Triton interpreter (TRITON_INTERPRET=1) the CPU.
+    """torch, and the device that it learns on: the current GPU, or the CPU under Triton's interpreter.
 
     Raises DeviceError that says what is missing.
     """
-    try:
-        import torch
-        import triton  # noqa: F401  # is it there?
-    except ImportError as e:
-        raise DeviceError(f"device: got 'cuda', but {e.name} is not installed; wanted the extra rowtide[gpu]") from e
-    if os.environ.get("TRITON_INTERPRET") == "1":
-        return torch, torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise DeviceError("device: got 'cuda', but torch finds no GPU")
-    if (found := torch.cuda.get_device_capability()) < (8, 0):
-        raise DeviceError(f"device: got 'cuda', but the GPU has compute capability {found[0]}.{found[1]}, wanted 8.0")
-    return torch, torch.device("cuda", torch.cuda.current_device())
+    if missing := triton_missing():
+        raise DeviceError(f"device: got 'cuda', but {missing}")
+    import torch
+
+    return torch, torch.device("cpu") if interpreted() else torch.device("cuda", torch.cuda.current_device())
 
 
 def device_name() -> str:
