@@ -70,6 +70,17 @@ def test_a_profile_has_each_kernel_of_a_call(run):
     assert first["of_copy"] == pytest.approx(0.5)
 
 
+def test_a_profile_that_fails_loses_no_measurement(run, capsys):
+    def broken(calls):
+        raise RuntimeError("planted")
+
+    report = run.Report(1e12, broken)
+    report("topk", "n", 4e-3, 2e9, calls=[print])
+    assert len(report.rows) == 1
+    assert report.failed == ["profile of topk"]
+    assert "planted" in capsys.readouterr().err
+
+
 def test_files_hold_every_number_and_where_it_comes_from(run, report, tmp_path):
     report("gather", "1,000 x 64", 0.000123456789, 1e9, "torch", 2e-3)
     report("steps", "one", 0.5, None)
