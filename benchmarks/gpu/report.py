@@ -5,6 +5,7 @@ Knows nothing of GPUs; `profile` is what makes a profile of calls there. One thr
 
 import csv
 import re
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ class Report:
         self.copy = copy
         self.rows: list[dict[str, Any]] = []
         self.profile_rows: list[dict[str, Any]] = []
+        self.failed: list[str] = []  # what could not be profiled
         self._profile = profile
 
     def __call__(
@@ -59,21 +61,27 @@ class Report:
         self.rows.append(row)
         print(line(row), flush=True)
         if calls and self._profile:
-            found = self._profile(calls)
-            whole = sum(taken for _, taken in found.values())
-            for name, (times, taken) in sorted(found.items(), key=lambda pair: -pair[1][1]):
-                self.profile_rows.append(
-                    {
-                        "kernel": kernel,
-                        "shape": shape,
-                        "device_kernel": name,
-                        "calls": times,
-                        "seconds": taken,
-                        "share": taken / whole,
-                        "bytes": bytes,
-                        "of_copy": self._share(bytes and bytes / whole),
-                    }
-                )
+            try:
+                self._add_profile(row, self._profile(calls))
+            except Exception:
+                traceback.print_exc()
+                self.failed.append(f"profile of {kernel}")
+
+    def _add_profile(self, row: dict[str, Any], found: dict[str, tuple[float, float]]) -> None:
+        whole = sum(seconds for _, seconds in found.values())
+        for name, (times, seconds) in sorted(found.items(), key=lambda pair: -pair[1][1]):
+            self.profile_rows.append(
+                {
+                    "kernel": row["kernel"],
+                    "shape": row["shape"],
+                    "device_kernel": name,
+                    "calls": times,
+                    "seconds": seconds,
+                    "share": seconds / whole,
+                    "bytes": row["bytes"],
+                    "of_copy": self._share(row["bytes"] and row["bytes"] / whole),
+                }
+            )
 
     def _share(self, rate: float | None) -> float | None:
         return rate / self.copy if rate and self.copy else None

@@ -164,6 +164,7 @@ def main(words: Sequence[str]) -> int:
     print("; ".join(f"{name} {value}" for name, value in where.items()), flush=True)
     report = Report(copy, None if options.variants else profiled)
     failed += measured(sections, report, "variants" if options.variants else "measure")
+    failed += sorted(set(report.failed))
     if report.rows and not options.variants:
         out = options.out / f"{slug(where['device'])}.csv"
         write(out, COLUMNS, report.rows, where)

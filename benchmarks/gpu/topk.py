@@ -17,7 +17,8 @@ SIZES = [(1_000_000, 128), (10_000_000, 64)]
 COUNTS = [1, 64, 1024]
 KS = [10, 100]
 PEER_SCORES = 2**29
-VARIANTS = [(4096, 32, 2), (4096, 32, 4), (8192, 64, 4), (8192, 64, 8), (16384, 64, 8), (16384, 128, 8)]
+ROW_VARIANTS = [(4096, 32, 2), (4096, 32, 4), (8192, 64, 4), (8192, 64, 8), (16384, 64, 8), (16384, 128, 8)]
+SQUARE_VARIANTS = [(64, 64, 32, 4), (64, 64, 16, 4), (64, 128, 16, 4), (64, 128, 32, 8), (128, 128, 16, 8)]
 
 Catalogue = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # vectors [N, dim], biases [N], ids [N]
 
@@ -79,16 +80,20 @@ def _measure(report: Callable[..., None], table: Catalogue) -> None:
 
 
 def variants(report: Callable[..., None]) -> None:
-    """Other sizes of tiles, for whoever tunes: one query and k 10."""
-    for items, dim in SIZES:
-        table = catalogue(items, dim)
-        query = torch.randn(1, dim, device="cuda")
-        call = partial(score_topk, query, *table, 10, ranking=rank_ids(table[2]))
-        usual = triton_kernel.PART, triton_kernel.TILE, triton_kernel.SCAN_WARPS
+    """Other sizes of tiles, for whoever tunes: one query and 1,024, k 10."""
+    names = ("PART", "TILE", "SCAN_WARPS", "SQUARE")
+    usual = {name: getattr(triton_kernel, name) for name in names}
+    table = catalogue(*SIZES[0])
+    ranking = rank_ids(table[2])
+    choices = [(1, dict(zip(names, values, strict=False))) for values in ROW_VARIANTS]
+    choices += [(1024, {"SQUARE": values}) for values in SQUARE_VARIANTS]
+    for count, chosen in choices:
+        query = torch.randn(count, SIZES[0][1], device="cuda")
         try:
-            for part, tile, warps in VARIANTS:
-                triton_kernel.PART, triton_kernel.TILE, triton_kernel.SCAN_WARPS = part, tile, warps
-                shape = f"{items:,} x {dim}, {part} floats, tile {tile}, {warps} warps"
-                report("score_topk", shape, median_seconds([call]), items * 4 * (dim + 1))
+            for name, value in chosen.items():
+                setattr(triton_kernel, name, value)
+            taken = median_seconds([partial(score_topk, query, *table, 10, ranking=ranking)])
+            report("score_topk", f"{count} queries, {chosen}", taken, 4 * (table[0].numel() + len(table[0])))
         finally:
-            triton_kernel.PART, triton_kernel.TILE, triton_kernel.SCAN_WARPS = usual
+            for name, value in usual.items():
+                setattr(triton_kernel, name, value)

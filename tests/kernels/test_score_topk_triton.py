@@ -24,7 +24,12 @@ MANY = 1 if DEVICE == "cpu" else 60  # times as many items where they cost nothi
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
+    """Also: arithmetic beyond int32 is an error in the interpreter."""
     if DEVICE == "cpu":
+        from triton.runtime import interpreter
+
+        options = interpreter.InterpreterOptions(debug=True, sanitize_overflow=True)
+        monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
         for name, value in {"TILE": 4, "FANOUT": 4, "PART": 128, "SEARCHED": 8}.items():
             monkeypatch.setattr(triton_kernel, name, value)
 

@@ -36,6 +36,7 @@ TILE = 64  # items that have a best key in common
 FANOUT = 64  # tiles of a group
 PART = 8192  # floats of the catalogue that one program of the row scan reads at a time
 SCAN_WARPS = 4
+SQUARE = (64, 64, 32, 4)  # queries, items, columns at a time and warps of the tile scan
 SPAN = 2**27  # scores held at a time: 512 MiB; more are made and searched in turns
 MOST_QUERIES = 1024  # of one turn
 SEARCHED = 32  # k up to which one program per query searches; a larger k is left to torch.topk
@@ -301,7 +302,7 @@ def cases() -> Iterator[Case]:
         yield Case(f"{count} x {dim}{', filter' * filtered}", scan_rows, types, constants, SCAN_WARPS)
     for count, dim, filtered in [(16, 64, False), (64, 128, False), (64, 128, True)]:
         constants = scan_shape(count, dim) | {"FILTERED": filtered}
-        yield Case(f"{count} x {dim}{', filter' * filtered}", scan_tiles, types, constants, SCAN_WARPS, False)
+        yield Case(f"{count} x {dim}{', filter' * filtered}", scan_tiles, types, constants, SQUARE[3], False)
     yield Case("k 10", search, types, {"TILE": TILE, "FANOUT": FANOUT, "K": 16, "BLOCK": 256}, 4, False)
     yield Case("k 1000", unfold, types, {"TILE": TILE}, 1, False)
     yield Case("k 10", answer, types, {"BLOCK": 16}, 1, False)
@@ -332,11 +333,11 @@ def score_topk(
     if allowed is not None:
         allowed = allowed.view(torch.int32)
     device = queries.device
-    best_ids = torch.full((count, k), -1, dtype=torch.int64, device=device)
-    scores = torch.full((count, k), -torch.inf, dtype=torch.float32, device=device)
-    counts = torch.zeros(count, dtype=torch.int64, device=device)
+    best_ids = torch.empty((count, k), dtype=torch.int64, device=device)
+    scores = torch.empty((count, k), dtype=torch.float32, device=device)
+    counts = torch.empty(count, dtype=torch.int64, device=device)
     if count == 0 or items == 0:
-        return best_ids, scores, counts
+        return best_ids.fill_(-1), scores.fill_(-torch.inf), counts.zero_()
     with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
         ranking = ranking or rank_ids(ids)
         for start in range(0, count, MOST_QUERIES):
@@ -357,12 +358,13 @@ def by_rows(count: int, dim: int) -> bool:
 
 def scan_shape(count: int, dim: int) -> dict[str, int]:
     """The constants of the scan of `count` queries over vectors of `dim`."""
+    most, rows, block, _ = SQUARE
     width = padded(dim)
     if by_rows(count, dim):
         block = min(triton.next_power_of_2(width), PART // TILE)
         rows, asked = PART // block, triton.next_power_of_2(count)
     else:
-        block, rows, asked = min(width, 32), 64, min(64, triton.next_power_of_2(count))
+        block, asked = min(width, block), min(most, triton.next_power_of_2(count))
     rows = min(rows, TILE * FANOUT)
     return {"DIM": dim, "WIDTH": width, "BLOCK": block, "QUERIES": asked, "ROWS": rows, "TILE": TILE, "FANOUT": FANOUT}
 
@@ -387,7 +389,7 @@ def _best_keys(
         groups = torch.full((count, triton.cdiv(span, group)), EMPTY.value, dtype=torch.int64, **new)
         (scan_rows if rows else scan_tiles)[(programs,)](
             queries, vectors, biases, ranking.ranks, allowed, scores, tops, groups, count, words, first, end, span,
-            FILTERED=allowed is not None, **shape, num_warps=SCAN_WARPS, enable_fp_fusion=False,
+            FILTERED=allowed is not None, **shape, num_warps=SCAN_WARPS if rows else SQUARE[3], enable_fp_fusion=False,
         )  # fmt: skip
         keys = _search(scores, tops, groups, ranking, first, end, k)
         best = keys if best is None else _largest(torch.cat((best, keys), 1), k)
