@@ -1,15 +1,23 @@
 """Which implementations are alive on this machine, and why the others are not.
 
-The only importer of `_native`, and the only reader of the environment. Knows nothing of rows or files.
+The only importer of `_native` and `_cuda`, and the only reader of the environment. Knows nothing of rows or files.
 ROWTIDE_ISA=avx512|avx2|portable chooses the kernels, else the fastest that the CPU has; all give the same bits.
 """
 
 import os
 
+from typing import Any
+
 from . import _native as native
 from .errors import ConfigError
 
-__all__ = ["describe", "fingerprint", "native"]
+cuda: Any
+try:
+    from . import _cuda as cuda
+except ImportError as missing:
+    cuda, _NO_CUDA = None, f"not built, for which nvcc is needed ({missing})"
+
+__all__ = ["cuda", "cuda_missing", "describe", "fingerprint", "native"]
 
 _MISSING = {  # by instruction set, the fastest first: what a CPU that cannot run it lacks
     "avx512": "this CPU lacks AVX-512 (F and DQ)",
@@ -33,11 +41,17 @@ def fingerprint() -> str:
     return f"cpu, {_ARITHMETIC}"
 
 
+def cuda_missing() -> str:
+    """Why CUDA kernels cannot run here, "" if they can. The first call loads the driver."""
+    return _NO_CUDA if cuda is None else str(cuda.missing())
+
+
 def describe() -> dict[str, str]:
     """Each implementation by name: "alive", with "in use" for the one that is, or why it is not alive."""
     out = {}
     for isa, missing in _MISSING.items():
         alive = "alive, in use" if native.isa() == isa else "alive"
         out[f"cpu {isa}"] = alive if native.isa_available(isa) else missing
+    out["cuda"] = cuda_missing() or "alive"
     out["gpu"] = "not in this version"
     return out
