@@ -4,6 +4,7 @@
 
 void bind_checksum(pybind11::module_& m);
 void bind_kernels(pybind11::module_& m);
+void bind_steps(pybind11::module_& m);
 void bind_catalogue(pybind11::module_& m);
 void bind_tables(pybind11::module_& m);
 void bind_hot(pybind11::module_& m);

@@ -18,7 +18,7 @@ enum class Loss { softmax = 0, bpr = 1, logistic = 2, squared = 3 };
 inline constexpr int kLosses = 4;
 
 // Learns a value for each pair, instead of ranking the positive above negatives.
-inline bool is_pointwise(Loss loss) { return loss == Loss::logistic || loss == Loss::squared; }
+constexpr bool is_pointwise(Loss loss) { return loss == Loss::logistic || loss == Loss::squared; }
 
 // One micro-batch before its update. Pointers to rows; a negative that is null is masked for every event.
 // softmax and bpr rank the positive against negatives. logistic and squared predict `values` by the score of the
@@ -68,6 +68,10 @@ static inline void wait_for_writer(int64_t* looks) {
     if (++*looks > 16) ::sched_yield();
 }
 
+struct Steps;
+struct StepSpace;
+struct StepTeam;
+
 struct Kernels {
     const char* name;
     // out[B, dim] = sum of weights * rows of each bag
@@ -77,6 +81,8 @@ struct Kernels {
     // unchanged because something was not finite. `scratch` has 3 * dim rounded up to 16 floats.
     int64_t (*update_groups)(const UpdateStep& step, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                              float* scratch);
+    // One step of a window, by a strand of a team (learn_steps.h). Returns as update_groups does.
+    int64_t (*learn_step)(const Steps& steps, int64_t step, const StepSpace& space, const StepTeam& team);
     float (*ln)(float x);  // of finite x >= 1
     // mean += rate * (x - mean)
     void (*move_mean)(float* mean, const float* x, float rate, int64_t dim);

@@ -3,8 +3,13 @@
 #include <algorithm>
 #include <cmath>
 
+#include "device.h"
 #include "kernels.h"
+#include "learn_steps.h"
 #include "seqlock.h"
+
+#include "exp_log_impl.h"
+#include "optimizer_impl.h"
 
 namespace ISA {
 namespace {
@@ -19,70 +24,8 @@ inline void prefetch_row_far(const float* p, int64_t floats) {
     for (int64_t i = 0; i < floats; i += 16) __builtin_prefetch(p + i, 0, 2);
 }
 
-// e^x after Cody and Waite: x = n ln 2 + r, |r| <= ln 2 / 2, a polynomial of degree 6 in r. 0 below -87.3; NaN stays.
-// The largest error seen is 1.2e-7 relative.
-inline V16 exp16(V16 x) {
-    const V16 lowest = set1(-87.3f), shift = set1(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const V16 safe = select_less(x, lowest, lowest, select_less(set1(88.0f), x, set1(88.0f), x));
-    const V16 n = sub(fma(safe, set1(1.44269504f), shift), shift);
-    V16 r = fma(n, set1(-0.693359375f), safe);
-    r = fma(n, set1(2.12194440e-4f), r);
-    V16 p = set1(1.0f / 720.0f);
-    p = fma(p, r, set1(1.0f / 120.0f));
-    p = fma(p, r, set1(1.0f / 24.0f));
-    p = fma(p, r, set1(1.0f / 6.0f));
-    p = fma(p, r, set1(0.5f));
-    p = fma(p, r, set1(1.0f));
-    p = fma(p, r, set1(1.0f));
-    const V16 e = mul(p, exp2_integer(n));
-    return select_less(x, lowest, set1(0.0f), e);
-}
-
-// ln x for finite x >= 1: m in [0.75, 1.5), the series of 2 atanh((m - 1) / (m + 1)).
-inline V16 log16(V16 x) {
-    V16 e;
-    const V16 m = split_exponent(x, &e);
-    const V16 one = set1(1.0f);
-    const V16 z = div(sub(m, one), add(m, one));
-    const V16 z2 = mul(z, z);
-    V16 p = set1(2.0f / 9.0f);
-    p = fma(p, z2, set1(2.0f / 7.0f));
-    p = fma(p, z2, set1(2.0f / 5.0f));
-    p = fma(p, z2, set1(2.0f / 3.0f));
-    p = fma(p, z2, set1(2.0f));
-    return fma(e, set1(0.693147181f), mul(p, z));
-}
-
-inline float log1(float x) {
-    float out[16];
-    store(out, log16(set1(x)));
-    return out[0];
-}
-
-// sigmoid(-x), and in *loss -ln sigmoid(x), from e^-|x|, which cannot overflow.
-inline V16 miss16(V16 x, V16* loss) {
-    const V16 zero = set1(0.0f), one = set1(1.0f);
-    const V16 minus = sub(zero, x);
-    const V16 e = exp16(select_less(x, zero, x, minus));
-    *loss = add(log16(add(one, e)), select_less(x, zero, minus, zero));
-    return div(select_less(x, zero, one, e), add(one, e));
-}
-
 // The kernels that matter are templates over the dim, 0 for one that is known at run time only: with the usual ones
 // known to the compiler, loops unroll and tails vanish. The order of operations does not depend on it.
-template <int64_t kDim>
-inline V16 dot_lanes(const float* a, const float* b, int64_t dim) {
-    const int64_t D = kDim ? kDim : dim;
-    V16 acc = set1(0.0f);
-    for (int64_t d = 0; d < D; d += 16) acc = fma(load(a + d, D - d), load(b + d, D - d), acc);
-    return acc;
-}
-
-template <int64_t kDim>
-inline float dot(const float* a, const float* b, int64_t dim) {
-    return sum(dot_lanes<kDim>(a, b, dim));
-}
-
 #define ROWTIDE_FOR_DIM(dim, name, ...)    \
     switch (dim) {                         \
         case 64:                           \
@@ -392,8 +335,31 @@ bool any_over(const float* scores, int64_t n, float threshold) {
 }  // namespace
 }  // namespace ISA
 
+namespace ISA {
+namespace {
+constexpr int kStepRun = 8, kQueryBlocks = 4;  // rows, blocks of sixteen floats that a strand has in hand at once
+inline void sum_run(const V16* lanes, float* sums) { sum8(lanes, sums); }
+}  // namespace
+}  // namespace ISA
+
+#include "learn_steps_impl.h"
 #include "pointwise_impl.h"
 #include "update_rows_impl.h"
+
+namespace ISA {
+namespace {
+
+template <int64_t kDim>
+int64_t learn_step_dim(const Steps& steps, int64_t step, const StepSpace& space, const StepTeam& team) {
+    return learn_one_step<kDim>(steps, step, space, team);
+}
+
+int64_t learn_step(const Steps& steps, int64_t step, const StepSpace& space, const StepTeam& team) {
+    ROWTIDE_FOR_DIM(steps.dim, learn_step_dim, steps, step, space, team)
+}
+
+}  // namespace
+}  // namespace ISA
 
 #undef ROWTIDE_FOR_DIM
 
@@ -405,6 +371,7 @@ Kernels table() {
         .pool_bag = pool_bag,
         .grads = {softmax_grads, bpr_grads, logistic_grads, squared_grads},
         .update_groups = update_groups,
+        .learn_step = learn_step,
         .ln = log1,
         .move_mean = move_mean,
         .score_items = score_items,

@@ -74,5 +74,30 @@ inline void sum8(const V16* a, float* out) {
     const __m512i order = _mm512_setr_epi32(0, 8, 1, 9, 2, 10, 3, 11, 0, 8, 1, 9, 2, 10, 3, 11);
     _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutexvar_ps(order, s)));
 }
+// Of lanes that are all equal.
+inline float any_lane(V16 a) { return _mm512_cvtss_f32(a.v); }
+// Lane i of f(i).
+template <class F>
+inline V16 lanes_of(F f) {
+    float x[16];
+    for (int i = 0; i < 16; ++i) x[i] = f(i);
+    return load(x);
+}
+// The largest lane; NaN if the first is NaN, else NaN is passed over.
+inline float largest(V16 a) {
+    float x[16];
+    store(x, a);
+    float top = x[0];
+    for (float t : x) top = t > top ? t : top;
+    return top;
+}
+// No lane is infinite or NaN, of lanes that cannot overflow when they are added up.
+inline bool all_finite(V16 a) {
+    const float total = sum(a);
+    return total - total == 0.0f;
+}
+inline float root1(float x) { return __builtin_sqrtf(x); }
+// A number that all lanes of one strand have, or would have.
+inline void put(float* p, float x) { *p = x; }
 
 }  // namespace avx512

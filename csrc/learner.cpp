@@ -2,9 +2,10 @@
 
 #include <algorithm>
 
+#include "learn_steps.h"
+
 namespace {
 constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in a window, at most
-constexpr uint64_t kMeanHorizon = 4096;  // events over which the running mean forgets
 constexpr uint64_t kNoOrdinal = UINT64_MAX;
 constexpr uint64_t kRedraws = 16;       // of a negative, where a draw hits a gap of the catalogue
 constexpr int64_t kPrefetchRefs = 512;  // a micro-batch of more rows prefetches inside its kernels only
@@ -252,7 +253,7 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
             users_.meta(users[b]).named(seq);
             history_.add(users[b], items[b], seq);
             ++mean_count;
-            const float rate = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
+            const float rate = mean_rate(static_cast<int64_t>(mean_count));
             kernels().move_mean(mean.data(), users_.row(users[b]), rate, step.dim);
         }
     }

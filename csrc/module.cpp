@@ -5,6 +5,7 @@ PYBIND11_MODULE(_native, m) {
     m.doc() = "The C++ core of Rowtide. Arrays in, arrays out; engine.backend is the only importer.";
     bind_checksum(m);
     bind_kernels(m);
+    bind_steps(m);
     bind_catalogue(m);
     bind_tables(m);
     bind_hot(m);

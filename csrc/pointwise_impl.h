@@ -42,19 +42,6 @@ inline void pointwise_grads(const LossStep& s, Rule rule) {
     }
 }
 
-// -ln sigmoid(score) where the value is 1, -ln sigmoid(-score) where it is 0.
-inline V16 logistic16(V16 scores, V16 values, V16* losses) {
-    const V16 zero = set1(0.0f), half = set1(0.5f);
-    const V16 miss = miss16(select_less(half, values, scores, sub(zero, scores)), losses);
-    return select_less(half, values, sub(zero, miss), miss);
-}
-
-inline V16 squared16(V16 scores, V16 values, V16* losses) {
-    const V16 error = sub(scores, values);
-    *losses = mul(error, error);
-    return add(error, error);
-}
-
 template <int64_t kDim>
 void logistic_grads_dim(const LossStep& s) {
     pointwise_grads<kDim>(s, logistic16);

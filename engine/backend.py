@@ -1,6 +1,6 @@
 """Which implementations are alive on this machine, and why the others are not.
 
-The only importer of `_native`, and the only reader of the environment. Knows nothing of rows or files.
+The only importer of `_native` and `_cuda`, and the only reader of the environment. Knows nothing of rows or files.
 ROWTIDE_ISA=avx512|avx2|portable chooses the kernels, else the fastest that the CPU has; all give the same bits.
 TRITON_INTERPRET=1, which is Triton's own, makes its kernels run on the CPU, slowly, to see whether they are right.
 torch and triton are imported where they are asked for, never before. Any thread.
@@ -13,7 +13,15 @@ from typing import Any
 from . import _native as native
 from .errors import ConfigError, DeviceError
 
+cuda: Any
+try:
+    from . import _cuda as cuda
+except ImportError as missing:
+    cuda, _NO_CUDA = None, f"not built, for which nvcc is needed ({missing})"
+
 __all__ = [
+    "cuda",
+    "cuda_missing",
     "describe",
     "device_name",
     "fingerprint",
@@ -106,6 +114,11 @@ def _dotted(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
 
+def cuda_missing() -> str:
+    """Why CUDA kernels cannot run here, "" if they can. The first call loads the driver."""
+    return _NO_CUDA if cuda is None else str(cuda.missing())
+
+
 def describe() -> dict[str, str]:
     """Each implementation by name: "alive", with "in use" for the one that is, or why it is not alive."""
     out = {}
@@ -113,4 +126,5 @@ def describe() -> dict[str, str]:
         alive = "alive, in use" if native.isa() == isa else "alive"
         out[f"cpu {isa}"] = alive if native.isa_available(isa) else missing
     out["triton"] = triton_missing() or ("alive, in its interpreter on the CPU" if interpreted() else "alive")
+    out["cuda"] = cuda_missing() or "alive"
     return out

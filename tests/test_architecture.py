@@ -12,10 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ENGINE = ROOT / "engine"
 MODULES = sorted(path for path in ENGINE.rglob("*.py"))
+CORE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
 
 # From the bottom up; a module imports from lower layers, and from its own where no other rule forbids it.
 LAYERS = [
-    {"_native"},
+    {"_native", "_cuda"},
     {"backend", "errors", "events", "config", "metrics", "files", "tensors"},
     {"kernels"},
     {"rank", "learn", "table", "log"},
@@ -159,12 +160,19 @@ def test_no_torch_before_there_is_a_use_for_it(path):
 
 
 def test_nothing_of_torch_in_the_core():
-    for path in (ROOT / "csrc").iterdir():
+    for path in CORE:
         assert not re.search(r"\b(torch|ATen|c10)\b", path.read_text()), path
 
 
+def test_cuda_stays_in_its_folder():
+    assert all(path.suffix in {".h", ".cpp"} or path.parent.name == "cuda" for path in CORE)
+    for path in CORE:
+        if path.parent.name != "cuda":
+            assert not re.search(r"cuda_runtime|#include .cuda|<<<", path.read_text()), path
+
+
 def test_python_stays_in_the_bindings():
-    for path in (ROOT / "csrc").iterdir():
+    for path in CORE:
         if not path.name.startswith(("bindings", "arrays", "module")):
             assert "pybind11" not in path.read_text(), path
 
@@ -185,7 +193,7 @@ def test_every_kernel_has_a_reference_a_test_and_a_benchmark(kernel):
 
 
 def test_there_are_kernels():
-    assert {"pool_rows", "loss_grads", "update_rows", "score_topk"} <= set(KERNELS)
+    assert {"pool_rows", "loss_grads", "update_rows", "score_topk", "learn_steps"} <= set(KERNELS)
 
 
 @ids

@@ -3,7 +3,7 @@
 Responsible for which kernels learn a window there. Not for which rows it names (csrc/learner.h), nor for where they live
 (the tiers that it is given). Small steps go to learn_steps, all of a window in one launch and with the CPU's own bits;
 large micro-batches to the row kernels, one micro-batch after the other, within their tolerances of the CPU. Which of
-the two follows from batch_size alone. The writer's thread, with the device's turn.
+the two follows from the settings alone. The writer's thread, with the device's turn.
 """
 
 from collections.abc import Callable
@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 
 from ..backend import native
 from ..config import Settings
-from ..events import POINTWISE, Ids
-from ..kernels.learn_steps import learn_steps
+from ..events import POINTWISE, Floats, Ids
+from ..kernels.learn_steps import MAX_BATCH, MAX_NEGATIVES, Planner, learn_steps
 from ..kernels.loss_grads.triton_kernel import loss_grads
 from ..kernels.pool_rows.triton_kernel import pool_rows
 from ..kernels.update_rows.triton_kernel import update_rows
 
-MOST_IN_A_STEP = 256  # events of a micro-batch that learn_steps takes
 _MEAN_HORIZON = 4096  # events over which the running mean forgets
 _SEGMENT = 64  # events whose vectors are summed at a time for the mean
 
@@ -34,6 +33,11 @@ class Tier(Protocol):
     def place(self) -> None: ...
 
 
+def in_steps(batch_size: int, negatives: int) -> bool:
+    """Do these settings make steps that are small enough for learn_steps?"""
+    return batch_size <= MAX_BATCH and negatives <= MAX_NEGATIVES
+
+
 class DeviceSteps:
     def __init__(self, torch: Any, device: Any, users: Tier, items: Tier, publish: Callable[[], Callable[[], None]]):
         """`publish` is called with the window's rows pinned; what it returns, once they are learned."""
@@ -42,6 +46,7 @@ class DeviceSteps:
         self._users = users
         self._items = items
         self._publish = publish
+        self._planner: Planner | None = None
 
     def learn(
         self,
@@ -62,34 +67,15 @@ class DeviceSteps:
         *refs, fresh, offsets = native.device_refs(learner, planned, *columns, *hot)
         publish = self._publish()
         part = slice(start, start + len(fresh))
-        mean = self._to_device(learner.mean)
-        arguments = {
-            "weights": None if weights is None else self._to_device(weights[part]),
-            "values": None if values is None else self._to_device(values[part]),
-            "offsets": self._to_device(offsets) if settings.loss in POINTWISE else None,
+        window = {
+            "weights": None if weights is None else weights[part],
+            "values": None if values is None else values[part],
+            "offsets": offsets if settings.loss in POINTWISE else None,
         }
-        places = [self._to_device(x) for x in refs]
-        if batch_size <= MOST_IN_A_STEP:
-            losses, skipped = learn_steps(
-                settings.loss,
-                self._users.rows,
-                self._items.rows,
-                *places,
-                dim=settings.dim,
-                optimizer=settings.optimizer,
-                lr=settings.lr,
-                l2=settings.l2,
-                batch_size=batch_size,
-                negatives=settings.negatives,
-                fresh=self._to_device(fresh) if fresh.any() else None,
-                mean=mean,
-                mean_count=learner.mean_count,
-                **arguments,
-            )
-        else:
-            losses, skipped = self._batches(settings, batch_size, places, fresh, mean, learner.mean_count, arguments)
+        learn = self._steps if in_steps(batch_size, settings.negatives) else self._batches
+        losses, mean, skipped = learn(settings, batch_size, refs, fresh, window, learner.mean, learner.mean_count)
         learned: tuple[int, float, int, int, int, int, int] = native.device_learned(
-            learner, planned, *columns, first_seq, *hot, losses.cpu().numpy(), mean.cpu().numpy(), int(skipped)
+            learner, planned, *columns, first_seq, *hot, losses, mean, skipped
         )
         publish()
         return learned
@@ -97,16 +83,50 @@ class DeviceSteps:
     def _to_device(self, x: NDArray[Any]) -> Any:
         return self._torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
 
+    def _steps(
+        self,
+        settings: Settings,
+        batch_size: int,
+        refs: list[Ids],
+        fresh: NDArray[np.uint8],
+        window: dict[str, Any],
+        mean: Floats,
+        mean_count: int,
+    ) -> tuple[Floats, Floats, int]:
+        """Losses [n], the new mean, and how many rows refused their step."""
+        users, items = self._users.rows, self._items.rows
+        if self._planner is None:
+            self._planner = Planner(len(users), len(items))
+        planned = self._planner.plan(
+            *refs,
+            loss=settings.loss,
+            batch_size=batch_size,
+            negatives=settings.negatives,
+            fresh=fresh if fresh.any() else None,
+            **window,
+        )
+        rule = {"dim": settings.dim, "lr": settings.lr, "l2": settings.l2, "optimizer": settings.optimizer}
+        if self._device.type == "cpu":  # Triton's interpreter: the same steps in C++
+            learned = learn_steps(users.numpy(), items.numpy(), planned, mean, mean_count, **rule)
+            return learned.losses, mean, int(learned.skipped)
+        moved = self._to_device(mean)
+        learned = learn_steps(users, items, planned.on(self._device), moved, mean_count, **rule)
+        return learned.losses.cpu().numpy(), moved.cpu().numpy(), int(learned.skipped)
+
     def _batches(
         self,
         settings: Settings,
         batch_size: int,
-        places: list[Any],
+        refs: list[Ids],
         fresh: NDArray[np.uint8],
-        mean: Any,
+        window: dict[str, Any],
+        start_mean: Floats,
         mean_count: int,
-        arguments: dict[str, Any],
-    ) -> tuple[Any, Any]:
+    ) -> tuple[Floats, Floats, int]:
+        """As `_steps`."""
+        places = [self._to_device(x) for x in refs]
+        mean = self._to_device(start_mean)
+        arguments = {name: None if x is None else self._to_device(x) for name, x in window.items()}
         torch = self._torch
         users, items, dim = self._users.rows, self._items.rows, settings.dim
         step = {"dim": dim, "lr": settings.lr, "l2": settings.l2, "optimizer": settings.optimizer}
@@ -145,7 +165,7 @@ class DeviceSteps:
             bias = found.positive_coefs if settings.loss in POINTWISE else None
             skipped += update_rows(users, user, found.query_grads, index, ones, bias, **step)
             self._move_mean(mean, user, mean_count + begin)
-        return losses, skipped
+        return losses.cpu().numpy(), mean.cpu().numpy(), int(skipped)
 
     def _move_mean(self, mean: Any, user: Any, count: int) -> None:
         """mean += rate x (vector - mean) for one event after the other, as one weighted sum of their vectors."""
