@@ -18,7 +18,7 @@ from ...events import POINTWISE
 from ..launch import Case, power_of_two, tile_of
 
 PAIR_FLOATS = 128  # of a tile of a warp
-UNROLL = 4  # negatives under way at once
+UNROLL = 2  # negatives under way at once
 EVENTS, NEGATIVES, COLUMNS = 32, 64, 64  # of a tile of scores, and of a tile of gradients
 DEPTH = 16  # columns, or negatives, that a tile takes in at once: more would not fit the registers
 WARPS = 8
