@@ -150,8 +150,22 @@ def test_only_the_backend_imports_what_is_native(path):
         assert [name for _, name in imported(path) if re.search(r"\b_(native|cuda)\b", name)] == []
 
 
+def imported_at_once(path):
+    """Every name that importing a module imports, the engine's own with their dots."""
+    for node in tree(path).body:
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield "." * node.level + (node.module or "")
+            yield from ("." * node.level + f"{node.module or ''}.{name.name}" for name in node.names)
+
+
 @ids
 def test_no_torch_before_there_is_a_use_for_it(path):
+    """Neither at a module's top, but in triton_kernel.py; which nothing imports at its top in turn."""
+    assert not [name for name in imported_at_once(path) if name.endswith("triton_kernel")], path
+    if path.name == "triton_kernel.py":
+        return
     top = [node for node in tree(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = [name.name for node in top if isinstance(node, ast.Import) for name in node.names]
     names += [node.module or "" for node in top if isinstance(node, ast.ImportFrom) and not node.level]
@@ -190,6 +204,23 @@ def test_every_kernel_has_a_reference_a_test_and_a_benchmark(kernel):
     ):
         assert path.is_file(), path
     assert kernel in (ENGINE / "kernels" / "tolerances.py").read_text()
+    if (ENGINE / "kernels" / kernel / "triton_kernel.py").is_file():
+        assert (ROOT / "tests" / "kernels" / f"test_{kernel}_triton.py").is_file()
+        on_a_gpu = [path.read_text() for path in (ROOT / "benchmarks" / "gpu").glob("*.py")]
+        assert any(f"engine.kernels.{kernel} import triton_kernel" in text for text in on_a_gpu)
+
+
+@pytest.mark.parametrize("path", sorted(ENGINE.rglob("triton_kernel.py")), ids=lambda path: path.parent.name)
+def test_every_launch_says_how_it_is_to_be_compiled(path):
+    """Whether a product and a sum are fused, and by how many warps, are part of the bits: nothing chooses them."""
+    launches = [
+        node for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)
+    ]
+    assert launches
+    for node in launches:
+        assert {"enable_fp_fusion", "num_warps"} <= {key.arg for key in node.keywords}, f"{path}:{node.lineno}"
+    assert not re.search(r"autotune|tf32[\"']", path.read_text())
+    assert any(isinstance(node, ast.FunctionDef) and node.name == "cases" for node in tree(path).body), path
 
 
 def test_there_are_kernels():

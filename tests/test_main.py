@@ -126,7 +126,7 @@ def test_topk_info_verify(run, log, tmp_path):
     assert re.findall(r"│ \d+ +│ (-?\d+) +│", out) == ["7"]
     status, out, _ = run("info", path)
     assert status == 0
-    for words in ("gpu +│ not in this version", r"users\.rows +│ 2", r"bit_exact +│ True", r"batch_size +│ 1"):
+    for words in ("triton +│ ", r"users\.rows +│ 2", r"bit_exact +│ True", r"batch_size +│ 1"):
         assert re.search(words, out)
     status, out, _ = run("info")
     assert status == 0

@@ -11,7 +11,7 @@ class Case(NamedTuple):
 
     shape: str  # for the table: what the constants stand for
     kernel: Any  # what triton.jit made
-    types: dict[str, str]  # by argument, such as "*fp32"; pointers are multiples of 16 bytes
+    types: dict[str, str]  # by argument, such as "*fp32"
     constants: dict[str, Any]  # by argument; None where an optional tensor is not given
     warps: int
     vectors: bool = True  # rows are read 16 bytes a lane

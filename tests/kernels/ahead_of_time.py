@@ -29,7 +29,10 @@ def compiled(operation: str, case: Any, capability: int) -> dict[str, Any]:
     given = case.types.keys() & set(names)
     constants = case.constants | {name: None for name in names if name not in given | case.constants.keys()}
     signature = {name: "constexpr" if name in constants else case.types[name] for name in names}
-    aligned = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(names) if signature[name].startswith("*")}
+    pointers = [param for param in case.kernel.params if signature[param.name].startswith("*")]
+    aligned = {
+        (param.num,): [["tt.divisibility", 16]] for param in pointers if not param.do_not_specialize_on_alignment
+    }
     source = ASTSource(case.kernel, signature, {(names.index(name),): x for name, x in constants.items()}, aligned)
     options = {"num_warps": case.warps, "enable_fp_fusion": False}
     made = triton.compile(source, target=GPUTarget("cuda", capability, WARP), options=options)

@@ -43,6 +43,17 @@ def test_agrees_with_the_reference(make_rows, close, loss, dim, weighted):
         assert args[2].tobytes() == before
 
 
+@pytest.mark.parametrize("loss", LOSSES)
+def test_queries_may_be_rows_of_a_slab(make_rows, close, same_bits, loss):
+    rng = np.random.default_rng(6)
+    slab, chosen = make_rows(rng, 12, 16), rng.integers(0, 12, size=9)
+    args = case(rng, make_rows, loss, 16, 9, 5) if loss in RANKING else pairs(rng, make_rows, loss, 16, 9)[0]
+    options = {"dim": 16} if loss in RANKING else {"dim": 16, "values": np.ones(9, np.float32)}
+    got = loss_grads(loss, slab, *args[2:], query_slots=chosen, **options)
+    same_bits(tuple(got), tuple(loss_grads(loss, slab[chosen, :16].copy(), *args[2:], **options)))
+    close("loss_grads", got, reference.loss_grads(loss, slab, *args[2:], query_slots=chosen, **options))
+
+
 @pytest.mark.parametrize("loss", RANKING)
 def test_reference_gradients_are_slopes_of_its_loss(make_rows, loss):
     rng = np.random.default_rng(7)
@@ -346,6 +357,11 @@ PAIRS = {"loss": "squared", "negatives": None, "values": np.ones(2, np.float32)}
         ({"negatives": np.array([[2]])}, r"negatives: got int64 \[1, 1\], wanted int64 \[2, K\]"),
         ({"negatives": np.array([2])}, "negatives: got"),
         ({"negatives": None}, "negatives: got NoneType, wanted an array for bpr"),
+        ({"query_slots": np.array([0, 2])}, "query_slots: got 2, wanted 0 <= value < 2"),
+        ({"query_slots": np.array([0, -1])}, "query_slots: got -1"),
+        ({"query_slots": np.array([0.0, 1.0])}, "query_slots: got float64"),
+        ({"query_slots": np.array([0])}, r"positives: got int64 \[2\], wanted int64 \[1\]"),
+        ({"query_slots": np.array([0, 1]), "dim": 5}, "queries: got 4 columns, wanted 5 or more for dim 5"),
         ({"weights": np.ones(3, np.float32)}, "weights: got"),
         ({"values": np.ones(2, np.float32)}, "values: got ndarray, wanted None for bpr"),
         ({"offsets": np.ones(2, np.float32)}, "offsets: got ndarray, wanted None for bpr"),

@@ -9,7 +9,6 @@ from engine.errors import InputError
 from engine.kernels.update_rows import OPTIMIZERS, reference, state_floats, update_rows
 
 
-
 def width(optimizer, dim):
     return dim + 1 + state_floats(optimizer, dim)
 

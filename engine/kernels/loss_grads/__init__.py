@@ -110,7 +110,7 @@ def loss_grads(
         from . import triton_kernel
 
         options = {"query_slots": query_slots, "weights": weights, "values": values, "offsets": offsets}
-        return triton_kernel.loss_grads(loss, queries, rows, positives, negatives, dim=dim, **options)
+        return LossGrads(*triton_kernel.loss_grads(loss, queries, rows, positives, negatives, dim=dim, **options))
     if query_slots is not None:
         queries = np.take(queries[:, :dim], query_slots, axis=0)
     if negatives is None:

@@ -14,14 +14,29 @@ import torch
 import triton
 import triton.language as tl
 
+from ...events import POINTWISE
 from ..launch import Case, power_of_two, tile_of
-from . import POINTWISE, Loss, LossGrads
 
-PAIR_FLOATS = 256  # of a tile of a warp
-UNROLL = 4  # negatives under way at once
+PAIR_FLOATS = 128  # of a tile of a warp
+UNROLL = 2  # negatives under way at once
 EVENTS, NEGATIVES, COLUMNS = 32, 64, 64  # of a tile of scores, and of a tile of gradients
 DEPTH = 16  # columns, or negatives, that a tile takes in at once: more would not fit the registers
 WARPS = 8
+# A kernel is not compiled anew for another number, or for a column that begins elsewhere.
+ANY = {
+    "do_not_specialize": ["events", "drawn"],
+    "do_not_specialize_on_alignment": [
+        "query_slots",
+        "positives",
+        "negatives",
+        "weights",
+        "values",
+        "offsets",
+        "losses",
+        "positive_coefs",
+        "negative_coefs",
+    ],
+}
 
 
 @triton.jit
@@ -31,7 +46,7 @@ def miss(gap):
     return tl.maximum(gap, 0.0) + tl.log(1.0 + small), tl.where(gap > 0.0, 1.0, small) / (1.0 + small)
 
 
-@triton.jit(do_not_specialize=["events", "drawn"])
+@triton.jit(**ANY)
 def pair_grads(
     queries,
     query_slots,
@@ -116,7 +131,7 @@ def pair_grads(
     tl.store(query_grads + event[:, None] * DIM + column[None, :], grad, mask=mask)
 
 
-@triton.jit(do_not_specialize=["events", "drawn"])
+@triton.jit(**ANY)
 def softmax_grads(
     queries,
     query_slots,
@@ -211,7 +226,7 @@ def softmax_grads(
 
 
 def loss_grads(
-    loss: Loss,
+    loss: str,
     queries: torch.Tensor,
     rows: torch.Tensor,
     positives: torch.Tensor,
@@ -222,16 +237,14 @@ def loss_grads(
     weights: torch.Tensor | None = None,
     values: torch.Tensor | None = None,
     offsets: torch.Tensor | None = None,
-) -> LossGrads:
-    """LossGrads of tensors; the arguments are those of the kernel."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a LossGrads holds, in its order; the arguments are those of the kernel."""
     events, drawn = positives.numel(), 0 if negatives is None else negatives.shape[-1]
     floats: dict[str, Any] = {"dtype": torch.float32, "device": rows.device}
-    out = LossGrads(
-        losses=torch.empty(events, **floats),
-        query_grads=torch.empty((events, dim), **floats),
-        positive_coefs=torch.empty(events, **floats),
-        negative_coefs=torch.empty((events, drawn), **floats),
-    )
+    losses, positive_coefs = torch.empty((2, events), **floats)
+    query_grads = torch.empty((events, dim), **floats)
+    negative_coefs = torch.empty((events, drawn), **floats)
+    out = losses, query_grads, positive_coefs, negative_coefs
     if events == 0:
         return out
     shape = {"DIM": dim, "QUERY_WIDTH": queries.shape[1], "WIDTH": rows.shape[1]}
@@ -285,7 +298,8 @@ def cases() -> Iterator[Case]:
     """What to compile ahead of time: the launches above for the rows of row-wise Adagrad."""
     floats, slots = "*fp32", "*i64"
     shared = {"queries": floats, "query_slots": slots, "rows": floats, "positives": slots, "weights": floats}
-    out = dict.fromkeys(LossGrads._fields, floats) | {"events": "i64", "drawn": "i32"}
+    out = dict.fromkeys(("losses", "query_grads", "positive_coefs", "negative_coefs"), floats)
+    out |= {"events": "i32", "drawn": "i32"}
     for dim, width in ((64, 72), (128, 136)):
         shape = {"DIM": dim, "QUERY_WIDTH": width, "WIDTH": width}
         yield Case(f"dim {dim}", softmax_grads, shared | {"negatives": slots} | out, shape | _score_tile(dim), WARPS)

@@ -17,9 +17,11 @@ from ..launch import Case, tile_of
 GATHER_FLOATS = 2048  # of a tile: four loads of 16 bytes under way in each of 128 lanes
 BAG_FLOATS = 256  # of a tile: a warp has two such loads for each of the terms that it has under way
 UNROLL = 4  # terms of a bag under way at once
+# A kernel is not compiled anew for another number, or for a column that begins elsewhere.
+ANY = {"do_not_specialize": ["count"], "do_not_specialize_on_alignment": ["slots", "offsets", "weights"]}
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(**ANY)
 def gather_rows(
     rows,
     slots,
@@ -43,7 +45,7 @@ def gather_rows(
     tl.store(out + bag[:, None] * DIM + column[None, :], vector, mask=mask)
 
 
-@triton.jit(do_not_specialize=["count"])
+@triton.jit(**ANY)
 def pool_bags(
     rows,
     slots,
@@ -115,4 +117,4 @@ def cases() -> Iterator[Case]:
             constants = {"DIM": dim, "WIDTH": width, "BLOCK": block, "TILE": tile}
             bags = {} if kernel is gather_rows else {"offsets": "*i64"}
             unroll = {} if kernel is gather_rows else {"UNROLL": UNROLL}
-            yield Case(f"dim {dim}", kernel, pointers | bags | {"count": "i64"}, constants | unroll, warps)
+            yield Case(f"dim {dim}", kernel, pointers | bags | {"count": "i32"}, constants | unroll, warps)

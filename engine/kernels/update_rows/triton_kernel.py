@@ -26,10 +26,9 @@ import triton.language as tl
 
 from ...config import OPTIMIZERS
 from ..launch import Case, tile_of
-from . import Optimizer
 
 SEGMENT = 64  # terms that are summed one after the other
-CUT = 1024  # sorted terms that a block cuts
+CUT, CUT_WARPS = 1024, 8  # sorted terms that a block cuts
 STEP_FLOATS = 128  # of a tile of a warp
 UNROLL = {
     "adagrad": 4,
@@ -39,9 +38,25 @@ UNROLL = {
 JOIN_FLOATS = 8192  # of a tile of segments' sums
 JOIN_WARPS = 8
 TILES_IN_TURN = 128  # programs for each multiprocessor, which share the tiles: four times what runs at once
+# A kernel is not compiled anew for another number, or for a column that begins elsewhere.
+ANY = {
+    "do_not_specialize": ["terms", "halvings"],
+    "do_not_specialize_on_alignment": [
+        "sorted_slots",
+        "order",
+        "source_index",
+        "coefs",
+        "bias_coefs",
+        "sorted_index",
+        "sorted_coefs",
+        "sorted_bias_coefs",
+        "segment_starts",
+        "segment_slots",
+    ],
+}
 
 
-@triton.jit(do_not_specialize=["terms", "halvings"])
+@triton.jit(**ANY)
 def cut_segments(
     sorted_slots,
     order,
@@ -189,7 +204,7 @@ def step(
         tl.atomic_add(refused, count)
 
 
-@triton.jit(do_not_specialize=["terms"])
+@triton.jit(**ANY)
 def step_rows(
     rows,
     sources,
@@ -261,7 +276,7 @@ def step_rows(
         tl.store(total + DIM, bias_grad, mask=part)
 
 
-@triton.jit(do_not_specialize=["terms"])
+@triton.jit(**ANY)
 def join_rows(
     rows,
     sorted_slots,
@@ -334,7 +349,7 @@ def update_rows(
     dim: int,
     lr: float,
     l2: float = 0.0,
-    optimizer: Optimizer = "adagrad",
+    optimizer: str = "adagrad",
     ordered: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """How many rows refused their step, int64 []; the arguments are those of the kernel.
@@ -373,7 +388,7 @@ def update_rows(
         terms.bit_length(),
         SEGMENT=SEGMENT,
         CUT=CUT,
-        num_warps=4,
+        num_warps=CUT_WARPS,
         enable_fp_fusion=False,
     )
     block, tile = tile_of(dim, STEP_FLOATS)
@@ -434,7 +449,7 @@ def cases() -> Iterator[Case]:
     floats = dict.fromkeys(("coefs", "bias_coefs", "sorted_coefs", "sorted_bias_coefs"), "*fp32")
     slots, numbers = {"sorted_slots": "*i32", "segment_slots": "*i32"}, {"terms": "i32", "halvings": "i32"}
     cut = {"SEGMENT": SEGMENT, "CUT": CUT}
-    yield Case("any dim", cut_segments, slots | lists | floats | numbers, cut, 4, vectors=False)
+    yield Case("any dim", cut_segments, slots | lists | floats | numbers, cut, CUT_WARPS, vectors=False)
     rows = dict.fromkeys(("rows", "sources", "sums"), "*fp32") | {"refused": "*i64", "terms": "i32"}
     rates = {"lr": "fp32", "l2": "fp32"}
     for optimizer in OPTIMIZERS:
