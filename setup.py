@@ -1,5 +1,6 @@
 """Builds the C++ core, `engine._native`. Everything else stands in pyproject.toml."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -21,5 +22,5 @@ native = Pybind11Extension(
     extra_link_args=["-pthread"],
 )
 
-with ParallelCompile(default=2):
+with ParallelCompile(default=len(os.sched_getaffinity(0))):
     setup(ext_modules=[native], cmdclass={"build_ext": build_ext})
