@@ -84,7 +84,7 @@ def profiled(calls: Sequence[Callable[[], Any]]) -> dict[str, tuple[float, float
     return {
         event.key: (event.count / len(calls), event.device_time_total / 1e6 / len(calls))
         for event in seen.key_averages()
-        if event.device_time_total > 0
+        if event.device_type == torch.autograd.DeviceType.CUDA
     }
 
 

@@ -135,7 +135,7 @@ def test_what_lies_behind_the_end_does_not_count(count, k):
     """All scores are below 0, which is what a masked row would have."""
     rng = np.random.default_rng(0)
     items = 37 * MANY
-    vectors, biases, ids = catalogue(rng, items, 16, whole=True)
+    vectors, _, ids = catalogue(rng, items, 16, whole=True)
     table = vectors, np.arange(items, dtype=np.float32) - 5000, ids
     queries = np.zeros((count, 16), np.float32)
     assert_exact(best(queries, *table, k), expected(queries, *table, k))
