@@ -1,6 +1,5 @@
 """Builds the C++ core, `engine._native`. Everything else stands in pyproject.toml."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -22,5 +21,5 @@ native = Pybind11Extension(
     extra_link_args=["-pthread"],
 )
 
-with ParallelCompile(default=len(os.sched_getaffinity(0))):
+with ParallelCompile(default=2):
     setup(ext_modules=[native], cmdclass={"build_ext": build_ext})
