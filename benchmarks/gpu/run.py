@@ -84,7 +84,7 @@ def profiled(calls: Sequence[Callable[[], Any]]) -> dict[str, tuple[float, float
     return {
         event.key: (event.count / len(calls), event.device_time_total / 1e6 / len(calls))
         for event in seen.key_averages()
-        if event.device_time_total > 0
+        if event.device_type == torch.autograd.DeviceType.CUDA
     }
 
 
@@ -141,10 +141,12 @@ def main(words: Sequence[str]) -> int:
         return 1
 
     lmdb = find_spec("lmdb") is not None
+    path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     if not lmdb:
         print("lmdb is not installed: kernels alone")
-        sys.path.append(str(HERE / "without_lmdb"))
-    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+        path.append(str(HERE / "without_lmdb"))
+        sys.path.append(path[-1])
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
     failed = []
     if not options.no_build and not step(
         "build", [sys.executable, "setup.py", "build_ext", "--inplace"], BUILD_SECONDS

@@ -130,6 +130,17 @@ def test_many_turns(monkeypatch, count, k):
     assert_exact(best(queries, *table, k, allowed), expected(queries, *table, k, allowed))
 
 
+@pytest.mark.parametrize(("count", "k"), [(1, 2), (9, 2), (1, 10)])
+def test_what_lies_behind_the_end_does_not_count(count, k):
+    """All scores are below 0, which is what a masked row would have."""
+    rng = np.random.default_rng(0)
+    items = 37 * MANY
+    vectors, _, ids = catalogue(rng, items, 16, whole=True)
+    table = vectors, np.arange(items, dtype=np.float32) - 5000, ids
+    queries = np.zeros((count, 16), np.float32)
+    assert_exact(best(queries, *table, k), expected(queries, *table, k))
+
+
 @pytest.mark.parametrize("count", [1, 9])
 def test_equal_scores_come_in_order_of_ids(count):
     """All equal, and more of them than k in every tile: position must not decide."""

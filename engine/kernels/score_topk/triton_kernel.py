@@ -74,6 +74,18 @@ def rank_in(key):
     return 0x7FFFFFFF - (key & 0x7FFFFFFF).to(tl.int32)
 
 
+@triton.jit
+def give(key, query, at, ids, order, best_ids, best_scores, k):
+    """Writes the ids and scores of keys to the places `at` below k of a query's row; says which are real."""
+    real = (key > EMPTY) & (at < k)
+    position = tl.load(order + rank_in(key), mask=real, other=0)
+    ordered = (key >> 32).to(tl.int32)
+    score = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
+    tl.store(best_ids + query * k + at, tl.load(ids + position, mask=real, other=-1), mask=at < k)
+    tl.store(best_scores + query * k + at, tl.where(real, score, float("-inf")), mask=at < k)
+    return real
+
+
 @triton.jit(do_not_specialize=["n_queries", "words", "first", "end", "span"])
 def scan_rows(
     queries,
@@ -204,7 +216,7 @@ def scan_tiles(
     tl.atomic_max(group, tl.max(best, axis=1), mask=queue < n_queries, sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["first", "end", "span"])
+@triton.jit(do_not_specialize=["first", "end", "span", "k"])
 def search(
     scores,
     tops,
@@ -212,15 +224,24 @@ def search(
     ranks,
     order,
     best,
+    ids,
+    best_ids,
+    best_scores,
+    counts,
     first,
     end,
     span,
+    k,
     TILE: tl.constexpr,
     FANOUT: tl.constexpr,
     K: tl.constexpr,
     BLOCK: tl.constexpr,
+    LAST: tl.constexpr,
 ):
-    """best [Q, K]: the K best keys of a query's scores, falling, by its best groups and their best tiles."""
+    """The K best keys of a query's scores, by its best groups and their best tiles: falling, to best [Q, K].
+
+    LAST: there are no other items to come, and this is the answer, [Q, k].
+    """
     query = tl.program_id(0).to(tl.int64)
     n_groups = tl.cdiv(span, TILE * FANOUT)
     kept = tl.full([K], EMPTY, tl.int64)
@@ -243,14 +264,18 @@ def search(
     score = tl.load(scores + query * span + item, mask=some, other=float("nan"))
     rank = tl.load(ranks + first + item, mask=some, other=0)
     kept = tl.topk(tl.reshape(pack(score, rank, some), [K * TILE]), K)
-    tl.store(best + query * K + tl.arange(0, K), kept)
+    if LAST:
+        real = give(kept, query, tl.arange(0, K), ids, order, best_ids, best_scores, k)
+        tl.store(counts + query, tl.sum(real.to(tl.int64), axis=0))
+    else:
+        tl.store(best + query * K + tl.arange(0, K), kept)
 
 
 @triton.jit(do_not_specialize=["first", "end", "span", "tiles"])
 def unfold(scores, tops, ranks, order, keys, first, end, span, tiles, TILE: tl.constexpr):
-    """keys [Q, tiles * TILE]: of all items of the tiles whose best keys are tops [Q, tiles]; grid (Q, tiles)."""
-    query = tl.program_id(0).to(tl.int64)
-    chosen = query * tiles + tl.program_id(1)
+    """keys [Q, tiles * TILE]: of all items of the tiles whose best keys are tops [Q, tiles], a program for each."""
+    chosen = tl.program_id(0).to(tl.int64)
+    query = chosen // tiles
     lane = tl.arange(0, TILE)
     key = tl.load(tops + chosen + lane * 0)
     at = tl.load(order + rank_in(key), mask=key > EMPTY, other=0).to(tl.int64) - first
@@ -269,14 +294,8 @@ def answer(keys, ids, order, best_ids, best_scores, counts, width, k, BLOCK: tl.
     for start in range(0, k, BLOCK):
         at = start + tl.arange(0, BLOCK)
         key = tl.load(keys + query * width + at, mask=(at < k) & (at < width), other=EMPTY)
-        found = key > EMPTY
-        position = tl.load(order + rank_in(key), mask=found, other=0)
-        item = tl.load(ids + position, mask=found, other=-1)
-        ordered = (key >> 32).to(tl.int32)
-        score = (ordered ^ ((ordered >> 31) & 0x7FFFFFFF)).to(tl.float32, bitcast=True)
-        tl.store(best_ids + query * k + at, item, mask=at < k)
-        tl.store(best_scores + query * k + at, tl.where(found, score, float("-inf")), mask=at < k)
-        count += tl.sum(found.to(tl.int64), axis=0)
+        real = give(key, query, at, ids, order, best_ids, best_scores, k)
+        count += tl.sum(real.to(tl.int64), axis=0)
     tl.store(counts + query, count)
 
 
@@ -303,7 +322,8 @@ def cases() -> Iterator[Case]:
     for count, dim, filtered in [(16, 64, False), (64, 128, False), (64, 128, True)]:
         constants = scan_shape(count, dim) | {"FILTERED": filtered}
         yield Case(f"{count} x {dim}{', filter' * filtered}", scan_tiles, types, constants, SQUARE[3], False)
-    yield Case("k 10", search, types, {"TILE": TILE, "FANOUT": FANOUT, "K": 16, "BLOCK": 256}, 4, False)
+    search_shape = {"TILE": TILE, "FANOUT": FANOUT, "K": 16, "BLOCK": 256, "LAST": True}
+    yield Case("k 10", search, types, search_shape, 4, False)
     yield Case("k 1000", unfold, types, {"TILE": TILE}, 1, False)
     yield Case("k 10", answer, types, {"BLOCK": 16}, 1, False)
 
@@ -332,23 +352,20 @@ def score_topk(
     count, items = _checked(queries, vectors, biases, ids, k, allowed)
     if allowed is not None:
         allowed = allowed.view(torch.int32)
-    device = queries.device
-    best_ids = torch.empty((count, k), dtype=torch.int64, device=device)
-    scores = torch.empty((count, k), dtype=torch.float32, device=device)
-    counts = torch.empty(count, dtype=torch.int64, device=device)
+    best = (
+        torch.empty((count, k), dtype=torch.int64, device=queries.device),
+        torch.empty((count, k), dtype=torch.float32, device=queries.device),
+        torch.empty(count, dtype=torch.int64, device=queries.device),
+    )
     if count == 0 or items == 0:
-        return best_ids.fill_(-1), scores.fill_(-torch.inf), counts.zero_()
-    with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+        return best[0].fill_(-1), best[1].fill_(-torch.inf), best[2].zero_()
+    with torch.cuda.device(queries.device) if queries.is_cuda else nullcontext():
         ranking = ranking or rank_ids(ids)
         for start in range(0, count, MOST_QUERIES):
             part = slice(start, start + MOST_QUERIES)
             mine = allowed if allowed is None or len(allowed) == 1 else allowed[part]
-            keys = _best_keys(queries[part], vectors, biases, ranking, k, mine)
-            answer[(len(keys),)](
-                keys, ids, ranking.order, best_ids[part], scores[part], counts[part], keys.shape[1], k,
-                BLOCK=min(1024, triton.next_power_of_2(k)), num_warps=1, enable_fp_fusion=False,
-            )  # fmt: skip
-    return best_ids, scores, counts
+            _answer(queries[part], vectors, biases, ids, ranking, mine, best[0][part], best[1][part], best[2][part])
+    return best
 
 
 def by_rows(count: int, dim: int) -> bool:
@@ -369,53 +386,59 @@ def scan_shape(count: int, dim: int) -> dict[str, int]:
     return {"DIM": dim, "WIDTH": width, "BLOCK": block, "QUERIES": asked, "ROWS": rows, "TILE": TILE, "FANOUT": FANOUT}
 
 
-def _best_keys(
-    queries: Tensor, vectors: Tensor, biases: Tensor, ranking: Ranking, k: int, allowed: Tensor | None
-) -> Tensor:
-    """int64 [Q, k or more]: the best keys of each query, falling."""
-    count, items = len(queries), len(vectors)
+def _answer(
+    queries: Tensor,
+    vectors: Tensor,
+    biases: Tensor,
+    ids: Tensor,
+    ranking: Ranking,
+    allowed: Tensor | None,
+    best_ids: Tensor,
+    best_scores: Tensor,
+    counts: Tensor,
+) -> None:
+    """Up to MOST_QUERIES queries, over as many items at a time as SPAN has room for."""
+    count, items, k = len(queries), len(vectors), best_ids.shape[1]
     shape = scan_shape(count, queries.shape[1])
     group = TILE * FANOUT
     span = min(triton.cdiv(items, shape["ROWS"]) * shape["ROWS"], max(group, SPAN // count // group * group))
-    new: dict[str, Any] = {"device": queries.device}
-    scores = torch.empty((count, span), dtype=torch.float32, **new)
-    tops = torch.empty((count, span // TILE), dtype=torch.int64, **new)
-    best: Tensor | None = None
+    scores = torch.empty((count, span), dtype=torch.float32, device=queries.device)
+    tops = torch.empty((count, span // TILE), dtype=torch.int64, device=queries.device)
     rows = by_rows(count, shape["DIM"])
     programs = span // shape["ROWS"] * (1 if rows else triton.cdiv(count, shape["QUERIES"]))
     words = 0 if allowed is None or len(allowed) == 1 else allowed.shape[1]  # from a query's to the next one's
+    kept: Tensor | None = None
     for first in range(0, items, span):
         end = min(first + span, items)
-        groups = torch.full((count, triton.cdiv(span, group)), EMPTY.value, dtype=torch.int64, **new)
+        groups = torch.full((count, triton.cdiv(span, group)), EMPTY.value, dtype=torch.int64, device=queries.device)
         (scan_rows if rows else scan_tiles)[(programs,)](
             queries, vectors, biases, ranking.ranks, allowed, scores, tops, groups, count, words, first, end, span,
             FILTERED=allowed is not None, **shape, num_warps=SCAN_WARPS if rows else SQUARE[3], enable_fp_fusion=False,
         )  # fmt: skip
-        keys = _search(scores, tops, groups, ranking, first, end, k)
-        best = keys if best is None else _largest(torch.cat((best, keys), 1), k)
-    assert best is not None
-    return best
-
-
-def _search(scores: Tensor, tops: Tensor, groups: Tensor, ranking: Ranking, first: int, end: int, k: int) -> Tensor:
-    """The best keys of each query among `scores` of the items first..end, falling."""
-    count, span = scores.shape
-    if k <= SEARCHED:
-        wide = max(2, triton.next_power_of_2(k))
-        best = torch.empty((count, wide), dtype=torch.int64, device=scores.device)
-        search[(count,)](
-            scores, tops, groups, *ranking, best, first, end, span,
-            TILE=TILE, FANOUT=FANOUT, K=wide, BLOCK=max(wide, min(1024, triton.next_power_of_2(groups.shape[1]))),
-            num_warps=4 if wide <= 16 else 8, enable_fp_fusion=False,
-        )  # fmt: skip
-        return best
-    chosen = _largest(tops, k).contiguous()
-    tiles = chosen.shape[1]
-    keys = torch.empty((count, tiles * TILE), dtype=torch.int64, device=scores.device)
-    unfold[(count, tiles)](
-        scores, chosen, *ranking, keys, first, end, span, tiles, TILE=TILE, num_warps=1, enable_fp_fusion=False
-    )
-    return _largest(keys, k).contiguous()
+        if k <= SEARCHED:
+            wide = max(2, triton.next_power_of_2(k))
+            last = end == items and kept is None
+            keys = None if last else torch.empty((count, wide), dtype=torch.int64, device=queries.device)
+            search[(count,)](
+                scores, tops, groups, *ranking, keys, ids, best_ids, best_scores, counts, first, end, span, k,
+                TILE=TILE, FANOUT=FANOUT, K=wide, BLOCK=max(wide, min(1024, triton.next_power_of_2(groups.shape[1]))),
+                LAST=last, num_warps=4 if wide <= 16 else 8, enable_fp_fusion=False,
+            )  # fmt: skip
+            if keys is None:
+                return
+        else:
+            chosen = _largest(tops, k).contiguous()
+            tiles = chosen.shape[1]
+            keys = torch.empty((count, tiles * TILE), dtype=torch.int64, device=queries.device)
+            unfold[(count * tiles,)](
+                scores, chosen, *ranking, keys, first, end, span, tiles, TILE=TILE, num_warps=1, enable_fp_fusion=False
+            )
+        kept = _largest(keys if kept is None else torch.cat((kept, keys), 1), k).contiguous()
+    assert kept is not None
+    answer[(count,)](
+        kept, ids, ranking.order, best_ids, best_scores, counts, kept.shape[1], k,
+        BLOCK=min(1024, triton.next_power_of_2(k)), num_warps=1, enable_fp_fusion=False,
+    )  # fmt: skip
 
 
 def _largest(keys: Tensor, k: int) -> Tensor:
