@@ -219,24 +219,25 @@ def learn_on_host(
     """`learn_steps` in C++, unchecked. `strands`, `staged`: as a GPU's blocks would work, for tests."""
     losses = np.empty(window.events, np.float32)
     vectors = np.empty((window.events, dim), np.float32)
+    columns: dict[str, Any] = {name: window.columns[name] for name in (*_ORDERED, *FLOATS)}
     skipped = native.learn_steps(
-        LOSSES.index(window.loss),
-        OPTIMIZERS.index(optimizer),
-        lr,
-        l2,
-        dim,
-        window.batch_size,
-        window.negatives,
-        users,
-        items,
-        *(window.columns[name] for name in (*_ORDERED, *FLOATS)),
-        mean,
-        mean_count,
-        losses,
-        vectors,
-        threads,
-        strands,
-        staged,
+        loss=LOSSES.index(window.loss),
+        optimizer=OPTIMIZERS.index(optimizer),
+        lr=lr,
+        l2=l2,
+        dim=dim,
+        batch_size=window.batch_size,
+        negatives=window.negatives,
+        users=users,
+        items=items,
+        **columns,
+        mean=mean,
+        mean_count=mean_count,
+        losses=losses,
+        vectors=vectors,
+        threads=threads,
+        strands=strands,
+        staged=staged,
     )
     return Learned(losses, skipped)
 
