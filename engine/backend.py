@@ -5,7 +5,6 @@ ROWTIDE_ISA=avx512|avx2|portable chooses the kernels, else the fastest that the 
 """
 
 import os
-
 from typing import Any
 
 from . import _native as native
