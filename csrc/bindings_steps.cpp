@@ -42,16 +42,14 @@ void require_slots(const Slots& slots, int64_t rows, int32_t least) {
     for (int64_t i = 0; i < slots.size(); ++i)
         require(slots.data()[i] >= least && slots.data()[i] < rows, "slot out of range");
 }
-// Links that StepOrder found, or that would end too: they point to earlier steps, and within their step forwards.
-void require_links(const Slots& before, const Slots& next, int64_t n, int64_t per_step, int64_t from, int64_t end) {
-    require(per_step == 0 || before.size() == n, "links must be as many as slots");
-    require(before.size() == n && next.size() == n, "links must be as many as slots");
-    for (int64_t i = 0; i < n; ++i) {
-        const int64_t step = i / per_step, r = from + i % per_step;
+// Of one kind of reference, `per_event` to an event or, if shared, to a step: links point to earlier steps, and to
+// references that the step has. That chains end is StepOrder's to hold.
+void require_links(const Steps& s, const Slots& before, const Slots& next, int64_t per_step, bool of_items) {
+    for (int64_t i = 0; i < before.size(); ++i) {
+        const int64_t step = i / per_step, B = s.events(step);
+        const int64_t end = of_items ? B + s.negatives_of(B) : B;
         require(before.data()[i] >= StepLinks::kAgain && before.data()[i] < step, "before: not an earlier step");
-        require(
-            next.data()[i] == StepLinks::kNone || (next.data()[i] >= 0 && next.data()[i] != r && next.data()[i] < end),
-            "next: not a reference of the step");
+        require(next.data()[i] >= StepLinks::kNone && next.data()[i] < end, "next: not a reference of the step");
     }
 }
 
@@ -80,10 +78,12 @@ int64_t learn(int loss, int optimizer, float lr, float l2, int64_t dim, int64_t 
     require_slots(user_slots, users.shape(0), 0);
     require_slots(item_slots, items.shape(0), 0);
     require_slots(negative_slots, items.shape(0), -1);
-    const int64_t per_step = s.negatives_of(batch_size), end = batch_size + per_step;
-    require_links(user_before, user_next, s.n, batch_size, 0, batch_size);
-    require_links(item_before, item_next, s.n, batch_size, 0, end);
-    if (all) require_links(negative_before, negative_next, all, per_step, batch_size, end);
+    require(user_before.size() == s.n && user_next.size() == s.n && item_before.size() == s.n &&
+                item_next.size() == s.n && negative_before.size() == all && negative_next.size() == all,
+            "links must be as many as slots");
+    require_links(s, user_before, user_next, batch_size, false);
+    require_links(s, item_before, item_next, batch_size, true);
+    require_links(s, negative_before, negative_next, s.negatives_of(batch_size), true);
     require((!weights || weights->size() == s.n) && (!values || values->size() == s.n) &&
                 (!offsets || offsets->size() == s.n) && (!fresh || fresh->size() == s.n),
             "weights, values, offsets and fresh must be [n]");

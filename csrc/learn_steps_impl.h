@@ -40,7 +40,7 @@ ROWTIDE_LANES void score_negatives(const StepView& v, int64_t b, int64_t from, i
     V16 lanes[kStepRun];
     const float* rows[kStepRun];
     float dots[kStepRun];
-ROWTIDE_UNROLL(8)
+    ROWTIDE_UNROLL(8)
     for (int i = 0; i < kStepRun; ++i) {
         rows[i] = nullptr;
         if (from + i < to) {
@@ -51,7 +51,7 @@ ROWTIDE_UNROLL(8)
     }
     sum_run(lanes, dots);
     const float masked = v.s.shared() ? -INFINITY : 0.0f;
-ROWTIDE_UNROLL(8)
+    ROWTIDE_UNROLL(8)
     for (int i = 0; i < kStepRun; ++i)
         if (from + i < to) put(v.w.negative_coefs + b * v.K + from + i, rows[i] ? dots[i] + rows[i][v.D] : masked);
 }
@@ -129,25 +129,25 @@ ROWTIDE_LANES void query_grad(const StepView& v, int64_t b, int64_t from) {
     const V16 coef = set1(v.w.positive_coefs[b]);
     V16 acc[kQueryBlocks];
     if (v.s.pointwise()) {
-ROWTIDE_UNROLL(4)
+        ROWTIDE_UNROLL(4)
         for (int i = 0; i < kQueryBlocks; ++i) acc[i] = mul(coef, load(positive + 16 * i, D - from - 16 * i));
     } else {
         const float* p = v.w.negative_coefs + b * v.K;
-ROWTIDE_UNROLL(4)
+        ROWTIDE_UNROLL(4)
         for (int i = 0; i < kQueryBlocks; ++i) acc[i] = set1(0.0f);
-ROWTIDE_UNROLL(8)
+        ROWTIDE_UNROLL(8)
         for (int64_t k = 0; k < v.K; ++k) {
             const int64_t r = v.negative(b, k);
             if (v.slot(r) < 0) continue;
             const float* row = v.item(r) + from;
             const V16 c = set1(p[k]);
-ROWTIDE_UNROLL(4)
+            ROWTIDE_UNROLL(4)
             for (int i = 0; i < kQueryBlocks; ++i) acc[i] = fma(c, load(row + 16 * i, D - from - 16 * i), acc[i]);
         }
-ROWTIDE_UNROLL(4)
+        ROWTIDE_UNROLL(4)
         for (int i = 0; i < kQueryBlocks; ++i) acc[i] = fma(coef, load(positive + 16 * i, D - from - 16 * i), acc[i]);
     }
-ROWTIDE_UNROLL(4)
+    ROWTIDE_UNROLL(4)
     for (int i = 0; i < kQueryBlocks; ++i) store(grad + 16 * i, acc[i], D - from - 16 * i);
 }
 
@@ -162,21 +162,21 @@ ROWTIDE_LANES float sum_step_terms(const Walk& walk, int64_t dim, float* grad) {
         V16 part[4], whole[4];
         float bias_part = 0.0f, bias_whole = 0.0f;
         int64_t terms = 0;
-ROWTIDE_UNROLL(4)
+        ROWTIDE_UNROLL(4)
         for (int i = 0; i < 4; ++i) part[i] = whole[i] = zero;
         walk([&](float c, const float* source, float bias_coef) {
             const V16 c16 = set1(c);
             if (terms == 0) {  // a term alone is a product, without the zero that sums begin with
-ROWTIDE_UNROLL(4)
+                ROWTIDE_UNROLL(4)
                 for (int i = 0; i < 4; ++i) part[i] = mul(c16, load(source + from + 16 * i, D - from - 16 * i));
                 bias_part = bias_coef;
             } else {
                 if (terms == 1) {
-ROWTIDE_UNROLL(4)
+                    ROWTIDE_UNROLL(4)
                     for (int i = 0; i < 4; ++i) part[i] = add(part[i], zero);
                     bias_part = 0.0f + bias_part;
                 } else if (terms % kSegmentTerms == 0) {
-ROWTIDE_UNROLL(4)
+                    ROWTIDE_UNROLL(4)
                     for (int i = 0; i < 4; ++i) {
                         whole[i] = terms == kSegmentTerms ? part[i] : add(whole[i], part[i]);
                         part[i] = zero;
@@ -184,14 +184,14 @@ ROWTIDE_UNROLL(4)
                     bias_whole += bias_part;
                     bias_part = 0.0f;
                 }
-ROWTIDE_UNROLL(4)
+                ROWTIDE_UNROLL(4)
                 for (int i = 0; i < 4; ++i)
                     part[i] = fma(c16, load(source + from + 16 * i, D - from - 16 * i), part[i]);
                 bias_part += bias_coef;
             }
             ++terms;
         });
-ROWTIDE_UNROLL(4)
+        ROWTIDE_UNROLL(4)
         for (int i = 0; i < 4; ++i)
             store(grad + from + 16 * i, terms > kSegmentTerms ? add(whole[i], part[i]) : part[i], D - from - 16 * i);
         if (from == 0) bias = terms > 1 ? bias_whole + bias_part : bias_part;

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 _F32 = npt.NDArray[np.float32]
 _I64 = npt.NDArray[np.int64]
+_I32 = npt.NDArray[np.int32]
 _U8 = npt.NDArray[np.uint8]
 _Readable = bytes | memoryview
 _Pairs = list[tuple[_Readable, _Readable]]  # (key, value), as LMDB has them
@@ -77,6 +78,57 @@ def score_topk(
     out_counts: _I64,
     threads: int,
 ) -> None: ...
+
+# bindings_steps.cpp
+class StepOrder:
+    def __init__(self, users: int, items: int) -> None: ...
+    def find(
+        self,
+        loss: int,
+        batch_size: int,
+        negatives: int,
+        user_slots: _I32,
+        item_slots: _I32,
+        negative_slots: _I32,
+        user_before: _I32,
+        user_next: _I32,
+        item_before: _I32,
+        item_next: _I32,
+        negative_before: _I32,
+        negative_next: _I32,
+    ) -> int: ...
+
+def learn_steps(
+    loss: int,
+    optimizer: int,
+    lr: float,
+    l2: float,
+    dim: int,
+    batch_size: int,
+    negatives: int,
+    users: _F32,
+    items: _F32,
+    user_slots: _I32,
+    item_slots: _I32,
+    negative_slots: _I32,
+    user_before: _I32,
+    user_next: _I32,
+    item_before: _I32,
+    item_next: _I32,
+    negative_before: _I32,
+    negative_next: _I32,
+    weights: _F32 | None,
+    values: _F32 | None,
+    offsets: _F32 | None,
+    fresh: _U8 | None,
+    mean: _F32,
+    mean_count: int,
+    losses: _F32,
+    vectors: _F32,
+    threads: int,
+    strands: int,
+    staged: bool,
+) -> int: ...
 
 # bindings_tables.cpp; rows are stored bytes, uint8 [n, stored_bytes]
 def base_score(loss: int, value_sum: float, value_weight: float) -> float: ...

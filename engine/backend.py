@@ -13,11 +13,12 @@ from typing import Any
 from . import _native as native
 from .errors import ConfigError, DeviceError
 
-cuda: Any
+cuda: Any = None
+_NO_CUDA = ""
 try:
     from . import _cuda as cuda
 except ImportError as missing:
-    cuda, _NO_CUDA = None, f"not built, for which nvcc is needed ({missing})"
+    _NO_CUDA = f"not built, for which nvcc is needed ({missing})"
 
 __all__ = [
     "cuda",
@@ -116,7 +117,7 @@ def _dotted(capability: tuple[int, int]) -> str:
 
 def cuda_missing() -> str:
     """Why CUDA kernels cannot run here, "" if they can. The first call loads the driver."""
-    return _NO_CUDA if cuda is None else str(cuda.missing())
+    return _NO_CUDA or str(cuda.missing())
 
 
 def describe() -> dict[str, str]:

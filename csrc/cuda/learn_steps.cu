@@ -1,8 +1,9 @@
 // A window of small steps in one launch: a block learns a step, its rows in shared memory between gradient and update.
 //
 // Blocks take steps in order from a counter. Who has taken one waits for the steps that its links name, a flag each,
-// then reads every row once and writes it once. Only running blocks hold steps, and the first step that is not done waits
-// for no other, so it cannot lock up however few blocks run at once. The first block of all keeps the mean instead.
+// then reads every row once and writes it once. Only running blocks hold steps, and the first step that is not done
+// waits for no other, so it cannot lock up however few blocks run at once. The first block of all keeps the mean
+// instead.
 //
 // Order of memory: a step's threads meet, then one of them sets the flag with release; a waiter reads it with acquire,
 // then its block meets: all that the step wrote is seen.
@@ -48,7 +49,8 @@ struct Control {
 // Where a block keeps a step: offsets in bytes from its shared memory, or from its part of the workspace.
 struct Layout {
     bool staged, wide;  // wide: rows may be read 16 bytes at a time
-    int64_t image_width, slots, user_images, item_images, positive_coefs, negative_coefs, query_grads, strand_room, bytes;
+    int64_t image_width, slots, user_images, item_images, positive_coefs, negative_coefs, query_grads, strand_room,
+        bytes;
 };
 
 Layout layout_of(const Steps& s, int threads, bool staged) {
@@ -280,7 +282,8 @@ StepLaunch plan_launch(const Steps& s, int64_t depth, int threads, int blocks) {
     StepLaunch launch{};
     const int64_t rows = 2 * s.batch_size + s.negatives_of(s.batch_size);
     if (!threads) threads = rows >= 48 ? 512 : rows >= 16 ? 256 : 64;
-    if (threads < 32 || threads > kMostThreads || threads % 32) throw std::runtime_error("threads: wanted 32, 64, .., 512");
+    if (threads < 32 || threads > kMostThreads || threads % 32)
+        throw std::runtime_error("threads: wanted 32, 64, .., 512");
     launch.threads = threads;
     const Layout staged = layout_of(s, threads, true);
     const Kernel kernel = kernel_of(s.dim);

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from ...backend import cuda, cuda_missing, native
 from ...config import LOSSES, OPTIMIZERS
 from ...errors import DeviceError, InputError
+from ...events import POINTWISE
 from ...tensors import is_tensor
 from ..arguments import F32, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
-from ...events import POINTWISE
 
 __all__ = ["MAX_BATCH", "MAX_NEGATIVES", "Learned", "Planner", "Window", "learn_steps"]
 
@@ -127,7 +127,10 @@ class Planner:
             raise InputError(f"values, offsets: wanted with logistic and squared, and only there; loss is {loss!r}")
         columns["fresh"] = fresh
         if fresh is not None and not (
-            isinstance(fresh, np.ndarray) and fresh.dtype == np.uint8 and fresh.shape == (n,) and fresh.flags.c_contiguous
+            isinstance(fresh, np.ndarray)
+            and fresh.dtype == np.uint8
+            and fresh.shape == (n,)
+            and fresh.flags.c_contiguous
         ):
             raise InputError(f"fresh: wanted a contiguous uint8 [{n}]")
         depth = self._order.find(LOSSES.index(loss), batch_size, negatives, *(columns[name] for name in _ORDERED))
@@ -219,24 +222,25 @@ def learn_on_host(
     """`learn_steps` in C++, unchecked. `strands`, `staged`: as a GPU's blocks would work, for tests."""
     losses = np.empty(window.events, np.float32)
     vectors = np.empty((window.events, dim), np.float32)
+    columns: dict[str, Any] = {name: window.columns[name] for name in (*_ORDERED, *FLOATS)}
     skipped = native.learn_steps(
-        LOSSES.index(window.loss),
-        OPTIMIZERS.index(optimizer),
-        lr,
-        l2,
-        dim,
-        window.batch_size,
-        window.negatives,
-        users,
-        items,
-        *(window.columns[name] for name in (*_ORDERED, *FLOATS)),
-        mean,
-        mean_count,
-        losses,
-        vectors,
-        threads,
-        strands,
-        staged,
+        loss=LOSSES.index(window.loss),
+        optimizer=OPTIMIZERS.index(optimizer),
+        lr=lr,
+        l2=l2,
+        dim=dim,
+        batch_size=window.batch_size,
+        negatives=window.negatives,
+        users=users,
+        items=items,
+        **columns,
+        mean=mean,
+        mean_count=mean_count,
+        losses=losses,
+        vectors=vectors,
+        threads=threads,
+        strands=strands,
+        staged=staged,
     )
     return Learned(losses, skipped)
 
@@ -299,9 +303,7 @@ def learn_on_device(
             *_, size = cuda.plan_steps(columns, window.depth, block_threads, blocks)
             workspace = torch.empty(size, dtype=torch.uint8, device=device)
             stream = torch.cuda.current_stream(device).cuda_stream
-            cuda.learn_steps(
-                columns, window.depth, block_threads, blocks, workspace.data_ptr(), size, stream, each
-            )
+            cuda.learn_steps(columns, window.depth, block_threads, blocks, workspace.data_ptr(), size, stream, each)
         except RuntimeError as why:
             raise DeviceError(f"learn_steps: {why}") from why
     return Learned(losses, workspace[:8].view(torch.int64)[0])
