@@ -151,19 +151,19 @@ class DeviceSteps:
             else:
                 negative = places[2][begin * k : end * k].view(events, k)
             found = loss_grads(settings.loss, users, items, positive, negative, dim=dim, query_slots=user, **of)
-            losses[begin:end] = found.losses
-            slots, coefs, source = positive, found.positive_coefs, user
+            losses[begin:end], query_grads, positive_coefs, negative_coefs = found
+            slots, coefs, source = positive, positive_coefs, user
             if negative is not None:
                 each = negative.expand(events, k) if shared else negative
                 each = torch.where(each == positive[:, None], -1, each)  # the positive itself is no negative
                 slots = torch.cat([positive[:, None], each], 1).reshape(-1)
-                coefs = torch.cat([found.positive_coefs[:, None], found.negative_coefs], 1).reshape(-1)
+                coefs = torch.cat([positive_coefs[:, None], negative_coefs], 1).reshape(-1)
                 source = user[:, None].expand(events, 1 + k).reshape(-1)
             skipped += update_rows(items, slots, users, source, coefs, coefs, **step)
             ones = torch.ones(events, dtype=torch.float32, device=self._device)
             index = torch.arange(events, device=self._device)
-            bias = found.positive_coefs if settings.loss in POINTWISE else None
-            skipped += update_rows(users, user, found.query_grads, index, ones, bias, **step)
+            bias = positive_coefs if settings.loss in POINTWISE else None
+            skipped += update_rows(users, user, query_grads, index, ones, bias, **step)
             self._move_mean(mean, user, mean_count + begin)
         return losses.cpu().numpy(), mean.cpu().numpy(), int(skipped)
 
