@@ -48,18 +48,15 @@ py::tuple device_refs(Learner& l, const LearnSettings& s, const Array<int64_t>& 
 
 py::tuple device_learned(Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
                          const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq,
-                         Hot& hot_users, Hot& hot_items, const Array<float>& losses, const Array<float>& mean,
+                         const Array<float>& losses, const Array<float>& mean,
                          int64_t skipped) {
     require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
-    require(&hot_users.warm() == &l.users() && &hot_items.warm() == &l.items(), "tiers of other tables");
     const RecordView r = view(users, items, values, weights, first_seq);
     require(l.planned(s, r) && losses.size() == l.window_events() && mean.size() == std::ssize(l.mean),
             "not what was planned");
     Learned out;
     {
         py::gil_scoped_release nogil;
-        hot_users.learned();
-        hot_items.learned();
         out = l.device_learned(r, losses.data(), mean.data(), skipped);
     }
     return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm, out.cold);
@@ -109,6 +106,7 @@ void bind_hot(py::module_& m) {
             "rows_ahead",
             [](const Hot& h, const Array<int64_t>& ids) { return h.rows_ahead(ids.data(), ids.size()); }, fixed("ids"))
         .def("pinned", &Hot::pinned)
+        .def("learned", &Hot::learned, "The pinned rows are ahead of RAM now.")
         .def(
             "names",
             [](const Hot& h, const Hot::Copy& rows) {
@@ -150,8 +148,7 @@ void bind_hot(py::module_& m) {
     m.def("device_refs", &device_refs, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
           fixed("values").none(true), fixed("weights").none(true), py::arg("hot_users"), py::arg("hot_items"));
     m.def("device_learned", &device_learned, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
-          fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), py::arg("hot_users"),
-          py::arg("hot_items"), fixed("losses"), fixed("mean"), py::arg("skipped"));
+          fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), fixed("losses"), fixed("mean"), py::arg("skipped"));
     m.def(
         "limit_windows",
         [](Learner& l, int64_t users, int64_t items) { l.user_room = users, l.item_room = items; }, py::arg("learner"),

@@ -8,10 +8,12 @@ torch and triton are imported where they are asked for, never before. Any thread
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from . import _native as native
-from .errors import ConfigError, DeviceError
+from .errors import ConfigError, DeviceError, EngineError
 
 cuda: Any = None
 _NO_CUDA = ""
@@ -24,6 +26,7 @@ __all__ = [
     "cuda",
     "cuda_missing",
     "describe",
+    "device_errors",
     "device_name",
     "fingerprint",
     "interpreted",
@@ -66,6 +69,21 @@ def require_device() -> tuple[Any, Any]:
     import torch
 
     return torch, torch.device("cpu") if interpreted() else torch.device("cuda", torch.cuda.current_device())
+
+
+@contextmanager
+def device_errors(what: str) -> Iterator[None]:
+    """What torch, Triton or CUDA raise in the block comes out as DeviceError. torch is imported by then."""
+    import torch
+
+    try:
+        yield
+    except EngineError:
+        raise
+    except torch.OutOfMemoryError as e:
+        raise DeviceError(f"out of device memory while {what}; open with less hot_bytes: {e}") from e
+    except RuntimeError as e:
+        raise DeviceError(f"the device failed while {what}: {e}") from e
 
 
 def device_name() -> str:

@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import backup, epoch
 from .admission import Admission
 from .config import Resources, Settings
-from .device import Device
 from .digest import digest
 from .directory import Directory, State
 from .errors import ConfigError, EngineError, InputError
@@ -31,6 +30,9 @@ from .removal import Removal
 from .removing import Removing
 from .table.table import ITEMS, USERS, Table, capacities
 
+if TYPE_CHECKING:
+    from .device import Device
+
 
 class Engine(Reading, Removing):
     """A model that learns from events and ranks items. Made by `engine.open`."""
@@ -43,7 +45,7 @@ class Engine(Reading, Removing):
         capacity = capacities(settings.dim, settings.optimizer, resources.warm_bytes if directory else None)
         self._users = Table(USERS, settings.dim, settings.optimizer, capacity[0], cold)
         self._items = Table(ITEMS, settings.dim, settings.optimizer, capacity[1], cold)
-        self._device = Device(settings, resources.hot_bytes) if resources.device == "cuda" else None
+        self._device = _device(settings, resources)
         self._catalogue = self._device.catalogue if self._device else Catalogue(settings.dim)
         self._history = History(
             self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [], lambda: self._users.gone
@@ -502,6 +504,14 @@ class Engine(Reading, Removing):
                 yield
             finally:
                 self._inside = None
+
+
+def _device(settings: Settings, resources: Resources) -> "Device | None":
+    if resources.device == "cpu":
+        return None
+    from .device import Device  # here, because it imports torch and Triton
+
+    return Device(settings, resources.hot_bytes)
 
 
 def _changeable(settings: Settings) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import native
+from ..backend import device_errors, native
 from ..config import Settings
 from ..events import POINTWISE, Floats, Ids
 from ..kernels.learn_steps import MAX_BATCH, MAX_NEGATIVES, Planner, learn_steps
@@ -73,11 +73,15 @@ class DeviceSteps:
             "offsets": offsets if settings.loss in POINTWISE else None,
         }
         learn = self._steps if in_steps(batch_size, settings.negatives) else self._batches
-        losses, mean, skipped = learn(settings, batch_size, refs, fresh, window, learner.mean, learner.mean_count)
+        with device_errors("learning"):
+            losses, mean, skipped = learn(settings, batch_size, refs, fresh, window, learner.mean, learner.mean_count)
+        for tier in hot:
+            tier.learned()
         learned: tuple[int, float, int, int, int, int, int] = native.device_learned(
-            learner, planned, *columns, first_seq, *hot, losses, mean, skipped
+            learner, planned, *columns, first_seq, losses, mean, skipped
         )
-        publish()
+        with device_errors("showing what was learned"):
+            publish()
         return learned
 
     def _to_device(self, x: NDArray[Any]) -> Any:

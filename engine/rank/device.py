@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..backend import device_errors
 from ..events import Floats, Ids
 from ..kernels.score_topk import padded
 from ..kernels.score_topk.triton_kernel import Ranking, rank_ids, score_topk
@@ -110,7 +111,7 @@ class DeviceCatalogue(Catalogue):
         step = max(1, _FILTER_WORDS // -(-items // 32)) if filtered else len(queries)
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
-            with self._turn:
+            with self._turn, device_errors("ranking"):
                 allowed = self._allowed(items, part, len(queries[part]), exclude_all, exclude, include)
                 best = score_topk(
                     self._torch.from_numpy(np.ascontiguousarray(queries[part])).to(self._device),

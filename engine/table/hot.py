@@ -9,13 +9,11 @@ with the Triton interpreter it is the CPU.
 """
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
-from ..backend import native
+from ..backend import device_errors, native
 from ..config import OPTIMIZERS
-from ..errors import DeviceError, EngineError
+from ..errors import EngineError
 from ..events import Ids
 
 _CHUNK = 1 << 16  # rows copied at a time: 19 MB of staging memory at dim 64
@@ -65,19 +63,6 @@ class Turn:
                 self._changed.notify_all()
 
 
-@contextmanager
-def device_errors(torch: Any, what: str) -> Iterator[None]:
-    """What torch, Triton or CUDA raise in the block comes out as DeviceError."""
-    try:
-        yield
-    except EngineError:
-        raise
-    except torch.OutOfMemoryError as e:
-        raise DeviceError(f"out of device memory while {what}; open with less hot_bytes: {e}") from e
-    except RuntimeError as e:
-        raise DeviceError(f"the device failed while {what}: {e}") from e
-
-
 class HotTier:
     def __init__(self, warm: Any, capacity: int, device: Any, torch: Any, turn: Turn, catalogue: Any = None):
         """`warm`: the native warm tier; `catalogue`: the native catalogue that follows its rows when they come back."""
@@ -87,7 +72,7 @@ class HotTier:
         self._device = device
         self._catalogue = catalogue
         self._pinned = device.type == "cuda"  # staging memory that the device copies from by itself
-        with device_errors(torch, f"making room for {capacity} rows"):
+        with device_errors(f"making room for {capacity} rows"):
             self.rows = torch.zeros((capacity, _row_floats(self.native.floats)), device=device, dtype=torch.float32)
 
     @property
@@ -112,7 +97,7 @@ class HotTier:
     def _copy_back(self, rows: Any) -> None:
         if not len(rows):
             return
-        with device_errors(self._torch, "copying rows back"):
+        with device_errors("copying rows back"):
             for part in rows.parts(_CHUNK):
                 places = self._torch.from_numpy(part.places).to(self._device)
                 floats = self.rows.index_select(0, places).cpu().numpy()
@@ -121,7 +106,7 @@ class HotTier:
     def _load(self, rows: Any) -> None:
         if not len(rows):
             return
-        with device_errors(self._torch, "copying rows to it"):
+        with device_errors("copying rows to it"):
             for part in rows.parts(_CHUNK):
                 staging = self._torch.empty((len(part), self.rows.shape[1]), pin_memory=self._pinned)
                 self.native.gather(part, staging.numpy())
