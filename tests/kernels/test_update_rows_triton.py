@@ -113,6 +113,14 @@ def test_a_row_touched_in_vain_stays(make_rows, same_bits, device, optimizer):
     same_bits(got, rows)
 
 
+def test_many_terms_may_be_skipped(make_rows, close, device):
+    rng = np.random.default_rng(7)
+    rows, args = make_rows(rng, 3, 16), terms(rng, 3, 16, 200)
+    args[0][rng.permutation(200)[:180]] = -1
+    got, _ = on(device, rows, args, dim=16, lr=0.1)
+    close("update_rows", got[:, :19], expected_of(rows, args, dim=16, lr=0.1)[0][:, :19])
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("wrong", ["source", "coef", "sum", "square", "vector", "bias", "accumulator", "negative"])
 @pytest.mark.parametrize("many", [False, True])
