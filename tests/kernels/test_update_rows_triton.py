@@ -117,7 +117,8 @@ def test_many_terms_may_be_skipped(make_rows, close, device):
     rng = np.random.default_rng(7)
     rows, args = make_rows(rng, 3, 16), terms(rng, 3, 16, 200)
     args[0][rng.permutation(200)[:180]] = -1
-    got, _ = on(device, rows, args, dim=16, lr=0.1)
+    got, refused = on(device, rows, args, dim=16, lr=0.1)
+    assert refused == 0
     close("update_rows", got[:, :19], expected_of(rows, args, dim=16, lr=0.1)[0][:, :19])
 
 
