@@ -302,7 +302,7 @@ def join_rows(
     count = tl.load(counts + 1)
     for long_row in range(tl.program_id(0), count, tl.num_programs(0)):
         start = tl.load(long_rows + long_row)
-        slot = tl.load(sorted_slots + start)
+        slot = tl.load(sorted_slots + start).to(tl.int64)
         grad = tl.zeros([1, BLOCK], dtype=tl.float32)
         bias_grad = tl.zeros([1], dtype=tl.float32)
         done = 0
