@@ -1,11 +1,13 @@
 """The kernels over rows on a GPU, beside what torch has for the same: gather, bags, gradients, updates.
 
-`measure(report)` is for run.py, which knows the device's copy bandwidth and writes the table. Bytes are true ones: what
+`measure(report)` is for run.py, which knows the device's copy bandwidth and writes the table; as a program it prints
+its own (PYTHONPATH=. python benchmarks/gpu/rows.py, and --variants for whoever tunes). Bytes are true ones: what
 must move if every distinct row is read (and written) once. Times are the device's alone, several inputs in turn from a
 CUDA graph, the median of some replays; peers that wait for the device in their middle are timed as they run. Nothing
 here is checked: the tests do that. Without a GPU it runs in Triton's interpreter, to see that it runs, never how fast.
 """
 
+import sys
 import time
 from collections.abc import Callable
 from statistics import median
@@ -22,6 +24,8 @@ Report = Callable[..., None]
 Calls = list[Callable[[], Any]]
 
 ROWS, KEYS, DISTINCT = 10_000_000, 1_050_000, 350_000
+# Floats and warps of a tile, programs a multiprocessor: what `variants` tries.
+STEP_VARIANTS = [(128, 1, 128), (256, 1, 128), (256, 2, 128), (512, 4, 128), (128, 1, 32), (128, 1, 1024)]
 INPUTS = 4  # in turn, so that the cache holds nothing of the next
 # At dim 128 on an H100, as their authors published them for this shape.
 PUBLISHED = {"adagrad": "FBGEMM 0.61 ms, dynamicemb 0.59 ms", "adam": "FBGEMM 1.00 ms, dynamicemb 0.85 ms"}
@@ -30,7 +34,7 @@ PUBLISHED = {"adagrad": "FBGEMM 0.61 ms, dynamicemb 0.59 ms", "adam": "FBGEMM 1.
 def measure(
     report: Report, rows: int = ROWS, keys: int = KEYS, distinct: int = DISTINCT, dims: tuple[int, ...] = (64, 128)
 ) -> None:
-    """Calls report(kernel, shape, seconds, bytes, peer=None, peer_seconds=None, published=None) for each of them."""
+    """Calls report(kernel, shape, seconds, bytes, peer, peer_seconds, published, calls=what to profile) for each."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.manual_seed(0)
     draws = {
@@ -186,6 +190,28 @@ def bpr_by_torch(users: Any, slab: Any, u: Any, p: Any, n: Any, dim: int) -> tup
     return loss, grads, positive_coefs, coefs
 
 
+class Update:
+    """Calls of update_rows with a gradient of its own for each key, which is what the published figures are of."""
+
+    def __init__(self, draws: list[torch.Tensor], rows: int, dim: int, optimizer: Any, device: torch.device):
+        self.keys, self.state = draws[0].numel(), state_floats(optimizer, dim)
+        self.slab = slab_of(rows, dim, self.state, device)
+        self.sources, self.each = torch.rand((self.keys, dim), device=device), torch.arange(self.keys, device=device)
+        self.coefs = torch.full((self.keys,), 1e-3, device=device)
+        self.kinds = {"dim": dim, "lr": 1e-3, "optimizer": optimizer}
+        self.draws, self.ordered = draws, [update_rows.sort_slots(draw, rows) for draw in draws]
+        distinct = distinct_of(draws) * 2 * 4 * (dim + 1 + self.state)
+        self.bytes = distinct + self.keys * (8 + 8 + 4 + 4 + 4 * dim)
+
+    def calls(self, presorted: bool) -> Calls:
+        pairs = zip(self.draws, self.ordered, strict=True)
+        return [lambda s=s, o=o if presorted else None: self.step(s, o) for s, o in pairs]
+
+    def step(self, slots: torch.Tensor, ordered: Any) -> None:
+        args = slots, self.sources, self.each, self.coefs, self.coefs
+        update_rows.update_rows(self.slab, *args, ordered=ordered, **self.kinds)
+
+
 def update(
     report: Report,
     draws: list[torch.Tensor],
@@ -195,28 +221,16 @@ def update(
     optimizer: Any,
     device: torch.device,
 ) -> None:
-    """A gradient of its own for each key, which is what the published figures are of."""
-    keys, state = draws[0].numel(), state_floats(optimizer, dim)
-    slab = slab_of(rows, dim, state, device)
-    sources, each = torch.rand((keys, dim), device=device), torch.arange(keys, device=device)
-    coefs = torch.full((keys,), 1e-3, device=device)
-    kinds = {"dim": dim, "lr": 1e-3, "optimizer": optimizer}
-
-    def step(slots: torch.Tensor, ordered: Any = None) -> None:
-        update_rows.update_rows(slab, slots, sources, each, coefs, coefs, ordered=ordered, **kinds)
-
-    moved = distinct_of(draws) * 2 * 4 * (dim + 1 + state) + keys * (8 + 8 + 4 + 4 + 4 * dim)
-    shape, name = f"dim {dim}, {keys} keys, {spread}", f"update_rows, {optimizer}"
-    seconds = seconds_of([lambda s=s: step(s) for s in draws])
-    ordered = [update_rows.sort_slots(s, rows) for s in draws]
-    presorted = seconds_of([lambda s=s, o=o: step(s, o) for s, o in zip(draws, ordered, strict=True)])
+    made = Update(draws, rows, dim, optimizer, device)
+    shape, name = f"dim {dim}, {made.keys} keys, {spread}", f"update_rows, {optimizer}"
+    seconds, presorted = (seconds_of(made.calls(presorted)) for presorted in (False, True))
     if optimizer == "adagrad":
         sorting = seconds_of([lambda s=s: update_rows.sort_slots(s, rows) for s in draws])
-        report("update_rows, sort alone", shape, sorting, keys * (8 + 4 + 8))
+        report("update_rows, sort alone", shape, sorting, made.keys * (8 + 4 + 8))
     published = PUBLISHED.get(optimizer) if dim == 128 and spread == "3 a row" else None
-    peer, peer_seconds = peer_of(optimizer, draws, rows, dim, sources, device)
-    report(name, shape, seconds, moved, peer, peer_seconds, published)
-    report(f"{name}, sorted before", shape, presorted, moved)
+    peer, peer_seconds = peer_of(optimizer, draws, rows, dim, made.sources, device)
+    report(name, shape, seconds, made.bytes, peer, peer_seconds, published, calls=made.calls(False))
+    report(f"{name}, sorted before", shape, presorted, made.bytes)
 
 
 def peer_of(
@@ -236,6 +250,22 @@ def peer_of(
     return f"torch {type(made).__name__}", seconds_of([lambda s=s: step(s) for s in draws], graph=False, replays=3)
 
 
+def variants(report: Report, rows: int = ROWS, keys: int = KEYS, distinct: int = DISTINCT) -> None:
+    """Other tiles of step_rows, for whoever tunes; what was sorted before."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    draws = [three_a_row(rows, keys, distinct, device) for _ in range(INPUTS)]
+    names = ("STEP_FLOATS", "STEP_WARPS", "TILES_IN_TURN")
+    usual = {name: getattr(update_rows, name) for name in names}
+    for dim, optimizer in ((64, "adagrad"), (128, "adagrad"), (128, "adam")):
+        made = Update(draws, rows, dim, optimizer, device)
+        for chosen in STEP_VARIANTS:
+            for name, value in zip(names, chosen, strict=True):
+                setattr(update_rows, name, value)
+            report(f"update_rows, {optimizer} {chosen}", f"dim {dim}", seconds_of(made.calls(True)), made.bytes)
+    for name, value in usual.items():
+        setattr(update_rows, name, value)
+
+
 def main() -> None:
     """The table alone, beside a copy of 4 GiB."""
     copied = torch.empty(2**29, device="cuda"), torch.empty(2**29, device="cuda")
@@ -250,6 +280,7 @@ def main() -> None:
         peer: str | None = None,
         peer_seconds: float = 0.0,
         published: str | None = None,
+        calls: Any = None,
     ) -> None:
         beside = f"{peer} {peer_seconds * 1e3:.3f} ms" if peer else ""
         beside += f"; published: {published}" if published else ""
@@ -257,7 +288,7 @@ def main() -> None:
         print(f"{kernel:32} {shape:52} {seconds * 1e3:8.3f} ms {share:6.1%} of copy  {beside}", flush=True)
 
     start = time.perf_counter()
-    measure(show)
+    (variants if "--variants" in sys.argv else measure)(show)
     print(f"{time.perf_counter() - start:.0f} s")
 
 

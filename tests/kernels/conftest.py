@@ -144,7 +144,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     from engine.backend import interpreted, triton_missing
 
     assert triton_missing() == ""
-    empty, margin, made = torch.empty, 64, []
+    empty, margin, made = torch.empty, 4096, []  # a margin wider than any tile
 
     def between_canaries(*shape: Any, dtype: Any = torch.float32, device: Any = None) -> Any:
         count = int(np.prod(shape[0] if isinstance(shape[0], tuple) else shape))

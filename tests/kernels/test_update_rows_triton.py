@@ -113,6 +113,15 @@ def test_a_row_touched_in_vain_stays(make_rows, same_bits, device, optimizer):
     same_bits(got, rows)
 
 
+def test_many_terms_may_be_skipped(make_rows, close, device):
+    rng = np.random.default_rng(7)
+    rows, args = make_rows(rng, 3, 16), terms(rng, 3, 16, 200)
+    args[0][rng.permutation(200)[:180]] = -1
+    got, refused = on(device, rows, args, dim=16, lr=0.1)
+    assert refused == 0
+    close("update_rows", got[:, :19], expected_of(rows, args, dim=16, lr=0.1)[0][:, :19])
+
+
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("wrong", ["source", "coef", "sum", "square", "vector", "bias", "accumulator", "negative"])
 @pytest.mark.parametrize("many", [False, True])
@@ -190,10 +199,13 @@ def test_the_state_goes_on_over_many_steps(make_rows, device):
     np.testing.assert_allclose(got.cpu().numpy()[:, :19], expected[:, :19], rtol=1e-4, atol=1e-5)
 
 
-def test_rows_past_2_31_floats(device):
+@pytest.mark.parametrize("each", [1, 70])
+def test_rows_past_2_31_floats(device, each):
+    """Rows of one segment and of several."""
     count = 2**31 // 32 + 3
-    rows = device.zeros(count, 32)
-    args = np.array([count - 1, 0]), np.ones((1, 29), np.float32), np.zeros(2, np.int64), np.ones(2, np.float32), None
+    rows, slots = device.zeros(count, 32), np.repeat([count - 1, 0], each)
+    coefs = np.full(slots.size, 1 / each, np.float32)
+    args = slots, np.ones((1, 29), np.float32), np.zeros(slots.size, np.int64), coefs, None
     assert update_rows(rows, *device.put(args), dim=29, lr=1.0) == 0
     np.testing.assert_allclose(rows[[0, -1]].cpu().numpy(), [[-1] * 29 + [0, 1, 0]] * 2, rtol=1e-5)
     assert not rows[[1, -2]].cpu().numpy().any()

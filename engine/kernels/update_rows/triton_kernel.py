@@ -29,7 +29,7 @@ from ..launch import Case, tile_of
 
 SEGMENT = 64  # terms that are summed one after the other
 CUT, CUT_WARPS = 1024, 8  # sorted terms that a block cuts
-STEP_FLOATS = 128  # of a tile of a warp
+STEP_FLOATS, STEP_WARPS = 128, 1  # of a tile, and what works on it
 UNROLL = {
     "adagrad": 4,
     "adam": 2,
@@ -415,7 +415,7 @@ def update_rows(
         SOURCE_WIDTH=sources.shape[1],
         TILE=tile,
         UNROLL=UNROLL[optimizer],
-        num_warps=1,
+        num_warps=STEP_WARPS,
         enable_fp_fusion=False,
     )
     if terms > SEGMENT:
@@ -460,6 +460,6 @@ def cases() -> Iterator[Case]:
             rule: dict[str, Any] = {"OPTIMIZER": optimizer, "LEARN_BIAS": True}
             own: dict[str, Any] = {"SOURCE_WIDTH": dim, "TILE": tile, "UNROLL": UNROLL[optimizer]}
             name = f"{optimizer}, dim {dim}"
-            yield Case(name, step_rows, slots | lists | floats | rows | rates, shape | rule | own, 1)
+            yield Case(name, step_rows, slots | lists | floats | rows | rates, shape | rule | own, STEP_WARPS)
             own = {"JOINED": tile_of(dim, JOIN_FLOATS)[1]}
             yield Case(name, join_rows, slots | lists | rows | rates, shape | rule | own, JOIN_WARPS)
