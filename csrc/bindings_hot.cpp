@@ -48,8 +48,7 @@ py::tuple device_refs(Learner& l, const LearnSettings& s, const Array<int64_t>& 
 
 py::tuple device_learned(Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
                          const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq,
-                         const Array<float>& losses, const Array<float>& mean,
-                         int64_t skipped) {
+                         const Array<float>& losses, const Array<float>& mean, int64_t skipped) {
     require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
     const RecordView r = view(users, items, values, weights, first_seq);
     require(l.planned(s, r) && losses.size() == l.window_events() && mean.size() == std::ssize(l.mean),
@@ -103,8 +102,8 @@ void bind_hot(py::module_& m) {
             "Places for the pinned rows: (to be loaded, to be copied back first), or None where places are too few.")
         .def("rows_ahead", [](Hot& h) { return h.rows_ahead(); })
         .def(
-            "rows_ahead",
-            [](const Hot& h, const Array<int64_t>& ids) { return h.rows_ahead(ids.data(), ids.size()); }, fixed("ids"))
+            "rows_ahead", [](const Hot& h, const Array<int64_t>& ids) { return h.rows_ahead(ids.data(), ids.size()); },
+            fixed("ids"))
         .def("pinned", &Hot::pinned)
         .def("learned", &Hot::learned, "The pinned rows are ahead of RAM now.")
         .def(
@@ -148,9 +147,9 @@ void bind_hot(py::module_& m) {
     m.def("device_refs", &device_refs, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
           fixed("values").none(true), fixed("weights").none(true), py::arg("hot_users"), py::arg("hot_items"));
     m.def("device_learned", &device_learned, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
-          fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), fixed("losses"), fixed("mean"), py::arg("skipped"));
+          fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), fixed("losses"), fixed("mean"),
+          py::arg("skipped"));
     m.def(
-        "limit_windows",
-        [](Learner& l, int64_t users, int64_t items) { l.user_room = users, l.item_room = items; }, py::arg("learner"),
-        py::arg("users"), py::arg("items"), "Rows that a window may need at most, per table.");
+        "limit_windows", [](Learner& l, int64_t users, int64_t items) { l.user_room = users, l.item_room = items; },
+        py::arg("learner"), py::arg("users"), py::arg("items"), "Rows that a window may need at most, per table.");
 }

@@ -47,7 +47,8 @@ Learned Learner::device_learned(const RecordView& r, const float* losses, const 
     Learned out;
     out.skipped = skipped;
     for (int64_t i = 0; i < end_ - begin_; ++i) out.loss += losses[i];
-    // Rows that the events of a micro-batch share are touched once for all of them: nothing else changes them meanwhile.
+    // Rows that the events of a micro-batch share are touched once for all of them: nothing else changes them
+    // meanwhile.
     for (Warm* table : {&users_, &items_}) {
         const auto& pinned = table->pinned();
         for (size_t from = 0; from < pinned.size(); from += kLockRows) {

@@ -2,8 +2,7 @@
 
 #include <algorithm>
 
-Hot::Hot(Warm& warm, int64_t capacity)
-    : warm_(warm), capacity_(std::min<int64_t>(capacity, kNone)) {
+Hot::Hot(Warm& warm, int64_t capacity) : warm_(warm), capacity_(std::min<int64_t>(capacity, kNone)) {
     warm.copied_by(this);
 }
 

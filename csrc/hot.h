@@ -13,9 +13,9 @@
 class Hot final : public Copies {
   public:
     static constexpr uint32_t kNone = Warm::kNone;
-    struct Copy {  // of a row, between RAM and the device
-        std::vector<uint32_t> slots;   // in the warm tier
-        std::vector<int64_t> places;   // on the device
+    struct Copy {                     // of a row, between RAM and the device
+        std::vector<uint32_t> slots;  // in the warm tier
+        std::vector<int64_t> places;  // on the device
         void clear() { slots.clear(), places.clear(); }
         void add(uint32_t slot, uint32_t place) { slots.push_back(slot), places.push_back(place); }
         int64_t size() const { return static_cast<int64_t>(slots.size()); }
@@ -41,7 +41,8 @@ class Hot final : public Copies {
 
     // Rows as the device has them, `width` floats each: vector, bias, optimizer state, zeros.
     void gather(const Copy& rows, int64_t width, float* out) const;
-    // Copies back, a few rows at a time under the warm tier's lock, and they are ahead no more; items are published, too.
+    // Copies back, a few rows at a time under the warm tier's lock, and they are ahead no more; items are published,
+    // too.
     void scatter(const Copy& rows, int64_t width, const float* in, Catalogue* catalogue);
 
     Warm& warm() const { return warm_; }
@@ -59,9 +60,9 @@ class Hot final : public Copies {
 
     Warm& warm_;
     int64_t capacity_;
-    std::vector<uint32_t> place_of_;         // by slot of the warm tier
-    std::vector<uint32_t> slot_of_, free_;   // by place
-    std::vector<uint8_t> is_ahead_;          // by place
-    std::vector<uint32_t> ahead_list_;       // places; some may be ahead no more
+    std::vector<uint32_t> place_of_;        // by slot of the warm tier
+    std::vector<uint32_t> slot_of_, free_;  // by place
+    std::vector<uint8_t> is_ahead_;         // by place
+    std::vector<uint32_t> ahead_list_;      // places; some may be ahead no more
     int64_t size_ = 0, ahead_count_ = 0, evicted_ = 0, high_water_ = 0, hand_ = 0;
 };

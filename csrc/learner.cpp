@@ -183,8 +183,7 @@ void Learner::make_fresh(const LearnSettings& s, const uint32_t* users, int64_t 
         std::lock_guard lock(users_.mutex());
         float* row = users_.row(users[i]);
         const int64_t id = users_.meta(users[i]).id;
-        for (int64_t d = 0; d < D; ++d)
-            row[d] = mean[static_cast<size_t>(d)] + user_noise(s.seed, id, d);
+        for (int64_t d = 0; d < D; ++d) row[d] = mean[static_cast<size_t>(d)] + user_noise(s.seed, id, d);
         users_.made(users[i]);
         users_.touch(users[i]);
     }

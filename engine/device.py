@@ -38,13 +38,12 @@ class Device:
 
     def put_before(self, users: Table, items: Table, model: Model) -> None:
         """Has the device hold rows of these tables and learn for the model."""
-        tiers = [
+        users.hot, items.hot = (
             HotTier(table.warm, self._rows, self._device, self._torch, self.turn, catalogue)
             for table, catalogue in ((users, None), (items, self.catalogue.native))
-        ]
-        users.hot, items.hot = tiers
+        )
         self.catalogue.refresh = items.refresh
-        steps = DeviceSteps(self._torch, self._device, *tiers, publish=self._publish(tiers[1]))
+        steps = DeviceSteps(self._torch, self._device, users.hot, items.hot, self._publish(items.hot))
         model.learn_on(steps, self.turn, self._rows, self._row_bytes)
 
     def _publish(self, items: HotTier) -> Any:

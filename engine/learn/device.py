@@ -39,7 +39,9 @@ def in_steps(batch_size: int, negatives: int) -> bool:
 
 
 class DeviceSteps:
-    def __init__(self, torch: Any, device: Any, users: Tier, items: Tier, publish: Callable[[], Callable[[], None]]):
+    def __init__(
+        self, torch: Any, device: Any, users: Tier, items: Tier, publish: Callable[[], Callable[[], None]]
+    ) -> None:
         """`publish` is called with the window's rows pinned; what it returns, once they are learned."""
         self._torch = torch
         self._device = device
@@ -109,7 +111,12 @@ class DeviceSteps:
             fresh=fresh if fresh.any() else None,
             **window,
         )
-        rule = {"dim": settings.dim, "lr": settings.lr, "l2": settings.l2, "optimizer": settings.optimizer}
+        rule: dict[str, Any] = {
+            "dim": settings.dim,
+            "lr": settings.lr,
+            "l2": settings.l2,
+            "optimizer": settings.optimizer,
+        }
         if self._device.type == "cpu":  # Triton's interpreter: the same steps in C++
             learned = learn_steps(users.numpy(), items.numpy(), planned, mean, mean_count, **rule)
             return learned.losses, mean, int(learned.skipped)
@@ -133,7 +140,7 @@ class DeviceSteps:
         arguments = {name: None if x is None else self._to_device(x) for name, x in window.items()}
         torch = self._torch
         users, items, dim = self._users.rows, self._items.rows, settings.dim
-        step = {"dim": dim, "lr": settings.lr, "l2": settings.l2, "optimizer": settings.optimizer}
+        step: dict[str, Any] = {"dim": dim, "lr": settings.lr, "l2": settings.l2, "optimizer": settings.optimizer}
         shared = settings.loss == "softmax"
         losses = torch.empty(len(fresh), dtype=torch.float32, device=self._device)
         skipped = torch.zeros((), dtype=torch.int64, device=self._device)

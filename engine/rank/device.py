@@ -106,7 +106,7 @@ class DeviceCatalogue(Catalogue):
                 queries, k, items, offsets=offsets, exclude_all=exclude_all, exclude=exclude, include=include,
                 cosine=cosine, threads=threads,
             )  # fmt: skip
-        found: tuple[list[Ids], list[Floats], list[Ids]] = ([], [], [])
+        found: list[tuple[Ids, Floats, Ids]] = []
         filtered = exclude[0] is not None or include[1] is not None
         step = max(1, _FILTER_WORDS // -(-items // 32)) if filtered else len(queries)
         for start in range(0, len(queries), step):
@@ -118,9 +118,10 @@ class DeviceCatalogue(Catalogue):
                     self._vectors[:items], self._biases[:items], self._ids[:items], k,
                     allowed=allowed, ranking=self._rank(items),
                 )  # fmt: skip
-                for into, of in zip(found, best, strict=True):
-                    into.append(of.cpu().numpy())
-        ids, scores, counts = (np.concatenate(parts) for parts in found)
+                found.append((best[0].cpu().numpy(), best[1].cpu().numpy(), best[2].cpu().numpy()))
+        ids: Ids = np.concatenate([x[0] for x in found])
+        scores: Floats = np.concatenate([x[1] for x in found])
+        counts: Ids = np.concatenate([x[2] for x in found])
         if offsets is not None:
             scores += offsets[:, None]
             order = np.lexsort((ids, -scores), axis=1)  # two scores may have become one; padding stays last
@@ -147,8 +148,9 @@ class DeviceCatalogue(Catalogue):
     ) -> Any:
         """int32 [1 or n, words]: what each of n queries may get."""
         allowed = self._all(items)
-        if include[0] is not None:
-            allowed = self._bits(items, n, *_of(part, *include)) & allowed
+        chosen, of_each = _of(part, *include)
+        if chosen is not None:
+            allowed = self._bits(items, n, chosen, of_each) & allowed
         for positions, offsets in ((exclude_all, None), _of(part, *exclude)):
             if positions is not None:
                 allowed = ~self._bits(items, n, positions, offsets) & allowed

@@ -20,7 +20,7 @@ _CHUNK = 1 << 16  # rows copied at a time: 19 MB of staging memory at dim 64
 
 
 class Turn:
-    """A re-entrant lock that goes to whoever has waited longest: a writer that takes it again at once starves nobody."""
+    """A re-entrant lock that goes to whoever has waited longest, so that a writer who takes it again starves nobody."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

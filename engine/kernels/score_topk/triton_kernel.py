@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ...errors import InputError
 from . import padded
@@ -41,8 +42,6 @@ SPAN = 2**27  # scores held at a time: 512 MiB; more are made and searched in tu
 MOST_QUERIES = 1024  # of one turn
 SEARCHED = 32  # k up to which one program per query searches; a larger k is left to torch.topk
 EMPTY = tl.constexpr(-(2**63))
-
-Tensor = torch.Tensor
 
 
 class Ranking(NamedTuple):
