@@ -83,11 +83,11 @@ void bind_hot(py::module_& m) {
             },
             py::arg("most"))
         .def("__len__", &Hot::Copy::size);
-    hot.def(py::init([](Warm& warm, int64_t capacity) {
+    hot.def(py::init([](Warm& warm, int64_t capacity, bool shown) {
                 require(capacity > 0, "capacity out of range");
-                return std::make_unique<Hot>(warm, capacity);
+                return std::make_unique<Hot>(warm, capacity, shown);
             }),
-            py::arg("warm"), py::arg("capacity"), py::keep_alive<1, 2>())
+            py::arg("warm"), py::arg("capacity"), py::arg("shown"), py::keep_alive<1, 2>())
         .def(
             "place",
             [](Hot& h) -> py::object {
@@ -107,17 +107,16 @@ void bind_hot(py::module_& m) {
         .def("pinned", &Hot::pinned)
         .def("learned", &Hot::learned, "The pinned rows are ahead of RAM now.")
         .def(
-            "names",
-            [](const Hot& h, const Hot::Copy& rows) {
-                Array<int64_t> ids(rows.size()), ordinals(rows.size());
-                for (int64_t i = 0; i < rows.size(); ++i) {
-                    const RowMeta& m = h.warm().meta(rows.slots[static_cast<size_t>(i)]);
-                    ids.mutable_data()[i] = m.id;
-                    ordinals.mutable_data()[i] = static_cast<int64_t>(m.ordinal);
+            "take_changed",
+            [](Hot& h, bool only_left) {
+                Hot::Changed changed;
+                {
+                    py::gil_scoped_release nogil;
+                    changed = h.take_changed(only_left);
                 }
-                return py::make_tuple(ids, ordinals);
+                return py::make_tuple(to_array(changed.ids), to_array(changed.ordinals), to_array(changed.places));
             },
-            py::arg("rows"), "Their ids, and ordinals (of items).")
+            py::arg("only_left"), "Ids, ordinals and places of rows learned since they were last asked for.")
         .def(
             "gather",
             [](const Hot& h, const Hot::Copy& rows, Array<float> out) {

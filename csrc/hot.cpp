@@ -1,12 +1,32 @@
 #include "hot.h"
 
 #include <algorithm>
+#include <utility>
 
-Hot::Hot(Warm& warm, int64_t capacity) : warm_(warm), capacity_(std::min<int64_t>(capacity, kNone)) {
+Hot::Hot(Warm& warm, int64_t capacity, bool shown)
+    : warm_(warm), capacity_(std::min<int64_t>(capacity, kNone)), shown_(shown) {
     warm.copied_by(this);
 }
 
+void Hot::add_changed(uint32_t place) {
+    const RowMeta& m = warm_.meta(slot_of_[place]);
+    is_changed_[place] = 0;
+    changed_.ids.push_back(m.id);
+    changed_.ordinals.push_back(static_cast<int64_t>(m.ordinal));
+    changed_.places.push_back(place);
+}
+
+Hot::Changed Hot::take_changed(bool only_left) {
+    if (!only_left) {
+        for (const uint32_t place : changed_list_)
+            if (is_changed_[place]) add_changed(place);
+        changed_list_.clear();
+    }
+    return std::exchange(changed_, {});
+}
+
 void Hot::release(uint32_t place) {
+    if (is_changed_[place]) add_changed(place);
     place_of_[slot_of_[place]] = kNone;
     slot_of_[place] = kNone;
     if (is_ahead_[place]) --ahead_count_;
@@ -51,6 +71,7 @@ bool Hot::place() {
             free_.push_back(static_cast<uint32_t>(high_water_++));
             slot_of_.push_back(kNone);
             is_ahead_.push_back(0);
+            is_changed_.push_back(0);
         }
         if (free_.empty()) evict_some();  // finds one: no more are pinned than there are places
         const uint32_t place = free_.back();
@@ -66,8 +87,11 @@ bool Hot::place() {
 void Hot::learned() {
     if (std::ssize(ahead_list_) > 2 * capacity_)
         std::erase_if(ahead_list_, [this](uint32_t place) { return !is_ahead_[place]; });
+    if (std::ssize(changed_list_) > 2 * capacity_)
+        std::erase_if(changed_list_, [this](uint32_t place) { return !is_changed_[place]; });
     for (const uint32_t slot : warm_.pinned()) {
         const uint32_t place = at(slot);
+        if (shown_ && !is_changed_[place]) is_changed_[place] = 1, changed_list_.push_back(place);
         if (is_ahead_[place]) continue;
         is_ahead_[place] = 1;
         ++ahead_count_;

@@ -21,7 +21,8 @@ class Hot final : public Copies {
         int64_t size() const { return static_cast<int64_t>(slots.size()); }
     };
 
-    Hot(Warm& warm, int64_t capacity);
+    // `shown`: somebody shows the rows elsewhere, and wants to know which have changed.
+    Hot(Warm& warm, int64_t capacity, bool shown);
     ~Hot() override { warm_.copied_by(nullptr); }
     Hot(const Hot&) = delete;
     Hot& operator=(const Hot&) = delete;
@@ -38,6 +39,13 @@ class Hot final : public Copies {
     Copy rows_ahead(const int64_t* ids, int64_t n) const;
     // The pinned rows.
     Copy pinned() const;
+
+    // Rows that were learned since they were last asked for, by id and ordinal; in `places` until the next loads. Those
+    // that have lost theirs since come first, and alone if `only_left`.
+    struct Changed {
+        std::vector<int64_t> ids, ordinals, places;
+    };
+    Changed take_changed(bool only_left);
 
     // Rows as the device has them, `width` floats each: vector, bias, optimizer state, zeros.
     void gather(const Copy& rows, int64_t width, float* out) const;
@@ -57,12 +65,17 @@ class Hot final : public Copies {
   private:
     bool evict_some();
     void release(uint32_t place);
+    void add_changed(uint32_t place);
 
     Warm& warm_;
     int64_t capacity_;
+    bool shown_;
     std::vector<uint32_t> place_of_;        // by slot of the warm tier
     std::vector<uint32_t> slot_of_, free_;  // by place
     std::vector<uint8_t> is_ahead_;         // by place
-    std::vector<uint32_t> ahead_list_;      // places; some may be ahead no more
+    std::vector<uint8_t> is_changed_;       // by place
+    std::vector<uint32_t> changed_list_;    // places; some may be changed no more
+    Changed changed_;
+    std::vector<uint32_t> ahead_list_;  // places; some may be ahead no more
     int64_t size_ = 0, ahead_count_ = 0, evicted_ = 0, high_water_ = 0, hand_ = 0;
 };

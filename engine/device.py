@@ -4,8 +4,6 @@ Responsible for how much of the device's memory is whose. Not for what any of th
 thread that opens.
 """
 
-from typing import Any
-
 from . import backend
 from .config import Settings
 from .learn.device import DeviceSteps
@@ -38,17 +36,9 @@ class Device:
 
     def put_before(self, users: Table, items: Table, model: Model) -> None:
         """Has the device hold rows of these tables and learn for the model."""
-        users.hot, items.hot = (
-            HotTier(table.warm, self._rows, self._device, self._torch, self.turn, catalogue)
-            for table, catalogue in ((users, None), (items, self.catalogue.native))
-        )
-        self.catalogue.refresh = items.refresh
-        steps = DeviceSteps(self._torch, self._device, users.hot, items.hot, self._publish(items.hot))
+        device = self._device, self._torch, self.turn
+        users.hot = HotTier(users.warm, self._rows, *device)
+        items.hot = HotTier(items.warm, self._rows, *device, self.catalogue.native, self.catalogue.publish)
+        self.catalogue.refresh, self.catalogue.show = items.refresh, items.hot.show
+        steps = DeviceSteps(self._torch, self._device, users.hot, items.hot)
         model.learn_on(steps, self.turn, self._rows, self._row_bytes)
-
-    def _publish(self, items: HotTier) -> Any:
-        def with_pinned() -> Any:
-            ids, ordinals, places = items.pinned()
-            return lambda: self.catalogue.publish(ordinals, ids, items.rows, places)
-
-        return with_pinned

@@ -298,7 +298,7 @@ def test_readers_beside_a_writer():
         readers = [threading.Thread(target=read) for _ in range(2)]
         for thread in readers:
             thread.start()
-        for start in range(500, 1000, 100):
+        for start in range(500, 800, 100):
             eng.ingest(*data[start : start + 100].T)
             eng.forget(items=[items[20 + start // 100]])  # what comes next takes its place in the catalogue
         stop.set()

@@ -6,7 +6,6 @@ large micro-batches to the row kernels, one micro-batch after the other, within 
 the two follows from the settings alone. The writer's thread, with the device's turn.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,15 +38,11 @@ def in_steps(batch_size: int, negatives: int) -> bool:
 
 
 class DeviceSteps:
-    def __init__(
-        self, torch: Any, device: Any, users: Tier, items: Tier, publish: Callable[[], Callable[[], None]]
-    ) -> None:
-        """`publish` is called with the window's rows pinned; what it returns, once they are learned."""
+    def __init__(self, torch: Any, device: Any, users: Tier, items: Tier) -> None:
         self._torch = torch
         self._device = device
         self._users = users
         self._items = items
-        self._publish = publish
         self._planner: Planner | None = None
 
     def learn(
@@ -67,7 +62,6 @@ class DeviceSteps:
         self._items.place()
         hot = self._users.native, self._items.native
         *refs, fresh, offsets = native.device_refs(learner, planned, *columns, *hot)
-        publish = self._publish()
         part = slice(start, start + len(fresh))
         window = {
             "weights": None if weights is None else weights[part],
@@ -82,8 +76,6 @@ class DeviceSteps:
         learned: tuple[int, float, int, int, int, int, int] = native.device_learned(
             learner, planned, *columns, first_seq, losses, mean, skipped
         )
-        with device_errors("showing what was learned"):
-            publish()
         return learned
 
     def _to_device(self, x: NDArray[Any]) -> Any:

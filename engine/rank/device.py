@@ -1,8 +1,8 @@
 """The catalogue in a device's memory: ranking there, with the host's copy behind it for everything else.
 
 Responsible for the device's copy of every item that can be ranked and for filters as bits. Not for which items there
-are: ids, ordinals, gaps and hidden items are the host's (catalogue.py). Invariants: between two windows the copy has
-what was learned; every access takes the device's turn. The host's vectors are brought up to date before they are read.
+are: ids, ordinals, gaps and hidden items are the host's (catalogue.py). Invariants: what ranks has been shown all that
+was learned; every access takes the device's turn. The host's vectors are brought up to date before they are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -28,6 +28,7 @@ class DeviceCatalogue(Catalogue):
     def __init__(self, dim: int, torch: Any, device: Any, turn: AbstractContextManager[None]):
         super().__init__(dim)
         self.refresh: Callable[[], None] = lambda: None  # brings the host's vectors up to date
+        self.show: Callable[[], None] = lambda: None  # and the device's
         self._torch = torch
         self._device = device
         self._turn = turn
@@ -59,9 +60,9 @@ class DeviceCatalogue(Catalogue):
             ordinals = np.arange(start, min(end, start + _RESTORED))
             vectors, biases = super().read(ordinals)
             rows = self._torch.from_numpy(np.column_stack([vectors, biases])).to(self._device)
-            self.publish(ordinals, self.native.ids(ordinals), rows, None)
+            self.publish(self.native.ids(ordinals), ordinals, rows, None)
 
-    def publish(self, ordinals: Ids, ids: Ids, rows: Any, places: Ids | None) -> None:
+    def publish(self, ids: Ids, ordinals: Ids, rows: Any, places: Ids | None) -> None:
         """Takes over items' vectors and biases from rows[places] (None: all rows, in order). The turn is held."""
         if not len(ordinals):
             return
@@ -112,6 +113,7 @@ class DeviceCatalogue(Catalogue):
         for start in range(0, len(queries), step):
             part = slice(start, start + step)
             with self._turn, device_errors("ranking"):
+                self.show()
                 allowed = self._allowed(items, part, len(queries[part]), exclude_all, exclude, include)
                 best = score_topk(
                     self._torch.from_numpy(np.ascontiguousarray(queries[part])).to(self._device),

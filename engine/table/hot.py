@@ -9,6 +9,7 @@ with the Triton interpreter it is the CPU.
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from ..backend import device_errors, native
@@ -64,9 +65,21 @@ class Turn:
 
 
 class HotTier:
-    def __init__(self, warm: Any, capacity: int, device: Any, torch: Any, turn: Turn, catalogue: Any = None):
-        """`warm`: the native warm tier; `catalogue`: the native catalogue that follows its rows when they come back."""
-        self.native: Any = native.Hot(warm, capacity)
+    def __init__(
+        self,
+        warm: Any,
+        capacity: int,
+        device: Any,
+        torch: Any,
+        turn: Turn,
+        catalogue: Any = None,
+        publish: Callable[[Ids, Ids, Any, Ids], None] | None = None,
+    ):
+        """`warm`: the native warm tier; `catalogue`: the native catalogue that follows its rows when they come back.
+
+        publish(ids, ordinals, rows, places) shows rows on the device that were learned."""
+        self.native: Any = native.Hot(warm, capacity, publish is not None)
+        self._publish = publish
         self.turn = turn
         self._torch = torch
         self._device = device
@@ -85,6 +98,7 @@ class HotTier:
         if placed is None:
             raise EngineError("a window of more rows than the device has places for")
         loads, victims = placed
+        self.show(only_left=True)
         self._copy_back(victims)
         self._load(loads)
 
@@ -113,11 +127,14 @@ class HotTier:
                 places = self._torch.from_numpy(part.places).to(self._device)
                 self.rows.index_copy_(0, places, staging.to(self._device, non_blocking=True))
 
-    def pinned(self) -> tuple[Ids, Ids, Ids]:
-        """Of the rows of the planned window: ids, ordinals (of items), places."""
-        rows = self.native.pinned()
-        ids, ordinals = self.native.names(rows)
-        return ids, ordinals, rows.places
+    def show(self, only_left: bool = False) -> None:
+        """Hands rows that were learned since the last time to who shows them; or those that are leaving alone."""
+        if self._publish:
+            with self.turn:
+                ids, ordinals, places = self.native.take_changed(only_left)
+                if len(ids):
+                    with device_errors("showing what was learned"):
+                        self._publish(ids, ordinals, self.rows, places)
 
     def stats(self) -> dict[str, int]:
         return {

@@ -38,14 +38,14 @@ class Tier:
         ids = np.unique(self.ids[ids])
         assert self.warm.bring(ids)[0] == len(ids)
         self.hot.place()
-        named, _, places = self.hot.pinned()
-        assert sorted(named.tolist()) == ids.tolist()
+        places = self.hot.native.pinned().places
         assert len(np.unique(places)) == len(ids)
         at = self.torch.from_numpy(places).to(self.hot.rows.device)
         on_device = self.hot.rows[at].cpu().numpy()
-        for i, row in zip(named, on_device, strict=True):
-            np.testing.assert_array_equal(row[: DIM + 3], self.known[int(i)])
-            assert not row[DIM + 3 :].any()
+        expected = np.stack([self.known[int(i)] for i in ids])
+        order = np.lexsort(on_device.T[::-1]), np.lexsort(expected.T[::-1])
+        np.testing.assert_array_equal(on_device[order[0], : DIM + 3], expected[order[1]])
+        assert not on_device[:, DIM + 3 :].any()
         self.hot.rows[at, 0] += 1
         for i in ids:
             self.known[int(i)][0] += 1
