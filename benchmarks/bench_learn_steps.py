@@ -37,7 +37,7 @@ def test_steps(benchmark, slabs, items, batch_size, threads):
     window = Planner(USERS, items).plan(*slots(items, batch_size), batch_size=batch_size, negatives=NEGATIVES)
     users, rows = slabs[0], slabs[1][:items]
     mean = np.zeros(DIM, np.float32)
-    benchmark.extra_info.update(events=EVENTS, side_by_side=round(window.steps / window.depth, 1))
+    benchmark.extra_info.update(events=EVENTS, side_by_side=round(window.side_by_side, 1))
     benchmark(learn_steps, users, rows, window, mean, 0, dim=DIM, lr=0.05, threads=threads)
 
 

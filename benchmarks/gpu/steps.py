@@ -72,8 +72,7 @@ def measure(report: Report) -> None:
         few = planner.plan(*columns(items, batch, 4096 * batch), **kinds).on("cuda")
         alone = seconds(lambda slabs=slabs, on_gpu=on_gpu: slabs.learn(on_gpu))
         peer = seconds(lambda slabs=slabs, few=few: slabs.learn(few, each=True)) * events / few.events
-        side = window.steps / window.depth
-        shape = f"{items} items, {batch} events a step, {events} events, {side:.1f} steps side by side"
+        shape = f"{items} items, {batch} events a step, {events} events, {window.side_by_side:.1f} steps side by side"
         report("learn_steps", shape, alone, size, peer="a launch for each step", peer_seconds=peer)
         whole = seconds(
             lambda slabs=slabs, planner=planner, slots=slots, kinds=kinds: slabs.learn(

@@ -16,6 +16,7 @@
 #include <string>
 
 #include "../learn_steps.h"
+#include "../step_order.h"
 #include "lanes_cuda.cuh"
 #include "learn_steps_cuda.h"
 #define ISA gpu
@@ -300,7 +301,7 @@ StepLaunch plan_launch(const Steps& s, int64_t depth, int threads, int blocks) {
           "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
     int64_t most = int64_t{resident} * attribute(cudaDevAttrMultiProcessorCount);
     // Blocks that could only wait would slow down those that work.
-    if (depth) most = std::min(most, 8 + 8 * (s.steps() / depth));
+    if (depth) most = std::min(most, 8 + 8 * (std::min(s.steps(), kDepthSteps) / depth));
     most = std::min(most, s.steps());
     launch.blocks = blocks ? blocks : static_cast<int>(most) + 1;
     launch.bytes = control_bytes(s) + (launch.staged ? 0 : launch.blocks * launch.block_bytes);

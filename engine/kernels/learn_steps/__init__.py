@@ -23,6 +23,7 @@ from ..arguments import F32, MAX_DIM, apart, floats, integer, integers, rate, ro
 __all__ = ["MAX_BATCH", "MAX_NEGATIVES", "Learned", "Planner", "Window", "learn_steps"]
 
 MAX_BATCH, MAX_NEGATIVES, MAX_ROWS = 256, 1024, 2**31 - 2
+DEPTH_STEPS = 8192  # csrc/step_order.h
 SLOTS = ("user_slots", "user_before", "user_next", "item_slots", "item_before", "item_next")
 NEGATIVES = ("negative_slots", "negative_before", "negative_next")
 FLOATS = ("weights", "values", "offsets", "fresh")
@@ -33,7 +34,7 @@ class Window:
     """What a planner made of n events: columns by name, numpy arrays or tensors on one device, or None.
 
     *_slots, *_before, *_next int32; weights, values, offsets float32 [n]; fresh uint8 [n]. `depth` is the length of
-    the longest chain of steps of which each shares a row with the one before: steps / depth of them can run at once.
+    the longest chain of steps of which each shares a row with the one before, among the first 8,192.
     """
 
     loss: str
@@ -49,6 +50,11 @@ class Window:
     @property
     def steps(self) -> int:
         return -(-self.events // self.batch_size)
+
+    @property
+    def side_by_side(self) -> float:
+        """About how many steps can run at once."""
+        return min(self.steps, DEPTH_STEPS) / max(1, self.depth)
 
     def on(self, device: Any) -> "Window":
         """The same window with its columns on a torch device."""
