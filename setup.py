@@ -1,4 +1,4 @@
-"""Builds the C++ core, `engine._native`, and where nvcc is, `engine._cuda`. Everything else stands in pyproject.toml."""
+"""Builds the C++ core, `engine._native`, and where nvcc is, `engine._cuda`. The rest stands in pyproject.toml."""
 
 import os
 import shutil

@@ -5,7 +5,7 @@
 #include "learn_steps.h"
 
 namespace {
-constexpr int64_t kAhead = 24;  // references between the look at a row's last touch and its prefetch
+constexpr int64_t kAhead = 32;  // references between the prefetch of a row's last touch and the look at it
 }
 
 StepOrder::StepOrder(int64_t users, int64_t items)
@@ -18,6 +18,7 @@ int64_t StepOrder::find(const StepColumns& c, const StepOrderOut& out) {
     shape.batch_size = c.batch_size;
     shape.negatives = c.negatives;
     const int64_t steps = shape.steps();
+    if (!steps) return 0;
     if (steps >= UINT32_MAX - stamp_) {
         std::fill(users_.begin(), users_.end(), Last{});
         std::fill(items_.begin(), items_.end(), Last{});
@@ -25,13 +26,20 @@ int64_t StepOrder::find(const StepColumns& c, const StepOrderOut& out) {
     }
     const uint32_t base = stamp_;
     stamp_ += static_cast<uint32_t>(steps);  // also if the window is refused: its marks must not be taken for others'
-    levels_.resize(static_cast<size_t>(steps));
+    levels_.resize(static_cast<size_t>(std::min(steps, kDepthSteps)));
     const auto users = static_cast<uint32_t>(users_.size()), items = static_cast<uint32_t>(items_.size());
+    const int64_t all = shape.first_negative(steps - 1) + shape.negatives_of(shape.events(steps - 1));
+    // Ahead of what is linked now, over the ends of steps: about as many references as memory can have under way.
+    const int64_t events_ahead = std::max<int64_t>(1, c.n * kAhead / std::max<int64_t>(1, c.n + all));
+    const auto prefetch = [](const HugeVector<Last>& rows, int32_t slot) {
+        if (static_cast<uint32_t>(slot) < rows.size()) __builtin_prefetch(&rows[static_cast<size_t>(slot)], 1);
+    };
     int32_t depth = 0;
     for (int64_t step = 0; step < steps; ++step) {
         const uint32_t now = base + static_cast<uint32_t>(step);
         const int64_t first = shape.first_event(step), B = shape.events(step);
         const int64_t first_negative = shape.first_negative(step), negatives = shape.negatives_of(B);
+        const bool looks = step < kDepthSteps;
         int32_t level = 0;
         // Links reference `r` of a step's table; `next_of` gives where an earlier reference keeps its next.
         const auto touch = [&](Last& last, int64_t r, int32_t* before, auto next_of) {
@@ -40,7 +48,7 @@ int64_t StepOrder::find(const StepColumns& c, const StepOrderOut& out) {
                 *next_of(last.reference) = static_cast<int32_t>(r);
             } else if (last.stamp >= base) {
                 *before = static_cast<int32_t>(last.stamp - base);
-                level = std::max(level, levels_[last.stamp - base]);
+                if (looks) level = std::max(level, levels_[last.stamp - base]);
             } else {
                 *before = StepLinks::kNone;
             }
@@ -56,10 +64,7 @@ int64_t StepOrder::find(const StepColumns& c, const StepOrderOut& out) {
         const auto touch_negatives = [&](int64_t from, int64_t to) {
             const int32_t* slots = c.negative_slots + first_negative;
             for (int64_t j = from; j < to; ++j) {
-                if (j + kAhead < negatives) {
-                    if (const auto far = static_cast<uint32_t>(slots[j + kAhead]); far < items)
-                        __builtin_prefetch(&items_[far], 1);
-                }
+                if (first_negative + j + kAhead < all) prefetch(items_, slots[j + kAhead]);
                 int32_t* const before = out.negative_before + first_negative + j;
                 if (slots[j] == -1) {
                     *before = StepLinks::kAgain;  // nothing to do for it
@@ -70,10 +75,9 @@ int64_t StepOrder::find(const StepColumns& c, const StepOrderOut& out) {
             }
             return true;
         };
-        for (int64_t j = 0; j < std::min(kAhead, negatives); ++j)
-            if (const auto far = static_cast<uint32_t>(c.negative_slots[first_negative + j]); far < items)
-                __builtin_prefetch(&items_[far], 1);
         for (int64_t b = 0; b < B; ++b) {
+            if (const int64_t far = first + b + events_ahead; far < c.n)
+                prefetch(users_, c.user_slots[far]), prefetch(items_, c.item_slots[far]);
             const auto user = static_cast<uint32_t>(c.user_slots[first + b]);
             const auto item = static_cast<uint32_t>(c.item_slots[first + b]);
             if (user >= users || item >= items) return -1;
@@ -83,6 +87,7 @@ int64_t StepOrder::find(const StepColumns& c, const StepOrderOut& out) {
             if (!shape.shared() && !touch_negatives(b * c.negatives, (b + 1) * c.negatives)) return -1;
         }
         if (shape.shared() && !touch_negatives(0, negatives)) return -1;
+        if (!looks) continue;
         levels_[static_cast<size_t>(step)] = ++level;
         depth = std::max(depth, level);
     }

@@ -1,8 +1,8 @@
 """learn_steps on a GPU: softmax with 64 negatives, dim 64, Adagrad, over 1 M users; a launch for each step beside it.
 
-`measure(report)` gives a line a shape, kernel alone (the window is on the GPU already) and with the host's part (finding
-the order, moving the window). Bytes are those of the rows that each step touches, read and written once, its slots
-and links. `python benchmarks/gpu/steps.py [tune]` prints them, or the shapes by threads of a block.
+`measure(report)` gives a line a shape, kernel alone (the window is on the GPU already) and with the host's part
+(finding the order, moving the window). Bytes are those of the rows that each step touches, read and written once, and
+of its slots and links. `python benchmarks/gpu/steps.py [tune]` prints them, or the shapes by threads of a block.
 """
 
 import sys
@@ -72,7 +72,7 @@ def measure(report: Report) -> None:
         few = planner.plan(*columns(items, batch, 4096 * batch), **kinds).on("cuda")
         alone = seconds(lambda slabs=slabs, on_gpu=on_gpu: slabs.learn(on_gpu))
         peer = seconds(lambda slabs=slabs, few=few: slabs.learn(few, each=True)) * events / few.events
-        shape = f"{items} items, {batch} events a step, {events} events, {window.steps / window.depth:.1f} steps side by side"
+        shape = f"{items} items, {batch} events a step, {events} events, {window.side_by_side:.1f} steps side by side"
         report("learn_steps", shape, alone, size, peer="a launch for each step", peer_seconds=peer)
         whole = seconds(
             lambda slabs=slabs, planner=planner, slots=slots, kinds=kinds: slabs.learn(

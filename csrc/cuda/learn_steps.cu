@@ -16,6 +16,7 @@
 #include <string>
 
 #include "../learn_steps.h"
+#include "../step_order.h"
 #include "lanes_cuda.cuh"
 #include "learn_steps_cuda.h"
 #define ISA gpu
@@ -108,24 +109,31 @@ struct Block {
     }
 };
 
-// A step's slots and links, and where the rest goes.
-__device__ __forceinline__ StepSpace open_step(const Steps& s, const Layout& l, unsigned char* base, int64_t step) {
+// A step's slots and links are copied, a thread for each reference, which also waits for what the reference names.
+// Gives where the rest goes.
+__device__ __forceinline__ StepSpace open_step(const Steps& s, const Layout& l, unsigned char* base, const Control* c,
+                                               int64_t step, bool waits) {
     const int B = static_cast<int>(s.events(step)), N = static_cast<int>(s.negatives_of(B));
     const int64_t e = s.first_event(step), k = s.first_negative(step);
-    auto* at = reinterpret_cast<int32_t*>(base + l.slots);
-    int32_t *users = at, *items = users + 3 * B, *negatives = items + 3 * B;
-    for (int i = threadIdx.x; i < B; i += blockDim.x) {
-        users[i] = s.user_slots[e + i];
-        users[B + i] = s.user_links.before[e + i];
-        users[2 * B + i] = s.user_links.next[e + i];
-        items[i] = s.item_slots[e + i];
-        items[B + i] = s.item_links.before[e + i];
-        items[2 * B + i] = s.item_links.next[e + i];
-    }
-    for (int i = threadIdx.x; i < N; i += blockDim.x) {
-        negatives[i] = s.negative_slots[k + i];
-        negatives[N + i] = s.negative_links.before[k + i];
-        negatives[2 * N + i] = s.negative_links.next[k + i];
+    auto* users = reinterpret_cast<int32_t*>(base + l.slots);
+    int32_t *items = users + 3 * B, *negatives = items + 3 * B;
+    const auto open = [&](int32_t* to, int i, int n, const int32_t* slots, const StepLinks& links, int64_t at) {
+        const int32_t before = links.before[at];
+        to[i] = slots[at];
+        to[n + i] = before;
+        to[2 * n + i] = links.next[at];
+        if (waits && before >= 0) wait_until(c->done + before, 1);
+    };
+    for (int i = threadIdx.x; i < 2 * B + N; i += blockDim.x) {
+        if (i < N) {
+            open(negatives, i, N, s.negative_slots, s.negative_links, k + i);
+        } else if (i < N + B) {
+            open(items, i - N, B, s.item_slots, s.item_links, e + i - N);
+        } else {
+            const int b = i - N - B;
+            open(users, b, B, s.user_slots, s.user_links, e + b);
+            if (waits && s.fresh && s.fresh[e + b]) wait_until(&c->steps_in_mean, static_cast<uint32_t>(step));
+        }
     }
     const auto floats = [base](int64_t offset) { return reinterpret_cast<float*>(base + offset); };
     return {users,
@@ -142,22 +150,6 @@ __device__ __forceinline__ StepSpace open_step(const Steps& s, const Layout& l, 
             floats(l.negative_coefs),
             floats(l.query_grads),
             floats(l.strand_room)};
-}
-
-// Each thread waits for what the references name that it has copied itself.
-__device__ __forceinline__ void wait_for_rows(const Steps& s, const StepSpace& w, const Control* c, int64_t step) {
-    const int B = static_cast<int>(s.events(step)), N = static_cast<int>(s.negatives_of(B));
-    const auto wait = [c](int32_t before) {
-        if (before >= 0) wait_until(c->done + before, 1);
-    };
-    for (int i = threadIdx.x; i < B; i += blockDim.x) {
-        wait(w.user_links.before[i]);
-        wait(w.item_links.before[i]);
-    }
-    for (int i = threadIdx.x; i < N; i += blockDim.x) wait(w.negative_links.before[i]);
-    if (s.fresh)
-        for (int i = threadIdx.x; i < B; i += blockDim.x)
-            if (s.fresh[s.first_event(step) + i]) wait_until(&c->steps_in_mean, static_cast<uint32_t>(step));
 }
 
 // Moves the mean over the events of steps [from, to), in their order. All threads of the block.
@@ -197,10 +189,7 @@ __device__ void keep_mean(const Steps& s, Control* c) {
         move_mean(s, at, at + n);
         at += n;
         __syncthreads();
-        if (threadIdx.x == 0) {
-            __threadfence();
-            store_release(&c->steps_in_mean, static_cast<uint32_t>(at));
-        }
+        if (threadIdx.x == 0) store_release(&c->steps_in_mean, static_cast<uint32_t>(at));
     }
 }
 
@@ -227,8 +216,7 @@ __global__ void __launch_bounds__(kMostThreads)
                 continue;
             }
         }
-        const StepSpace w = open_step(s, l, base, step);
-        if (only < 0) wait_for_rows(s, w, c, step);
+        const StepSpace w = open_step(s, l, base, c, step, only < 0);
         __syncthreads();
         skipped += learn_one_step<kDim>(s, step, w, team);
         __syncthreads();
@@ -236,10 +224,7 @@ __global__ void __launch_bounds__(kMostThreads)
             move_mean(s, step, step + 1);
             break;
         }
-        if (threadIdx.x == 0) {
-            __threadfence();
-            store_release(c->done + step, 1);
-        }
+        if (threadIdx.x == 0) store_release(c->done + step, 1);
     }
     if (skipped && lane() == 0) atomicAdd(&c->skipped, static_cast<unsigned long long>(skipped));
 }
@@ -300,7 +285,7 @@ StepLaunch plan_launch(const Steps& s, int64_t depth, int threads, int blocks) {
           "cudaOccupancyMaxActiveBlocksPerMultiprocessor");
     int64_t most = int64_t{resident} * attribute(cudaDevAttrMultiProcessorCount);
     // Blocks that could only wait would slow down those that work.
-    if (depth) most = std::min(most, 8 + 8 * (s.steps() / depth));
+    if (depth) most = std::min(most, 8 + 8 * (std::min(s.steps(), kDepthSteps) / depth));
     most = std::min(most, s.steps());
     launch.blocks = blocks ? blocks : static_cast<int>(most) + 1;
     launch.bytes = control_bytes(s) + (launch.staged ? 0 : launch.blocks * launch.block_bytes);

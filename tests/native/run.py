@@ -22,7 +22,7 @@ from typing import NamedTuple
 from native.sanitized import ADDRESS, KINDS, ROOT, THREAD, Kind, build, environment, folder, program
 
 STRESS_SECONDS = {ADDRESS: 15, THREAD: 30}
-PROGRAMS = ["stress", "stress_catalogue"]
+PROGRAMS = ["stress", "stress_catalogue", "stress_steps"]
 # The longest first, so that none of them is left running alone at the end.
 TESTS = {
     ADDRESS: [
@@ -41,6 +41,7 @@ TESTS = {
         *(f"test_{stem}.py" for stem in ("backup", "recovery", "similar_law", "reader_stress", "untrusted")),
         "table/test_compaction.py",
         "kernels/test_score_topk.py",
+        "kernels/test_learn_steps.py",
     ],
 }
 LEFT_OUT = (

@@ -48,7 +48,7 @@ ADDRESS = Kind(
     # vptr looks into type information that pybind11's hidden classes do not share with libpython.
     ("-fsanitize=address,undefined,float-cast-overflow", "-fno-sanitize=vptr", "-fno-sanitize-recover=all"),
     "libasan.so",
-    ("stress", "stress_catalogue", "fuzz_pages"),
+    ("stress", "stress_catalogue", "stress_steps", "fuzz_pages"),
     {"ASAN_OPTIONS": _ASAN + ":detect_leaks=1", "UBSAN_OPTIONS": _UBSAN},
     # Python keeps what it made until its end, so leaks are looked for in the C++ programs.
     {"ASAN_OPTIONS": _ASAN + ":detect_leaks=0", "UBSAN_OPTIONS": _UBSAN, "PYTHONMALLOC": "malloc"},
@@ -58,7 +58,7 @@ THREAD = Kind(
     # Fences are not understood; the only one that counts stands behind loads that are left out (csrc/seqlock.h).
     ("-fsanitize=thread", "-Wno-tsan"),
     "libtsan.so",
-    ("stress", "stress_catalogue"),
+    ("stress", "stress_catalogue", "stress_steps"),
     {"TSAN_OPTIONS": _TSAN},
     # numpy's BLAS, which the core never calls, hands work to its threads in ways that are not understood.
     {"TSAN_OPTIONS": _TSAN, "OPENBLAS_NUM_THREADS": "1"},

@@ -1,10 +1,10 @@
 """Many consecutive small optimizer steps in one call, at the bits of one step after the other.
 
 Responsible for the contract below and for checking it. `Planner` finds which steps share rows; a `Window` holds what a
-window of steps refers to; `learn_steps` learns it: the C++ core where the rows are numpy arrays, on `threads` threads,
-the CUDA extension where they are tensors of torch on a GPU, in one launch on the current stream. `reference.py` says what
-comes out. All give the same bits as the engine's own step, whatever the threads. Any thread, one at a time per slab and
-per planner; the GIL is released while C++ runs.
+window of steps refers to; `learn_steps` learns it: the C++ core where the rows are numpy arrays, on `threads`
+threads, the CUDA extension where they are tensors of torch on a GPU, in one launch on the current stream.
+`reference.py` says what comes out. All give the same bits as the engine's own step, whatever the threads. Any thread,
+one at a time per slab and per planner; the GIL is released while C++ runs.
 """
 
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from ..arguments import F32, MAX_DIM, apart, floats, integer, integers, rate, ro
 __all__ = ["MAX_BATCH", "MAX_NEGATIVES", "Learned", "Planner", "Window", "learn_steps"]
 
 MAX_BATCH, MAX_NEGATIVES, MAX_ROWS = 256, 1024, 2**31 - 2
+DEPTH_STEPS = 8192  # csrc/step_order.h
 SLOTS = ("user_slots", "user_before", "user_next", "item_slots", "item_before", "item_next")
 NEGATIVES = ("negative_slots", "negative_before", "negative_next")
 FLOATS = ("weights", "values", "offsets", "fresh")
@@ -30,10 +31,10 @@ FLOATS = ("weights", "values", "offsets", "fresh")
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """What a planner made of n events: columns by name, numpy arrays or tensors on one device; None where there is none.
+    """What a planner made of n events: columns by name, numpy arrays or tensors on one device, or None.
 
-    *_slots, *_before, *_next int32; weights, values, offsets float32 [n]; fresh uint8 [n]. `depth` is the length of the
-    longest chain of steps of which each shares a row with the one before: steps / depth of them can run at once.
+    *_slots, *_before, *_next int32; weights, values, offsets float32 [n]; fresh uint8 [n]. `depth` is the length of
+    the longest chain of steps of which each shares a row with the one before, among the first 8,192.
     """
 
     loss: str
@@ -49,6 +50,11 @@ class Window:
     @property
     def steps(self) -> int:
         return -(-self.events // self.batch_size)
+
+    @property
+    def side_by_side(self) -> float:
+        """About how many steps can run at once."""
+        return min(self.steps, DEPTH_STEPS) / max(1, self.depth)
 
     def on(self, device: Any) -> "Window":
         """The same window with its columns on a torch device."""
@@ -165,14 +171,14 @@ def learn_steps(
 ) -> Learned:
     """Learns a window in place, step after step as the engine does, or as if so.
 
-    A step takes the gradients of its loss at the rows as they are (`loss_grads`; the score of logistic and squared adds
-    the event's offset plus the user's bias), then each distinct item row has one step of the optimizer, and each
-    distinct user row (`update_rows`): terms of one row in the order of events. Users' biases are learned by logistic and
-    squared only. After each event, in order, mean += (vector of its user after the step - mean) / min(count, 4096),
+    A step takes the gradients of its loss at the rows as they are (`loss_grads`; the score of logistic and squared
+    adds the event's offset plus the user's bias), then each distinct item row has one step of the optimizer, and each
+    distinct user row (`update_rows`): terms of one row in the order of events. Users' biases are learned by logistic
+    and squared only. After each event, in order, mean += (vector of its user after the step - mean) / min(count, 4096),
     where count is `mean_count` plus the events so far.
 
-    users, items  float32 [U, W], [I, W'], W and W' >= dim + 1 + state_floats(optimizer, dim), as many rows as the window
-                  was planned for, C-contiguous, written in place; two slabs apart. numpy, or tensors on one GPU
+    users, items  float32 [U, W], [I, W'], W and W' >= dim + 1 + state_floats(optimizer, dim), as many rows as the
+                  window was planned for, C-contiguous, written in place; two slabs apart. numpy, or tensors on one GPU
     window        of a Planner; for a GPU on that device already (`Window.on`), else it is copied there
     mean          float32 [dim], in place, where the rows are
     mean_count    events in it so far; afterwards it is mean_count + n
@@ -260,7 +266,7 @@ def learn_on_device(
     blocks: int = 0,
     each: bool = False,
 ) -> Learned:
-    """`learn_steps` on a GPU. `block_threads`, `blocks`: 0 for what suits the window. `each`: a launch for each step."""
+    """`learn_steps` on a GPU. `block_threads`, `blocks`: 0 for what suits. `each`: a launch for each step."""
     import torch
 
     if missing := cuda_missing():
