@@ -39,7 +39,9 @@ SCAN_WARPS = 4
 SQUARE = (64, 64, 32, 4)  # queries, items, columns at a time and warps of the tile scan
 SPAN = 2**27  # scores held at a time: 512 MiB; more are made and searched in turns
 MOST_QUERIES = 1024  # of one turn
-SEARCHED = 32  # k up to which one program per query searches; a larger k is left to torch.topk
+# k up to which one program per query searches; a larger k is left to torch.topk, and any k in the interpreter, which
+# takes seconds to sort.
+SEARCHED = 0 if triton.knobs.runtime.interpret else 32
 EMPTY = tl.constexpr(-(2**63))
 
 Tensor = torch.Tensor
