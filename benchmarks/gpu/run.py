@@ -7,6 +7,7 @@ of kernels made: without a GPU it says so and stops.
 """
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
@@ -111,6 +112,8 @@ def step(name: str, command: list[str], limit: float) -> bool:
 
 def measured(sections: Sequence[str], report: Report, verb: str = "measure") -> list[str]:
     """Runs the sections that are there; the names of those that failed."""
+    import torch
+
     failed = []
     for name in sections:
         if not (HERE / f"{name}.py").exists():
@@ -122,6 +125,8 @@ def measured(sections: Sequence[str], report: Report, verb: str = "measure") -> 
         except Exception:
             traceback.print_exc()
             failed.append(name)
+        gc.collect()
+        torch.cuda.empty_cache()  # the next one's memory
     return failed
 
 
