@@ -14,28 +14,24 @@ import torch
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 
 
-@pytest.fixture
-def run(monkeypatch):
-    """benchmarks/gpu/run.py as a module; what it adds to the path is gone afterwards."""
+def load(folder, monkeypatch):
+    """run.py of a folder as a module; what it adds to the path is gone afterwards."""
     monkeypatch.setattr(sys, "path", sys.path.copy())
     monkeypatch.setattr(os, "environ", os.environ.copy())
-    spec = importlib.util.spec_from_file_location("gpu_run", GPU / "run.py")
+    spec = importlib.util.spec_from_file_location("gpu_run", folder / "run.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 @pytest.fixture
+def run(monkeypatch):
+    return load(GPU, monkeypatch)
+
+
+@pytest.fixture
 def report(run):
     return run.Report(copy=2e12)
-
-
-def sections(run, monkeypatch, folder, **sources):
-    for name, source in sources.items():
-        (folder / f"{name}.py").write_text(source)
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr(run, "HERE", folder)
-    monkeypatch.syspath_prepend(folder)
 
 
 @pytest.mark.parametrize(
@@ -144,32 +140,30 @@ def test_refuses_arguments_that_it_does_not_know(run, words, capsys):
     assert "usage" in capsys.readouterr().err
 
 
-def test_a_section_that_fails_loses_no_other(run, monkeypatch, capsys, tmp_path):
-    broken = "def measure(report):\n    report('first', 's', 1.0, 1.0)\n    raise ValueError('planted')\n"
-    fine = "def measure(report):\n    report('last', 's', 1.0, 1.0)\n"
-    sections(run, monkeypatch, tmp_path, bench_broken=broken, bench_fine=fine, bench_unread="import not_there\n")
-    report = run.Report(copy=1.0)
-    failed = run.measured(["bench_broken", "bench_absent", "bench_unread", "bench_fine"], report)
-    assert failed == ["bench_broken", "bench_unread"]
-    assert [row["kernel"] for row in report.rows] == ["first", "last"]
-    out, err = capsys.readouterr()
-    assert "bench_absent: not there" in out
-    assert "planted" in err
+FINE = "def measure(report):\n    report('fine', 's', 1.0, 1e9)\n"
 
 
-@pytest.mark.parametrize("well", [True, False])
-def test_from_end_to_end(run, monkeypatch, capsys, tmp_path, well):
-    """All but the device: the table comes last, the files are there, and the exit code tells."""
-    source = f"def measure(report):\n    report('gather', 's', 1.0, 1e9)\n    assert {well}\n"
-    sections(run, monkeypatch, tmp_path, topk=source)
+@pytest.mark.parametrize("broken", ["pass", "raise ValueError('planted')", "import os; os.abort()"])
+def test_from_end_to_end(monkeypatch, capsys, tmp_path, broken):
+    """All but the device: the table comes last, files are there, the exit code tells, and nothing measured is lost."""
+    folder = tmp_path / "benchmarks" / "gpu"
+    folder.mkdir(parents=True)
+    for name in ("run.py", "report.py"):
+        (folder / name).write_text((GPU / name).read_text())
+    (folder / "rows.py").write_text(f"def measure(report):\n    report('begun', 's', 1.0, 1e9)\n    {broken}\n")
+    (folder / "topk.py").write_text(FINE)
+    run = load(folder, monkeypatch)
     monkeypatch.setattr(run, "missing", lambda: None)
     monkeypatch.setattr(run, "origin", lambda copy, host: {"device": "A B 1", "commit": "c"})
     fake = SimpleNamespace(copy_bandwidth=lambda: 2e9, host_copy_bandwidth=lambda: 1e9)
     monkeypatch.setitem(sys.modules, "timing", fake)
+    well = broken == "pass"
     assert run.main(["--no-build", "--no-tests", "--out", str(tmp_path / "out")]) == (0 if well else 1)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1 if well else -2].split() == ["gather", "s", "1", "s", "1", "50%"]
-    assert well or lines[-1] == "FAILED: topk"
+    table = lines[-2:] if well else lines[-3:-1]
+    assert [line.split() for line in table] == [[name, "s", "1", "s", "1", "50%"] for name in ("begun", "fine")]
+    assert well or lines[-1] == "FAILED: rows"
+    assert "--- steps: not there" in lines
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"a-b-1.csv", "a-b-1-profile.csv"}
 
 

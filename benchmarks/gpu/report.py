@@ -4,6 +4,7 @@ Knows nothing of GPUs; `profile` is what makes a profile of calls there. One thr
 """
 
 import csv
+import json
 import re
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,10 +19,15 @@ PROFILE_COLUMNS = ["kernel", "shape", "device_kernel", "calls", "seconds", "shar
 
 
 class Report:
-    """Call it with what was measured. `rows`: lines of the results; `profile_rows`: one for each kernel that ran."""
+    """Call it with what was measured. `rows`: lines of the results; `profile_rows`: one for each kernel that ran.
 
-    def __init__(self, copy: float | None, profile: Profile | None = None):
+    copy: the device's bandwidth in bytes per second. journal: a file that gets each line at once, for `read`, so that
+    what kills the process loses none.
+    """
+
+    def __init__(self, copy: float | None, profile: Profile | None = None, journal: Path | None = None):
         self.copy = copy
+        self._journal = journal
         self.rows: list[dict[str, Any]] = []
         self.profile_rows: list[dict[str, Any]] = []
         self.failed: list[str] = []  # what could not be profiled
@@ -58,19 +64,20 @@ class Report:
             "published": published,
             "note": note,
         }
-        self.rows.append(row)
+        self._add("rows", row)
         print(line(row), flush=True)
         if calls and self._profile:
             try:
                 self._add_profile(row, self._profile(calls))
             except Exception:
                 traceback.print_exc()
-                self.failed.append(f"profile of {kernel}")
+                self._add("failed", f"profile of {kernel}")
 
     def _add_profile(self, row: dict[str, Any], found: dict[str, tuple[float, float]]) -> None:
         whole = sum(seconds for _, seconds in found.values())
         for name, (times, seconds) in sorted(found.items(), key=lambda pair: -pair[1][1]):
-            self.profile_rows.append(
+            self._add(
+                "profile_rows",
                 {
                     "kernel": row["kernel"],
                     "shape": row["shape"],
@@ -80,8 +87,20 @@ class Report:
                     "share": seconds / whole,
                     "bytes": row["bytes"],
                     "of_copy": self._share(row["bytes"] and row["bytes"] / whole),
-                }
+                },
             )
+
+    def read(self, journal: Path) -> None:
+        """Adds what another process has put into its journal."""
+        for text in journal.read_text().splitlines() if journal.exists() else []:
+            where, what = json.loads(text)
+            self._add(where, what)
+
+    def _add(self, where: str, what: Any) -> None:
+        getattr(self, where).append(what)
+        if self._journal:
+            with self._journal.open("a") as f:
+                f.write(json.dumps([where, what]) + "\n")
 
     def _share(self, rate: float | None) -> float | None:
         return rate / self.copy if rate and self.copy else None

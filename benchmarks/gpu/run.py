@@ -1,17 +1,18 @@
 """`make gpu`: builds, tests and measures on a machine with a GPU, in under ten minutes, and prints one table last.
 
 Writes benchmarks/results/<device>.csv and <device>-profile.csv. Each section is a module beside this file with
-`measure(report)`; one that is not there is left out, one that fails is told, and the exit code is 1 then. Uses the
-interpreter that it runs under; without lmdb in it, only the kernels are tested. Publishes nothing that an interpreter
-of kernels made: without a GPU it says so and stops.
+`measure(report)`, run in a process of its own: an error in a kernel ends whatever its process does on the device. One
+that is not there is left out; one that fails is told, its lines so far are kept, and the exit code is 1. Uses the
+interpreter that it runs under; without lmdb in it, only the kernels are tested. Without a GPU it says so and stops.
 """
 
 import argparse
+import gc
 import os
 import subprocess
 import sys
+import tempfile
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -21,7 +22,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SECTIONS = ("rows", "topk", "steps")
-BUILD_SECONDS, TEST_SECONDS = 180, 240
+BUILD_SECONDS, TEST_SECONDS, SECTION_SECONDS = 180, 240, 180
 
 sys.path[:0] = [str(HERE), str(ROOT)]
 
@@ -72,6 +73,14 @@ def origin(copy: float, host_copy: float) -> dict[str, str]:
     }
 
 
+def release() -> None:
+    """Gives back the device memory that this process holds."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def profiled(calls: Sequence[Callable[[], Any]]) -> dict[str, tuple[float, float]]:
     """For each kernel on the device its launches and its seconds, per call."""
     import torch
@@ -109,33 +118,36 @@ def step(name: str, command: list[str], limit: float) -> bool:
     return well
 
 
-def measured(sections: Sequence[str], report: Report, verb: str = "measure") -> list[str]:
-    """Runs the sections that are there; the names of those that failed."""
-    failed = []
-    for name in sections:
-        if not (HERE / f"{name}.py").exists():
-            print(f"--- {name}: not there", flush=True)
-            continue
-        print(f"--- {name}", flush=True)
-        try:
-            getattr(import_module(name), verb)(report)
-        except Exception:
-            traceback.print_exc()
-            failed.append(name)
-    return failed
+def measured(name: str, report: Report, journal: Path, verb: str) -> bool:
+    """Runs a section in its own process and takes over its lines; whether it went well, or is not there."""
+    if not (HERE / f"{name}.py").exists():
+        print(f"--- {name}: not there", flush=True)
+        return True
+    command = [sys.executable, __file__, "--section", name, verb, str(report.copy), str(journal)]
+    well = step(name, command, SECTION_SECONDS)
+    report.read(journal)
+    return well
+
+
+def run_section(name: str, verb: str, copy: str, journal: str) -> None:
+    report = Report(float(copy), profiled if verb == "measure" else None, Path(journal))
+    getattr(import_module(name), verb)(report)
 
 
 def main(words: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", choices=SECTIONS, help="this section alone; may be repeated")
     parser.add_argument("--no-build", action="store_true", help="the extension is built")
+    parser.add_argument("--section", nargs=4, help=argparse.SUPPRESS)  # in its own process
     parser.add_argument("--no-tests", action="store_true")
     parser.add_argument(
         "--variants", action="store_true", help="measure variants of the kernels instead; no results file"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="where the files go")
     options = parser.parse_args(words)
-    sections = options.only or SECTIONS
+    if options.section:
+        run_section(*options.section)
+        return 0
     if lack := missing():
         print(lack, file=sys.stderr)
         return 1
@@ -163,9 +175,14 @@ def main(words: Sequence[str]) -> int:
 
     copy, host_copy = timing.copy_bandwidth(), timing.host_copy_bandwidth()
     where = origin(copy, host_copy)
+    release()
     print("; ".join(f"{name} {value}" for name, value in where.items()), flush=True)
-    report = Report(copy, None if options.variants else profiled)
-    failed += measured(sections, report, "variants" if options.variants else "measure")
+    report = Report(copy)
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.only or SECTIONS:
+            verb = "variants" if options.variants else "measure"
+            if not measured(name, report, Path(folder) / name, verb):
+                failed.append(name)
     failed += sorted(set(report.failed))
     if report.rows and not options.variants:
         out = options.out / f"{slug(where['device'])}.csv"

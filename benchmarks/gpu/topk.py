@@ -80,13 +80,14 @@ def _measure(report: Callable[..., None], table: Catalogue) -> None:
 
 
 def variants(report: Callable[..., None]) -> None:
-    """Other sizes of tiles, for whoever tunes: one query and 1,024, k 10."""
-    names = ("PART", "TILE", "SCAN_WARPS", "SQUARE")
+    """Other sizes of tiles, and torch's product, for whoever tunes: one query, 64 and 1,024, k 10."""
+    names = ("PART", "TILE", "SCAN_WARPS", "SQUARE", "PRODUCTS")
     usual = {name: getattr(triton_kernel, name) for name in names}
     table = catalogue(*SIZES[0])
     ranking = rank_ids(table[2])
     choices = [(1, dict(zip(names, values, strict=False))) for values in ROW_VARIANTS]
-    choices += [(1024, {"SQUARE": values}) for values in SQUARE_VARIANTS]
+    choices += [(count, {"SQUARE": values}) for count in (64, 1024) for values in SQUARE_VARIANTS]
+    choices += [(count, {"PRODUCTS": True}) for count in (64, 1024)]
     for count, chosen in choices:
         query = torch.randn(count, SIZES[0][1], device="cuda")
         try:

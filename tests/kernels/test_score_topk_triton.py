@@ -57,9 +57,12 @@ def bits_of(allowed):
 
 
 def best(queries, vectors, biases, ids, k, allowed=None, **kwargs):
+    """What the kernels find. Up to eight queries are scored by rows, other even numbers in tiles, odd ones by torch."""
     if allowed is not None:
         (kwargs["allowed"],) = on_device(bits_of(allowed))
-    found = triton_kernel.score_topk(*on_device(queries, vectors, biases, ids), k, **kwargs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_kernel, "PRODUCTS", len(queries) % 2 == 1)
+        found = triton_kernel.score_topk(*on_device(queries, vectors, biases, ids), k, **kwargs)
     return tuple(part.cpu().numpy() for part in found)
 
 
@@ -75,7 +78,16 @@ def expected(queries, vectors, biases, ids, k, allowed=None):
 @pytest.mark.parametrize("filtered", ["all", "each", "for all", "none left"])
 @pytest.mark.parametrize(
     ("count", "items", "dim", "k"),
-    [(1, 1, 1, 1), (1, 300, 20, 4), (3, 97, 33, 2), (8, 40, 16, 20), (9, 65, 17, 3), (1, 300, 16, 40), (2, 30, 16, 50)],
+    [
+        (1, 1, 1, 1),
+        (1, 300, 20, 4),
+        (3, 97, 33, 2),
+        (8, 40, 16, 20),
+        (9, 65, 17, 12),
+        (10, 65, 17, 3),
+        (1, 300, 16, 40),
+        (2, 30, 16, 50),
+    ],
 )
 def test_is_exact_with_ties(count, items, dim, k, filtered):
     """Whole numbers: the scores are exact, so ids, order and ties must be the reference's to the last one."""
@@ -90,14 +102,14 @@ def test_is_exact_with_ties(count, items, dim, k, filtered):
 @pytest.mark.parametrize(("count", "dim", "k"), [(1, 100, 4), (4, 15, 3), (11, 33, 10), (70, 16, 12)])
 def test_agrees_with_the_reference(count, dim, k):
     rng = np.random.default_rng(dim)
-    table = catalogue(rng, 90 * MANY, dim)
+    table = catalogue(rng, 60 * MANY, dim)
     queries = draw_queries(rng, count, dim)
-    allowed = rng.random((count, 90 * MANY)) < 0.7
+    allowed = rng.random((count, 60 * MANY)) < 0.7
     assert_best(best(queries, *table, k, allowed), queries, *table, k, allowed)
 
 
 @settings(
-    max_examples=20 if DEVICE == "cpu" else 100,
+    max_examples=15 if DEVICE == "cpu" else 100,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -106,7 +118,7 @@ def test_agrees_with_the_reference(count, dim, k):
     seed=st.integers(0, 2**32 - 1),
     dim=st.sampled_from([3, 16, 35]),
     items=st.integers(0, 80),
-    count=st.sampled_from([1, 2, 9]),
+    count=st.sampled_from([1, 2, 9, 10]),
     k=st.sampled_from([1, 2, 4, 9, 30]),
     share=st.sampled_from([None, 0.0, 0.05, 0.5, 1.0]),
 )
@@ -118,36 +130,37 @@ def test_law_exact_under_any_filter(seed, dim, items, count, k, share):
     assert_exact(best(queries, *table, k, allowed), expected(queries, *table, k, allowed))
 
 
-@pytest.mark.parametrize(("count", "k"), [(1, 3), (1, 20), (9, 20)])
+@pytest.mark.parametrize(("count", "k"), [(1, 3), (1, 20), (11, 20), (12, 20)])
 def test_many_turns(monkeypatch, count, k):
     """Queries and items in turns: the best of each are joined."""
     monkeypatch.setattr(triton_kernel, "SPAN", 1)  # one group of tiles a turn
-    monkeypatch.setattr(triton_kernel, "MOST_QUERIES", 4)
+    monkeypatch.setattr(triton_kernel, "MOST_QUERIES", 10)
     rng = np.random.default_rng(k)
-    table = catalogue(rng, 70 * MANY, 16, whole=True)
+    items = 40 if DEVICE == "cpu" else 9000
+    table = catalogue(rng, items, 16, whole=True)
     queries = draw_queries(rng, count, 16, whole=True)
-    allowed = rng.random((count, 70 * MANY)) < 0.8
+    allowed = rng.random((count, items)) < 0.8
     assert_exact(best(queries, *table, k, allowed), expected(queries, *table, k, allowed))
 
 
-@pytest.mark.parametrize(("count", "k"), [(1, 2), (9, 2), (1, 10)])
+@pytest.mark.parametrize(("count", "k"), [(1, 2), (9, 10), (10, 2), (1, 10)])
 def test_what_lies_behind_the_end_does_not_count(count, k):
     """All scores are below 0, which is what a masked row would have."""
     rng = np.random.default_rng(0)
-    items = 37 * MANY
+    items = 21 * MANY
     vectors, _, ids = catalogue(rng, items, 16, whole=True)
     table = vectors, np.arange(items, dtype=np.float32) - 5000, ids
     queries = np.zeros((count, 16), np.float32)
     assert_exact(best(queries, *table, k), expected(queries, *table, k))
 
 
-@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize("count", [1, 9, 10])
 def test_equal_scores_come_in_order_of_ids(count):
     """All equal, and more of them than k in every tile: position must not decide."""
     rng = np.random.default_rng(count)
     items = 60 * MANY
     ids = rng.permutation(np.concatenate([[-(2**63), 2**63 - 1], np.arange(items - 2) * 2**50 - 2**60]))
-    for k in (4, 12):
+    for k in (4, 12) if count == 1 else (12,):
         got = best(
             np.ones((count, 3), np.float32), np.zeros((items, 16), np.float32), np.ones(items, np.float32), ids, k
         )
@@ -155,14 +168,15 @@ def test_equal_scores_come_in_order_of_ids(count):
 
 
 def test_equal_ids_and_signed_zeros():
+    """A product of zero and -1 is -0.0, and so is a sum of these."""
     biases = np.where(np.arange(50) % 2, 0.0, -0.0).astype(np.float32)
-    got = best(np.zeros((1, 2), np.float32), np.zeros((50, 16), np.float32), biases, np.arange(50) // 3, 60)
+    got = best(np.zeros((1, 16), np.float32), -np.ones((50, 16), np.float32), biases, np.arange(50)[::-1] // 3, 60)
     assert_exact(got[:1], ([[*(np.arange(50) // 3), *[-1] * 10]],))
     assert got[2][0] == 50
 
 
 @pytest.mark.filterwarnings("ignore:invalid value")  # the interpreter multiplies by numpy
-@pytest.mark.parametrize("count", [1, 9])
+@pytest.mark.parametrize("count", [1, 9, 10])
 def test_nan_is_never_returned_and_infinity_is_a_score(count):
     vectors, biases, ids = catalogue(np.random.default_rng(1), 70, 20)
     biases[0], biases[1], biases[2], biases[3:] = np.nan, -np.inf, np.inf, np.nan
@@ -172,16 +186,16 @@ def test_nan_is_never_returned_and_infinity_is_a_score(count):
     assert_exact(got, ([row[0]] * count, [row[1]] * count, [row[2]] * count))
 
 
-@pytest.mark.parametrize("count", [3, 9])
+@pytest.mark.parametrize("count", [3, 10])
 def test_no_bit_depends_on_the_other_queries(count, same_bits):
     rng = np.random.default_rng(7)
-    table = catalogue(rng, 40 * MANY, 33)
-    queries = draw_queries(rng, count, 33)
+    table = catalogue(rng, 24 * MANY, 20)
+    queries = draw_queries(rng, count, 20)
     together = best(queries, *table, 4)
     same_bits(best(queries, *table, 4), together)
     order = rng.permutation(count)
     same_bits(best(queries[order], *table, 4), tuple(part[order] for part in together))
-    others = draw_queries(rng, count, 33)
+    others = draw_queries(rng, count, 20)
     others[1], others[0, 5] = queries[1], np.nan
     got = best(others, *table, 4)
     same_bits(tuple(part[1] for part in got), tuple(part[1] for part in together))
@@ -192,7 +206,7 @@ def test_no_bit_depends_on_the_other_queries(count, same_bits):
 
 def test_up_to_eight_queries_are_as_one(same_bits):
     rng = np.random.default_rng(3)
-    table = catalogue(rng, 50 * MANY, 16)
+    table = catalogue(rng, 30 * MANY, 16)
     queries = draw_queries(rng, 5, 16)
     together = best(queries, *table, 4)
     for q in range(5):

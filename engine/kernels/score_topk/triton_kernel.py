@@ -14,7 +14,8 @@ smallest int64 stands for what may not be returned. Ranks change whenever an id 
 Up to FEW queries (one, over wide rows) are scored row by row, a row summed by one warp: a scan at the speed of memory.
 More are scored in tiles, `tl.dot` in full float32. The two add up in different orders, so the last bit of a score
 depends on which it was, that is on how many queries a call has, and on nothing else in it. The same call gives the same
-bits.
+bits. With PRODUCTS torch multiplies instead of `tl.dot`; then it is for torch's library to say in which order it adds
+up where in the catalogue, so the scores of two equal items may differ by rounding.
 
 Knows nothing of cosines: the caller passes vectors of length 1. Checks shapes and types, not values. Any thread, on its
 current stream; no synchronisation; writes fresh memory only. Runs in Triton's interpreter on CPU tensors.
@@ -31,6 +32,7 @@ from torch import Tensor
 
 from ...errors import InputError
 from . import padded
+from .triton_scan import EMPTY, pack, scan_products, scan_rows, scan_tiles
 
 FEW = 8  # queries that are scored row by row
 TILE = 64  # items that have a best key in common
@@ -38,10 +40,13 @@ FANOUT = 64  # tiles of a group
 PART = 8192  # floats of the catalogue that one program of the row scan reads at a time
 SCAN_WARPS = 4
 SQUARE = (64, 64, 32, 4)  # queries, items, columns at a time and warps of the tile scan
+PRODUCTS = False  # whether more are scored by torch's matrix product, where that is in full float32
+LINE = (8, 1024)  # queries and items of one program that looks through products
 SPAN = 2**27  # scores held at a time: 512 MiB; more are made and searched in turns
 MOST_QUERIES = 1024  # of one turn
-SEARCHED = 32  # k up to which one program per query searches; a larger k is left to torch.topk
-EMPTY = tl.constexpr(-(2**63))
+# k up to which one program per query searches; a larger k is left to torch.topk, and any k in the interpreter, which
+# takes seconds to sort.
+SEARCHED = 0 if triton.knobs.runtime.interpret else 32
 
 
 class Ranking(NamedTuple):
@@ -60,15 +65,6 @@ def rank_ids(ids: Tensor) -> Ranking:
 
 
 @triton.jit
-def pack(score, rank, alive):
-    """The key of a score: larger is better. Both zeros are one; NaN, or not alive: EMPTY."""
-    bits = tl.where(score == 0.0, 0.0, score).to(tl.int32, bitcast=True)
-    ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    key = (ordered.to(tl.int64) << 32) | (0x7FFFFFFF - rank).to(tl.int64)
-    return tl.where(alive & (score == score), key, EMPTY)
-
-
-@triton.jit
 def rank_in(key):
     return 0x7FFFFFFF - (key & 0x7FFFFFFF).to(tl.int32)
 
@@ -83,136 +79,6 @@ def give(key, query, at, ids, order, best_ids, best_scores, k):
     tl.store(best_ids + query * k + at, tl.load(ids + position, mask=real, other=-1), mask=at < k)
     tl.store(best_scores + query * k + at, tl.where(real, score, float("-inf")), mask=at < k)
     return real
-
-
-@triton.jit(do_not_specialize=["n_queries", "words", "first", "end", "span"])
-def scan_rows(
-    queries,
-    vectors,
-    biases,
-    ranks,
-    allowed,
-    scores,
-    tops,
-    groups,
-    n_queries,
-    words,
-    first,
-    end,
-    span,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    QUERIES: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILE: tl.constexpr,
-    FANOUT: tl.constexpr,
-    FILTERED: tl.constexpr,
-):
-    """Scores [Q, span] of the items first..end, the best key of each tile and each group; ROWS items a program."""
-    part = tl.program_id(0)
-    rows = part * ROWS + tl.arange(0, ROWS)
-    at = first + rows.to(tl.int64)
-    inside = at < end
-    wanted = inside
-    if FILTERED:  # rows that no query may get are not read
-        wanted = tl.zeros([ROWS], tl.int1)
-        for j in tl.static_range(QUERIES):
-            word = tl.load(allowed + tl.minimum(j, n_queries - 1) * words + (at >> 5), mask=inside, other=0)
-            wanted = wanted | (((word >> (at & 31).to(tl.int32)) & 1) != 0)
-    bias = tl.load(biases + at, mask=wanted, other=0.0)
-    rank = tl.load(ranks + at, mask=wanted, other=0)
-    if WIDTH <= BLOCK:
-        columns = tl.arange(0, BLOCK)
-        here = wanted[:, None] & (columns < WIDTH)[None, :]
-        block = tl.load(vectors + at[:, None] * WIDTH + columns[None, :], mask=here, other=0.0)
-    for j in tl.static_range(QUERIES):
-        if j < n_queries:
-            if WIDTH <= BLOCK:
-                query = tl.load(queries + j * DIM + columns, mask=columns < DIM, other=0.0)
-                score = tl.sum(block * query[None, :], axis=1)
-            else:
-                score = tl.zeros([ROWS], tl.float32)
-                for start in range(0, WIDTH, BLOCK):
-                    columns = start + tl.arange(0, BLOCK)
-                    here = wanted[:, None] & (columns < WIDTH)[None, :]
-                    block = tl.load(vectors + at[:, None] * WIDTH + columns[None, :], mask=here, other=0.0)
-                    query = tl.load(queries + j * DIM + columns, mask=columns < DIM, other=0.0)
-                    score += tl.sum(block * query[None, :], axis=1)
-            score += bias
-            alive = wanted
-            if FILTERED:
-                word = tl.load(allowed + j * words + (at >> 5), mask=inside, other=0)
-                alive = inside & (((word >> (at & 31).to(tl.int32)) & 1) != 0)
-            tl.store(scores + j * span + rows, tl.where(alive, score, float("nan")))
-            keys = tl.reshape(pack(score, rank, alive), [ROWS // TILE, TILE])
-            best = tl.max(keys, axis=1)
-            tile = part * (ROWS // TILE) + tl.arange(0, ROWS // TILE)
-            tl.store(tops + j * (span // TILE) + tile, best)
-            group = groups + j * tl.cdiv(span, TILE * FANOUT) + (part * ROWS) // (TILE * FANOUT)
-            tl.atomic_max(group, tl.max(best, axis=0), sem="relaxed")
-
-
-@triton.jit(do_not_specialize=["n_queries", "words", "first", "end", "span"])
-def scan_tiles(
-    queries,
-    vectors,
-    biases,
-    ranks,
-    allowed,
-    scores,
-    tops,
-    groups,
-    n_queries,
-    words,
-    first,
-    end,
-    span,
-    DIM: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    QUERIES: tl.constexpr,
-    ROWS: tl.constexpr,
-    TILE: tl.constexpr,
-    FANOUT: tl.constexpr,
-    FILTERED: tl.constexpr,
-):
-    """As `scan_rows`, a tile of QUERIES x ROWS scores a program; those of the same items follow each other."""
-    blocks = tl.cdiv(n_queries, QUERIES)
-    part = tl.program_id(0) // blocks
-    queue = (tl.program_id(0) % blocks) * QUERIES + tl.arange(0, QUERIES)
-    asked = (queue < n_queries)[:, None]
-    queue = queue.to(tl.int64)
-    rows = part * ROWS + tl.arange(0, ROWS)
-    at = first + rows.to(tl.int64)
-    inside = at < end
-    columns = tl.arange(0, BLOCK)
-    score = tl.zeros([QUERIES, ROWS], tl.float32)
-    for start in range(0, WIDTH, BLOCK):
-        query = tl.load(
-            queries + queue[:, None] * DIM + (start + columns)[None, :],
-            mask=asked & (start + columns < DIM)[None, :],
-            other=0.0,
-        )
-        block = tl.load(
-            vectors + at[:, None] * WIDTH + (start + columns)[None, :],
-            mask=inside[:, None] & (start + columns < WIDTH)[None, :],
-            other=0.0,
-        )
-        score = tl.dot(query, tl.trans(block), score, input_precision="ieee")
-    score += tl.load(biases + at, mask=inside, other=0.0)[None, :]
-    rank = tl.load(ranks + at, mask=inside, other=0)
-    alive = asked & inside[None, :]
-    if FILTERED:
-        word = tl.load(allowed + queue[:, None] * words + (at >> 5)[None, :], mask=alive, other=0)
-        alive = alive & (((word >> (at & 31).to(tl.int32)[None, :]) & 1) != 0)
-    tl.store(scores + queue[:, None] * span + rows[None, :], tl.where(alive, score, float("nan")), mask=asked)
-    keys = tl.reshape(pack(score, rank[None, :], alive), [QUERIES, ROWS // TILE, TILE])
-    best = tl.max(keys, axis=2)
-    tile = part * (ROWS // TILE) + tl.arange(0, ROWS // TILE)
-    tl.store(tops + queue[:, None] * (span // TILE) + tile[None, :], best, mask=asked)
-    group = groups + queue * tl.cdiv(span, TILE * FANOUT) + (part * ROWS) // (TILE * FANOUT)
-    tl.atomic_max(group, tl.max(best, axis=1), mask=queue < n_queries, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=["first", "end", "span", "k"])
@@ -321,6 +187,8 @@ def cases() -> Iterator[Case]:
     for count, dim, filtered in [(16, 64, False), (64, 128, False), (64, 128, True)]:
         constants = scan_shape(count, dim) | {"FILTERED": filtered}
         yield Case(f"{count} x {dim}{', filter' * filtered}", scan_tiles, types, constants, SQUARE[3], False)
+    line = {"QUERIES": LINE[0], "ROWS": LINE[1], "TILE": TILE, "FANOUT": FANOUT, "FILTERED": False}
+    yield Case("any dim", scan_products, types, line, 4, False)
     search_shape = {"TILE": TILE, "FANOUT": FANOUT, "K": 16, "BLOCK": 256, "LAST": True}
     yield Case("k 10", search, types, search_shape, 4, False)
     yield Case("k 1000", unfold, types, {"TILE": TILE}, 1, False)
@@ -367,6 +235,11 @@ def score_topk(
     return best
 
 
+def power_of_two(n: int) -> int:
+    """The least power of two that is n or more."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
 def by_rows(count: int, dim: int) -> bool:
     """Whether a call of `count` queries is scored row by row; several only while a row fits the registers."""
     return count <= (FEW if padded(dim) <= PART // TILE else 1)
@@ -377,10 +250,10 @@ def scan_shape(count: int, dim: int) -> dict[str, int]:
     most, rows, block, _ = SQUARE
     width = padded(dim)
     if by_rows(count, dim):
-        block = min(triton.next_power_of_2(width), PART // TILE)
-        rows, asked = PART // block, triton.next_power_of_2(count)
+        block = min(power_of_two(width), PART // TILE)
+        rows, asked = PART // block, power_of_two(count)
     else:
-        block, asked = min(width, block), min(most, triton.next_power_of_2(count))
+        block, asked = min(width, block), min(most, power_of_two(count))
     rows = min(rows, TILE * FANOUT)
     return {"DIM": dim, "WIDTH": width, "BLOCK": block, "QUERIES": asked, "ROWS": rows, "TILE": TILE, "FANOUT": FANOUT}
 
@@ -400,27 +273,35 @@ def _answer(
     count, items, k = len(queries), len(vectors), best_ids.shape[1]
     shape = scan_shape(count, queries.shape[1])
     group = TILE * FANOUT
-    span = min(triton.cdiv(items, shape["ROWS"]) * shape["ROWS"], max(group, SPAN // count // group * group))
+    span = min(-(-items // group), max(1, SPAN // count // group)) * group
     scores = torch.empty((count, span), dtype=torch.float32, device=queries.device)
     tops = torch.empty((count, span // TILE), dtype=torch.int64, device=queries.device)
     rows = by_rows(count, shape["DIM"])
-    programs = span // shape["ROWS"] * (1 if rows else triton.cdiv(count, shape["QUERIES"]))
+    products = PRODUCTS and torch.get_float32_matmul_precision() == "highest"
     words = 0 if allowed is None or len(allowed) == 1 else allowed.shape[1]  # from a query's to the next one's
     kept: Tensor | None = None
     for first in range(0, items, span):
         end = min(first + span, items)
-        groups = torch.full((count, triton.cdiv(span, group)), EMPTY.value, dtype=torch.int64, device=queries.device)
-        (scan_rows if rows else scan_tiles)[(programs,)](
-            queries, vectors, biases, ranking.ranks, allowed, scores, tops, groups, count, words, first, end, span,
-            FILTERED=allowed is not None, **shape, num_warps=SCAN_WARPS if rows else SQUARE[3], enable_fp_fusion=False,
-        )  # fmt: skip
+        groups = torch.full((count, span // group), EMPTY.value, dtype=torch.int64, device=queries.device)
+        found = (biases, ranking.ranks, allowed, scores, tops, groups, count, words, first, end, span)
+        given = {"FILTERED": allowed is not None, "enable_fp_fusion": False}
+        if rows or not products:
+            scan, warps = (scan_rows, SCAN_WARPS) if rows else (scan_tiles, SQUARE[3])
+            programs = span // shape["ROWS"] * (1 if rows else -(-count // shape["QUERIES"]))
+            scan[(programs,)](queries, vectors, *found, **shape, **given, num_warps=warps)
+        else:
+            torch.mm(queries, vectors[first:end, : shape["DIM"]].T, out=scores[:, : end - first])
+            asked, line = LINE[0], min(LINE[1], group)
+            scan_products[(span // line * -(-count // asked),)](
+                *found, QUERIES=asked, ROWS=line, TILE=TILE, FANOUT=FANOUT, **given, num_warps=4
+            )
         if k <= SEARCHED:
-            wide = max(2, triton.next_power_of_2(k))
+            wide = max(2, power_of_two(k))
             last = end == items and kept is None
             keys = None if last else torch.empty((count, wide), dtype=torch.int64, device=queries.device)
             search[(count,)](
                 scores, tops, groups, *ranking, keys, ids, best_ids, best_scores, counts, first, end, span, k,
-                TILE=TILE, FANOUT=FANOUT, K=wide, BLOCK=max(wide, min(1024, triton.next_power_of_2(groups.shape[1]))),
+                TILE=TILE, FANOUT=FANOUT, K=wide, BLOCK=max(wide, min(1024, power_of_two(groups.shape[1]))),
                 LAST=last, num_warps=4 if wide <= 16 else 8, enable_fp_fusion=False,
             )  # fmt: skip
             if keys is None:
@@ -436,7 +317,7 @@ def _answer(
     assert kept is not None
     answer[(count,)](
         kept, ids, ranking.order, best_ids, best_scores, counts, kept.shape[1], k,
-        BLOCK=min(1024, triton.next_power_of_2(k)), num_warps=1, enable_fp_fusion=False,
+        BLOCK=min(1024, power_of_two(k)), num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip
 
 
@@ -462,7 +343,7 @@ def _checked(
         raise InputError(f"k: got {k!r}, wanted 1 or more")
     if allowed is not None:
         kind = allowed.dtype if allowed.dtype in (torch.int32, torch.uint32) else torch.int32
-        _tensor("allowed", allowed, kind, None, triton.cdiv(items, 32))
+        _tensor("allowed", allowed, kind, None, -(-items // 32))
         if len(allowed) not in (1, count):
             raise InputError(f"allowed: got {len(allowed)} rows, wanted 1 or {count}")
     if any(x.device != queries.device for x in (vectors, biases, ids)):
