@@ -136,6 +136,7 @@ void bind_hot(py::module_& m) {
             py::arg("rows"), fixed("floats"), py::arg("catalogue").none(true))
         .def_property_readonly("floats", &Hot::floats)
         .def_property_readonly("capacity", &Hot::capacity)
+        .def_property_readonly("reached", &Hot::reached, "Places that were ever used.")
         .def_property_readonly("ahead", &Hot::ahead)
         .def_property_readonly("evicted", &Hot::evicted)
         .def("__len__", &Hot::size);

@@ -56,6 +56,7 @@ class Hot final : public Copies {
     Warm& warm() const { return warm_; }
     int64_t capacity() const { return capacity_; }
     int64_t size() const { return size_; }
+    int64_t reached() const { return high_water_; }
     int64_t ahead() const { return ahead_count_; }
     int64_t evicted() const { return evicted_; }
     int64_t floats() const { return warm_.layout().meta_offset / 4; }

@@ -19,6 +19,7 @@ _DEFAULT_HOST_BYTES = 1 << 26  # where the device is the CPU, under the interpre
 class Device:
     def __init__(self, settings: Settings, hot_bytes: int | None):
         self._torch, self._device = backend.require_device()
+        reserved = hot_bytes is not None
         if hot_bytes is None:
             on_gpu = self._device.type == "cuda"
             free = self._torch.cuda.mem_get_info(self._device)[0] if on_gpu else 2 * _DEFAULT_HOST_BYTES
@@ -26,7 +27,7 @@ class Device:
         row = row_bytes(settings.dim, settings.optimizer)
         rows = max(1, hot_bytes // (2 * row))  # half of them of users, half of items
         require_room(settings, rows, hot_row_bytes=row)
-        self._rows, self._row_bytes = rows, row
+        self._rows, self._row_bytes, self._reserved = rows, row, reserved
         self.turn = Turn()
         self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn)
 
@@ -37,8 +38,10 @@ class Device:
     def put_before(self, users: Table, items: Table, model: Model) -> None:
         """Has the device hold rows of these tables and learn for the model."""
         device = self._device, self._torch, self.turn
-        users.hot = HotTier(users.warm, self._rows, *device)
-        items.hot = HotTier(items.warm, self._rows, *device, self.catalogue.native, self.catalogue.publish)
+        users.hot = HotTier(users.warm, self._rows, self._reserved, *device)
+        items.hot = HotTier(
+            items.warm, self._rows, self._reserved, *device, self.catalogue.native, self.catalogue.publish
+        )
         self.catalogue.refresh, self.catalogue.show = items.refresh, items.hot.show
         steps = DeviceSteps(self._torch, self._device, users.hot, items.hot)
         model.learn_on(steps, self.turn, self._rows, self._row_bytes)

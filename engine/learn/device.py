@@ -93,7 +93,7 @@ class DeviceSteps:
     ) -> tuple[Floats, Floats, int]:
         """Losses [n], the new mean, and how many rows refused their step."""
         users, items = self._users.rows, self._items.rows
-        if self._planner is None:
+        if self._planner is None or (self._planner.user_rows, self._planner.item_rows) != (len(users), len(items)):
             self._planner = Planner(len(users), len(items))
         planned = self._planner.plan(
             *refs,

@@ -17,6 +17,7 @@ from ..config import OPTIMIZERS
 from ..errors import EngineError
 from ..events import Ids
 
+_FIRST_ROWS = 1 << 16  # where memory is taken as it is needed
 _CHUNK = 1 << 16  # rows copied at a time: 19 MB of staging memory at dim 64
 
 
@@ -69,13 +70,15 @@ class HotTier:
         self,
         warm: Any,
         capacity: int,
+        reserved: bool,
         device: Any,
         torch: Any,
         turn: Turn,
         catalogue: Any = None,
         publish: Callable[[Ids, Ids, Any, Ids], None] | None = None,
     ):
-        """`warm`: the native warm tier; `catalogue`: the native catalogue that follows its rows when they come back.
+        """`warm`: the native warm tier; `catalogue`: the native catalogue that follows its rows when they come back;
+        `reserved`: all of its memory is taken now, else as it is needed.
 
         publish(ids, ordinals, rows, places) shows rows on the device that were learned."""
         self.native: Any = native.Hot(warm, capacity, publish is not None)
@@ -85,12 +88,22 @@ class HotTier:
         self._device = device
         self._catalogue = catalogue
         self._pinned = device.type == "cuda"  # staging memory that the device copies from by itself
-        with device_errors(f"making room for {capacity} rows"):
-            self.rows = torch.zeros((capacity, _row_floats(self.native.floats)), device=device, dtype=torch.float32)
+        self.rows = self._room(capacity if reserved else min(capacity, _FIRST_ROWS))
 
     @property
     def bytes(self) -> int:
         return int(self.rows.nbytes)
+
+    def _room(self, rows: int) -> Any:
+        with device_errors(f"making room for {rows} rows"):
+            width = _row_floats(self.native.floats)
+            return self._torch.zeros((rows, width), device=self._device, dtype=self._torch.float32)
+
+    def _grow(self, rows: int) -> None:
+        if rows > len(self.rows):
+            grown = self._room(min(int(self.native.capacity), max(rows, 2 * len(self.rows))))
+            grown[: len(self.rows)] = self.rows
+            self.rows = grown
 
     def place(self) -> None:
         """Brings the rows that the warm tier has pinned to the device; first back what leaves and is ahead."""
@@ -98,6 +111,7 @@ class HotTier:
         if placed is None:
             raise EngineError("a window of more rows than the device has places for")
         loads, victims = placed
+        self._grow(int(self.native.reached))
         self.show(only_left=True)
         self._copy_back(victims)
         self._load(loads)

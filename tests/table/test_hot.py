@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from engine.backend import device_errors, native, require_device
 from engine.config import OPTIMIZERS
 from engine.errors import DeviceError, EngineError
+from engine.table import hot
 from engine.table.hot import HotTier, Turn, row_bytes
 
 DIM = 3
@@ -19,10 +20,10 @@ ADAGRAD = OPTIMIZERS.index("adagrad")
 class Tier:
     """A warm tier of known rows with a hot tier before it, and what its rows should be."""
 
-    def __init__(self, rows, places):
+    def __init__(self, rows, places, reserved=True):
         self.torch, device = require_device()
         self.warm = native.Warm(DIM, ADAGRAD, max(rows, places), False)
-        self.hot = HotTier(self.warm, places, device, self.torch, Turn())
+        self.hot = HotTier(self.warm, places, reserved, device, self.torch, Turn())
         self.ids = np.arange(rows, dtype=np.int64) * 7 - 20
         n, missing = self.warm.bring(self.ids)
         assert n == len(missing) == rows
@@ -153,3 +154,12 @@ def test_what_torch_raises_is_a_device_error():
         raise RuntimeError("CUDA error")
     with pytest.raises(EngineError, match="as it was"), device_errors("trying"):
         raise EngineError("as it was")
+
+
+def test_memory_is_taken_as_it_is_needed(monkeypatch):
+    monkeypatch.setattr(hot, "_FIRST_ROWS", 2)
+    tier = Tier(9, 9, reserved=False)
+    for rows in ([0], [1, 2], [3, 4, 5, 6, 7, 8], [0, 8]):
+        tier.use(rows)
+    assert len(tier.hot.rows) == 9
+    tier.check(np.arange(9))
