@@ -1,6 +1,7 @@
 // A window that is learned on a device: what the host does before and after. The arithmetic is the device's; what is
 // random in new rows, what events name, histories and table states are as in learner.cpp.
 #include <algorithm>
+#include <stdexcept>
 #include <unordered_set>
 
 #include "learner.h"
@@ -20,10 +21,14 @@ void Learner::fill_fresh(const LearnSettings& s) {
 void Learner::device_refs(const LearnSettings& s, const RecordView& r, const Hot& users, const Hot& items,
                           const DeviceRefs& out) const {
     const auto n = static_cast<size_t>(end_ - begin_);
-    for (size_t i = 0; i < n; ++i) out.users[i] = users.at(user_slots_[i]);
-    for (size_t i = 0; i < n; ++i) out.items[i] = items.at(item_slots_[i]);
+    const auto place = [](const Hot& hot, uint32_t slot) {
+        if (hot.at(slot) == kNone) throw std::invalid_argument("a row of the window has no place");
+        return int64_t{hot.at(slot)};
+    };
+    for (size_t i = 0; i < n; ++i) out.users[i] = place(users, user_slots_[i]);
+    for (size_t i = 0; i < n; ++i) out.items[i] = place(items, item_slots_[i]);
     for (size_t k = 0; k < negative_slots_.size(); ++k)
-        out.negatives[k] = negative_slots_[k] == kNone ? -1 : int64_t{items.at(negative_slots_[k])};
+        out.negatives[k] = negative_slots_[k] == kNone ? -1 : place(items, negative_slots_[k]);
     std::fill_n(out.fresh, n, uint8_t{0});
     if (made_users_) {
         std::unordered_set<uint32_t> seen;

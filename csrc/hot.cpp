@@ -1,6 +1,7 @@
 #include "hot.h"
 
 #include <algorithm>
+#include <stdexcept>
 #include <utility>
 
 Hot::Hot(Warm& warm, int64_t capacity, bool shown)
@@ -91,6 +92,7 @@ void Hot::learned() {
         std::erase_if(changed_list_, [this](uint32_t place) { return !is_changed_[place]; });
     for (const uint32_t slot : warm_.pinned()) {
         const uint32_t place = at(slot);
+        if (place == kNone) throw std::invalid_argument("a pinned row has no place");
         if (shown_ && !is_changed_[place]) is_changed_[place] = 1, changed_list_.push_back(place);
         if (is_ahead_[place]) continue;
         is_ahead_[place] = 1;
@@ -144,9 +146,13 @@ void Hot::scatter(const Copy& rows, int64_t width, const float* in, Catalogue* c
             for (int64_t i = from; i < to; ++i) {
                 const uint32_t slot = rows.slots[static_cast<size_t>(i)];
                 std::memcpy(warm_.row(slot), in + i * width, static_cast<size_t>(floats()) * 4);
-                ordinals[i - from] = static_cast<uint32_t>(warm_.meta(slot).ordinal);
+                const RowMeta& m = warm_.meta(slot);
+                if (m.id == -1 || (catalogue && m.ordinal >= static_cast<uint64_t>(catalogue->reserved())))
+                    throw std::invalid_argument("a row that is not here");
+                ordinals[i - from] = static_cast<uint32_t>(m.ordinal);
                 published[i - from] = in + i * width;
                 const auto place = static_cast<size_t>(rows.places[static_cast<size_t>(i)]);
+                if (place >= slot_of_.size()) throw std::invalid_argument("a place that is not there");
                 if (slot_of_[place] != slot || !is_ahead_[place]) continue;  // a victim, or named twice
                 is_ahead_[place] = 0;
                 --ahead_count_;

@@ -13,28 +13,28 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from . import backup, epoch
+from . import epoch
 from .admission import Admission
 from .config import Resources, Settings
-from .digest import digest
 from .directory import Directory, State
-from .errors import ConfigError, EngineError, InputError
+from .errors import EngineError, InputError
 from .events import Events, Ids, IngestReport, describe, flag
 from .learn.model import Learned, Model
 from .log.record import NO_IDS, Record, checked_position, records
 from .rank.catalogue import Catalogue
-from .rank.history import HISTORY, History
+from .rank.history import History
 from .rank.topk import Ranker
 from .reading import Reading
 from .removal import Removal
 from .removing import Removing
+from .saving import Saving
 from .table.table import ITEMS, USERS, Table, capacities
 
 if TYPE_CHECKING:
     from .device import Device
 
 
-class Engine(Reading, Removing):
+class Engine(Reading, Removing, Saving):
     """A model that learns from events and ranks items. Made by `engine.open`."""
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
@@ -363,57 +363,6 @@ class Engine(Reading, Removing):
         if not isinstance(source, str):
             raise InputError(f"source: got {describe(source)}, wanted a str")
         return self._positions.get(source)
-
-    def checkpoint(self) -> int:
-        """Writes everything learned to LMDB now; returns the seq that is in LMDB.
-
-        After a `forget` it also copies LMDB's file without its free pages, and empties the log.
-
-        >>> seq = eng.ingest(7, [100]).seq
-        >>> eng.checkpoint() == seq
-        True
-        """
-        with self._writer("checkpoint"):
-            if self._epochs is not None:
-                self._epochs.complete()
-                if self._removal.purge:
-                    self._epochs.purge()
-            return self._seq
-
-    def backup(self, dst: Any) -> int:
-        """Makes a second directory `dst` of what is learned now, while learning goes on; returns its seq.
-
-        It is verified and durable when this returns, opens like any other, and has the digest of that seq. `dst` must
-        not be there yet, its parent must. Raises ConfigError, StorageFullError, EngineError, with nothing left there.
-
-        >>> with engine.open("shop", dim=8) as shop:
-        ...     report = shop.ingest([7, 8], [100, 101])
-        ...     seq = shop.backup("shop-2")
-        >>> with engine.open("shop-2") as copy:
-        ...     copy.seq == seq == 2
-        True
-        """
-        if self._directory is None or self._epochs is None:
-            raise ConfigError("backup: ':memory:' has no directory to make a second one of")
-        path = backup.checked_target(dst, self._directory.path)
-        with ExitStack() as until_written:
-            with self._writer("backup"):
-                self._epochs.complete()
-                snapshot = until_written.enter_context(self._directory.cold.snapshot())
-            return backup.write_backup(snapshot, path)
-
-    def digest(self) -> str:
-        """Hex digest over all state, in id order, wherever it lives: a function of the log alone.
-
-        >>> empty = eng.digest()
-        >>> report = eng.ingest(7, 100)
-        >>> eng.digest() == empty
-        False
-        """
-        with self._writer("digest"):
-            stored = self._directory.cold.scan_raw(HISTORY) if self._directory else iter(())
-            hidden = self._catalogue.native.hidden
-            return digest(self._snapshot(), (self._users, self._items), hidden, self._history.chunks(stored))
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seqs by tier; `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what

@@ -86,7 +86,8 @@ def test_losses_that_learn_values_have_no_negatives(home, loss):
         assert eng.settings["negatives"] == 0
 
 
-def test_a_device_that_is_not_there(home):
+def test_a_device_that_is_not_there(home, monkeypatch):
+    monkeypatch.setattr("engine.backend.triton_missing", lambda: "no CUDA device")
     refused("cuda", lambda: engine.open(home, device="cuda"), engine.DeviceError)
     assert not home.exists()
 

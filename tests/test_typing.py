@@ -71,7 +71,8 @@ def test_the_stub_is_the_native_module(tmp_path):
     allowed.write_text(
         "".join(rf"engine\._native\.{name}" + "\n" for name in [*classes, "Pin.__init__"])
     )  # nobody makes one
-    run(sys.executable, "-m", "mypy.stubtest", "engine._native", "--allowlist", str(allowed), cwd=ROOT)
+    options = "--allowlist", str(allowed), "--mypy-config-file", "pyproject.toml"
+    run(sys.executable, "-m", "mypy.stubtest", "engine._native", *options, cwd=ROOT)
 
 
 def functions(body, owner):
