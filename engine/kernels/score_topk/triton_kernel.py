@@ -285,17 +285,20 @@ def _answer(
         end = min(first + span, items)
         groups = torch.full((count, span // group), EMPTY.value, dtype=torch.int64, device=queries.device)
         found = (biases, ranking.ranks, allowed, scores, tops, groups, count, words, first, end, span)
-        given = {"FILTERED": allowed is not None, "enable_fp_fusion": False}
+        filtered = allowed is not None
         if rows or not products:
             scan, warps = (scan_rows, SCAN_WARPS) if rows else (scan_tiles, SQUARE[3])
             programs = span // shape["ROWS"] * (1 if rows else -(-count // shape["QUERIES"]))
-            scan[(programs,)](queries, vectors, *found, **shape, **given, num_warps=warps)
+            scan[(programs,)](
+                queries, vectors, *found, **shape, FILTERED=filtered, num_warps=warps, enable_fp_fusion=False
+            )
         else:
             torch.mm(queries, vectors[first:end, : shape["DIM"]].T, out=scores[:, : end - first])
             asked, line = LINE[0], min(LINE[1], group)
             scan_products[(span // line * -(-count // asked),)](
-                *found, QUERIES=asked, ROWS=line, TILE=TILE, FANOUT=FANOUT, **given, num_warps=4
-            )
+                *found, QUERIES=asked, ROWS=line, TILE=TILE, FANOUT=FANOUT, FILTERED=filtered, num_warps=4,
+                enable_fp_fusion=False,
+            )  # fmt: skip
         if k <= SEARCHED:
             wide = max(2, power_of_two(k))
             last = end == items and kept is None
