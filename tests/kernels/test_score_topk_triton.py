@@ -143,6 +143,17 @@ def test_many_turns(monkeypatch, count, k):
     assert_exact(best(queries, *table, k, allowed), expected(queries, *table, k, allowed))
 
 
+@pytest.mark.parametrize("k", [4, 40])
+def test_the_best_lie_in_as_many_tiles(k):
+    """One good item in each tile: k tiles must be looked at, no fewer."""
+    rng = np.random.default_rng(k)
+    at = np.arange(50 * triton_kernel.TILE)
+    biases = np.where(at % triton_kernel.TILE == 1, 1 + at, -at).astype(np.float32)
+    table = np.zeros((at.size, 16), np.float32), biases, rng.permutation(at)
+    queries = np.zeros((1, 16), np.float32)
+    assert_exact(best(queries, *table, k), expected(queries, *table, k))
+
+
 @pytest.mark.parametrize(("count", "k"), [(1, 2), (9, 10), (10, 2), (1, 10)])
 def test_what_lies_behind_the_end_does_not_count(count, k):
     """All scores are below 0, which is what a masked row would have."""
