@@ -143,6 +143,17 @@ def test_many_turns(monkeypatch, count, k):
     assert_exact(best(queries, *table, k, allowed), expected(queries, *table, k, allowed))
 
 
+@pytest.mark.parametrize("k", [4, 40])
+def test_the_best_lie_in_as_many_tiles(k):
+    """One good item in each tile: k tiles must be looked at, no fewer."""
+    rng = np.random.default_rng(k)
+    at = np.arange(50 * triton_kernel.TILE)
+    biases = np.where(at % triton_kernel.TILE == 1, 1 + at, -at).astype(np.float32)
+    table = np.zeros((at.size, 16), np.float32), biases, rng.permutation(at)
+    queries = np.zeros((1, 16), np.float32)
+    assert_exact(best(queries, *table, k), expected(queries, *table, k))
+
+
 @pytest.mark.parametrize(("count", "k"), [(1, 2), (9, 10), (10, 2), (1, 10)])
 def test_what_lies_behind_the_end_does_not_count(count, k):
     """All scores are below 0, which is what a masked row would have."""
@@ -167,8 +178,15 @@ def test_equal_scores_come_in_order_of_ids(count):
         assert_exact(got, ([np.sort(ids)[:k]] * count, np.ones((count, k)), [k] * count))
 
 
-def test_equal_ids_and_signed_zeros():
-    """A product of zero and -1 is -0.0, and so is a sum of these."""
+def test_signed_zeros_tie(monkeypatch):
+    """The interpreter's sums are never -0.0, so the products are given here."""
+    monkeypatch.setattr(torch, "mm", lambda queries, vectors, out: out.fill_(-0.0))
+    biases = np.where(np.arange(20) % 2, 0.0, -0.0).astype(np.float32)
+    got = best(np.zeros((9, 16), np.float32), np.zeros((20, 16), np.float32), biases, np.arange(20)[::-1], 12)
+    assert_exact(got, ([np.arange(12)] * 9, np.zeros((9, 12)), [12] * 9))
+
+
+def test_equal_ids_and_zeros():
     biases = np.where(np.arange(50) % 2, 0.0, -0.0).astype(np.float32)
     got = best(np.zeros((1, 16), np.float32), -np.ones((50, 16), np.float32), biases, np.arange(50)[::-1] // 3, 60)
     assert_exact(got[:1], ([[*(np.arange(50) // 3), *[-1] * 10]],))

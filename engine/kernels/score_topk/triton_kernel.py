@@ -28,7 +28,6 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 
 from ...errors import InputError
 from . import padded
@@ -47,6 +46,8 @@ MOST_QUERIES = 1024  # of one turn
 # k up to which one program per query searches; a larger k is left to torch.topk, and any k in the interpreter, which
 # takes seconds to sort.
 SEARCHED = 0 if triton.knobs.runtime.interpret else 32
+
+Tensor = torch.Tensor
 
 
 class Ranking(NamedTuple):
@@ -295,15 +296,9 @@ def _answer(
             torch.mm(queries, vectors[first:end, : shape["DIM"]].T, out=scores[:, : end - first])
             asked, line = LINE[0], min(LINE[1], group)
             scan_products[(span // line * -(-count // asked),)](
-                *found,
-                QUERIES=asked,
-                ROWS=line,
-                TILE=TILE,
-                FANOUT=FANOUT,
-                FILTERED=filtered,
-                num_warps=4,
+                *found, QUERIES=asked, ROWS=line, TILE=TILE, FANOUT=FANOUT, FILTERED=filtered, num_warps=4,
                 enable_fp_fusion=False,
-            )
+            )  # fmt: skip
         if k <= SEARCHED:
             wide = max(2, power_of_two(k))
             last = end == items and kept is None
