@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ...errors import InputError
 from . import padded
@@ -46,8 +47,6 @@ MOST_QUERIES = 1024  # of one turn
 # k up to which one program per query searches; a larger k is left to torch.topk, and any k in the interpreter, which
 # takes seconds to sort.
 SEARCHED = 0 if triton.knobs.runtime.interpret else 32
-
-Tensor = torch.Tensor
 
 
 class Ranking(NamedTuple):
