@@ -145,6 +145,8 @@ def undisturbed(servers, seed: int) -> Report:
         ("roomy expire_at_epochs", kills),
         ("roomy sightings_unsaved", undisturbed),
         ("tight decision_unsaved", kills),
+        ("roomy value_sums_unsaved", undisturbed),
+        ("roomy moments_lost", kills),
         ("roomy readers_follow_removals", undisturbed),
     ],
 )
