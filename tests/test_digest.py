@@ -23,7 +23,8 @@ from engine.directory import State
 from engine.table.table import row_bytes, stored_bytes
 
 DIM, STEP = 16, 64
-USERS, ITEMS, EVENTS = 60_000, 60_000, 200_000
+SHORTER = 5 if os.environ.keys() & {"ASAN_OPTIONS", "TSAN_OPTIONS"} else 1  # under a sanitizer all of it is slow
+USERS, ITEMS, EVENTS = 60_000 // SHORTER, 60_000 // SHORTER, 200_000 // SHORTER
 LAWS = {
     "bpr": {"loss": "bpr", "negatives": 1, "batch_size": STEP},
     "softmax": {"loss": "softmax", "negatives": 64, "batch_size": 16},
@@ -47,7 +48,7 @@ with engine.open(path, epoch_seconds=0.2, **json.loads(settings)) as eng:
 def events(law):
     """Users, items and, for some losses, values: skewed ids; a stream that touches most rows now and then."""
     loss = LAWS[law]["loss"]
-    n = EVENTS if law == "bpr" else 20_000
+    n = EVENTS if law == "bpr" else EVENTS // 10
     rng = np.random.default_rng(11)
     draw = lambda size: (size * rng.random(n) ** 2).astype(np.int64)  # noqa: E731
     values = {"logistic": [rng.integers(0, 2, n)], "squared": [rng.integers(1, 6, n)]}.get(loss, [])

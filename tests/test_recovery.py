@@ -48,6 +48,16 @@ def test_history_of_an_epoch_is_that_of_its_beginning(tmp_path, monkeypatch):
         assert (number, np.frombuffer(payload, ENTRY).tolist()) == (0, [(10, 1)])
 
 
+def test_the_log_goes_back_to_the_epoch_before(tmp_path, monkeypatch):
+    with engine.open(tmp_path / "m", **SETTINGS) as eng:
+        dropped = []
+        monkeypatch.setattr(eng._directory.log, "drop_through", dropped.append)
+        for n in range(3):
+            eng.ingest(n, n)
+            eng.checkpoint()
+        assert dropped == [0, 1, 2]
+
+
 def test_a_call_that_finds_no_room_in_lmdb_says_what_the_log_has(tmp_path, monkeypatch):
     with engine.open(tmp_path / "m", warm_bytes=4 * row_bytes(8, "adagrad") * 16 // 7 + 16, **SETTINGS) as eng:
 

@@ -127,14 +127,16 @@ def test_vector_and_portable_kernels(law):
     if not native.isa_available("avx2"):
         pytest.skip("this processor has only the portable path")
     settings, digest = law
-    code = f"import test_removing_laws as laws; print(laws.run(':memory:', **{settings!r}))"
+    code = (
+        f"import sys; sys.path.append({os.fspath(Path(__file__).parent)!r})\n"
+        f"import test_removing_laws as laws; print(laws.run(':memory:', **{settings!r}))"
+    )
     found = {
         subprocess.run(
             [sys.executable, "-c", code],
             capture_output=True,
             text=True,
             check=True,
-            cwd=Path(__file__).parent,
             env=os.environ | {"ROWTIDE_ISA": isa},
         ).stdout.strip()
         for isa in ("avx2", "portable")

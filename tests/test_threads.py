@@ -10,6 +10,8 @@ from killed import kill
 
 import engine
 from engine import EngineError
+from engine.rank.catalogue import Catalogue
+from engine.table.table import stored_bytes
 
 
 def test_a_fork_leaves_the_engine_to_the_parent(eng, stream):
@@ -120,6 +122,41 @@ def test_no_row_is_seen_half_updated():
                 thread.join()
     assert looks[0]
     assert wrong == []
+
+
+def test_no_item_is_read_half_written():
+    """Beside a writer that does nothing but write it, so that the two meet on a busy machine, too."""
+    dim, times = 4096, 512
+    rows = np.zeros((times, stored_bytes(dim, "sgd")), np.uint8)  # all of the item with ordinal 0, in turn 1 and 2
+    rows[:, : 4 * (dim + 1)].view(np.float32)[:] = 1 + np.arange(times).reshape(-1, 1) % 2
+    ids = np.full(times, 7)
+    catalogue = Catalogue(dim)
+    catalogue.restore([(ids[:1], rows[:1])], 1, 1, [], 0)
+    done, passes = threading.Event(), [0]
+
+    def write():  # no id or ordinal comes or goes, so readers may be there
+        while not done.is_set():
+            assert catalogue.follow(ids, rows)
+            passes[0] += 1
+
+    none, looks, seen = (None, None), 0, set()
+    query = np.ones((1, dim), np.float32)
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        while looks < 500 or passes[0] < 100:
+            looks += 1
+            vectors, biases = catalogue.read(np.zeros(8, np.int64))
+            assert (vectors == biases[:, None]).all()
+            seen |= {*biases.tolist()}
+            _, score, _ = catalogue.topk(
+                query, 1, 1, offsets=None, exclude_all=None, exclude=none, include=none, cosine=False, threads=1
+            )
+            assert score in (dim + 1, 2 * (dim + 1))
+    finally:
+        done.set()
+        writer.join()
+    assert seen <= {1, 2}
 
 
 def test_stats_while_items_are_hidden_and_shown(memory):

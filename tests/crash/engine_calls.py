@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 EVENTS, RECORD_EVENTS = 400, 32
+DIM = 8
 POSITION_BYTES = 1200  # so that records span sectors of a disk, and can be torn
 
 

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from engine_calls import (
     CALLS,
+    DIM,
     ITEMS,
     LABELS,
     LAST,
@@ -44,7 +45,7 @@ from engine.log import record as log_record
 from engine.log.log import Log
 from engine.table.table import row_bytes
 
-DIM, BATCH, ROW_TTL = 8, 2, 120
+BATCH, ROW_TTL = 2, 120
 SEGMENT_BYTES, EPOCH_LOG_BYTES = 4000, 5000
 SOURCE = "shop"
 PROBES = [3, -7, 10**12, 404]  # users that every state is asked about; the last one is a stranger

@@ -5,10 +5,12 @@ called once, after the crash program has put its own log in place, and before a 
 """
 
 import contextlib
+import json
 from dataclasses import replace
 from functools import partial
 
 import lmdb
+from engine_calls import DIM
 
 import engine
 import engine.engine as whole
@@ -244,6 +246,29 @@ def never_saved(name):
     cold.Cold.write = write_without
 
 
+def value_sums_unsaved():
+    """An epoch leaves out the sums of values and weights, to which every prediction adds."""
+    write = cold.Cold.write
+
+    def write_without(self, batches, meta, deletes=()):
+        state = json.loads(meta["state"]) | {"value_sums": (0.0, 0.0)}
+        write(self, batches, meta | {"state": json.dumps(state).encode()}, deletes)
+
+    cold.Cold.write = write_without
+
+
+def moments_lost():
+    """Rows come back from LMDB without what the optimizer keeps in them, between bias and last seq (FORMAT.md)."""
+    fetch = cold.Cold.fetch
+
+    def fetch_without(self, number, ids, width):
+        there, rows = fetch(self, number, ids, width)
+        rows[:, 4 * (DIM + 1) : -24] = 0
+        return there, rows
+
+    cold.Cold.fetch = fetch_without
+
+
 def readers_follow_removals():
     """A reader is told which items an epoch wrote, though others were removed, hidden or shown."""
     freeze = removal.Removal.freeze
@@ -257,5 +282,6 @@ SABOTAGES = {
         *(ack_before_sync, trust_tail, sync_again, no_directory_sync, names_unsynced),
         *(backup_unsynced, backup_copy_unsynced, hide_unlogged, forget_unlogged, purged_before_it_is),
         *(expire_at_epochs, sightings_unsaved, decision_unsaved, readers_follow_removals),
+        *(value_sums_unsaved, moments_lost),
     )
 }

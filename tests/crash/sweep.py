@@ -106,7 +106,7 @@ class Report:
 class Server:
     """One fork server with a program loaded and its references made. Use with `with`; one thread at a time."""
 
-    def __init__(self, program: Path, sabotage: str = "", seconds: int = 30):
+    def __init__(self, program: Path, sabotage: str = "", seconds: int = 120):
         self.seconds = seconds
         ours, theirs = socket.socketpair()
         command = [
@@ -245,7 +245,7 @@ def on_servers(servers: list[Server], tasks: list, work) -> list:
 
 
 @contextmanager
-def serving(program: Path, sabotage: str = "", count: int | None = None, seconds: int = 30):
+def serving(program: Path, sabotage: str = "", count: int | None = None, seconds: int = 120):
     """`count` servers (default: one per core, two at most), closed at the end."""
     servers: list[Server] = []
     try:

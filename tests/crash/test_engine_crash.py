@@ -145,9 +145,12 @@ def undisturbed(servers, seed: int) -> Report:
         ("roomy expire_at_epochs", kills),
         ("roomy sightings_unsaved", undisturbed),
         ("tight decision_unsaved", kills),
+        ("roomy value_sums_unsaved", undisturbed),
+        ("roomy moments_lost", kills),
         ("roomy readers_follow_removals", undisturbed),
     ],
 )
+@pytest.mark.timeout(1800)  # of many tries; on a busy machine they take their time
 def test_each_sabotage_is_caught(sabotage, catches):
     with serving(PROGRAM, sabotage) as servers:
         caught = any(catches(servers, seed).failures for seed in range(16))

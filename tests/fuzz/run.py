@@ -25,7 +25,7 @@ from engine.log.record import HEADER_BYTES, decode_record, is_whole, parse_heade
 from .cases import judged
 from .forgeries import _records, sealed
 from .mutators import TELLING, data_file, segments
-from .subject import KINDS, MEMORY, Judge, Subject, copy_of
+from .subject import KINDS, Judge, Subject, copy_of
 
 KEPT = sanitized.folder(sanitized.ADDRESS).parent / "fuzz"
 
@@ -111,7 +111,6 @@ def fuzz_directories(until: float, seed: int, subjects: list[Subject], place: Pa
                 faults.append(f"{case}, {how}: {fault}\nkept in {kept}")
 
     under = sanitized.environment(sanitized.ADDRESS)
-    under["ASAN_OPTIONS"] += f":hard_rss_limit_mb={MEMORY >> 20}"
     runs = {"sanitized": under, "usual": None}
     threads = [threading.Thread(target=work, args=run) for run in runs.items()]
     for thread in threads:

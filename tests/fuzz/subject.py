@@ -123,17 +123,20 @@ class Subject:
 
 
 class Judge:
-    """judge.py running; ended by `close`. One that died or hung is replaced by another. `environment`: of a sanitizer,
-    which then also sees to the memory."""
+    """judge.py running; ended by `close`. One that died or hung is replaced by another. `environment`: another than
+    this process's own, for a sanitizer."""
 
     def __init__(self, environment: Mapping[str, str] | None = None):
-        self._environment = environment
+        self._environment = dict(environment or os.environ)
+        self._limited = [str(MEMORY)]
+        if options := self._environment.get("ASAN_OPTIONS"):  # it maps far more than it uses, so it must count itself
+            self._environment["ASAN_OPTIONS"] = f"{options}:hard_rss_limit_mb={MEMORY >> 20}"
+            self._limited = []
         self._start()
 
     def _start(self) -> None:
-        limited = [] if self._environment else [str(MEMORY)]
         self._process = subprocess.Popen(
-            [sys.executable, "-W", "error", str(JUDGE), *limited],
+            [sys.executable, "-W", "error", str(JUDGE), *self._limited],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

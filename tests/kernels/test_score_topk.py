@@ -265,6 +265,23 @@ def test_no_bit_depends_on_company_threads_or_filters(same_bits, dim):
     same_bits(score_topk(queries, *(part[order] for part in table), 10), together)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 4])
+def test_few_queries_share_out_the_items(same_bits, threads):
+    """Enough work for four threads, in two queries: each scans a part of the items, and none may fall between."""
+    rng = np.random.default_rng(6)
+    items, dim = 70_001, 128
+    vectors, biases, ids = catalogue(rng, items, dim)
+    borders = np.arange(threads + 1) * items // threads
+    best = np.concatenate([borders[:-1], borders[1:] - 1])
+    biases[best] = 1e4
+    queries = draw_queries(rng, 2, dim)
+    exclude = np.arange(7, 20_007), np.array([0, 20_000, 20_000])  # of the first query alone
+    got = score_topk(queries, vectors, biases, ids, 300, exclude=exclude)
+    assert {*ids[best].tolist()} == {*got[0][1, : len(best)].tolist()}
+    assert got[2].tolist() == [300, 300]
+    same_bits(score_topk(queries, vectors, biases, ids, 300, exclude=exclude, threads=threads), got)
+
+
 def test_excluded_wins_over_included():
     rng = np.random.default_rng(4)
     table = catalogue(rng, 10, 3)

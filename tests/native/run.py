@@ -8,7 +8,9 @@ child that nobody waits for. Reports lie in build/<name>/reports.
 
 Under AddressSanitizer runs what reaches C++. Under ThreadSanitizer, which is slow, runs what has threads, the engine's
 own (epochs, syncing, ticking) or the test's: what is learned, logged or checked on one thread shows nothing there.
-Left out are the crash sweeps, whose shim must be loaded first, and the parts of tests named in LEFT_OUT.
+Left out are the crash sweeps, whose shim must be loaded first, files about Triton, which would bring torch in and reach
+no C++, and the tests named in LEFT_OUT. Some streams are shorter (test_digest.py). All of it took 44 minutes on two
+cores that had much else to do, after 11 for the builds.
 """
 
 import subprocess
@@ -38,16 +40,13 @@ TESTS = {
     ],
     THREAD: [
         *(f"test_{stem}.py" for stem in ("threads", "stress", "digest", "engine", "tiers", "reader", "removing")),
-        *(f"test_{stem}.py" for stem in ("backup", "recovery", "similar_law", "reader_stress", "untrusted")),
+        *(f"test_{stem}.py" for stem in ("backup", "recovery", "similar_law", "reader_stress")),
         "table/test_compaction.py",
         "kernels/test_score_topk.py",
         "kernels/test_learn_steps.py",
     ],
 }
-LEFT_OUT = (
-    "test_less_address_space",  # limits the address space, of which AddressSanitizer needs 20 TiB
-    "test_digest and bpr",  # 200,000 events: minutes; the other losses have 20,000
-)
+LEFT_OUT = ("test_less_address_space",)  # limits the address space, of which AddressSanitizer needs 20 TiB
 
 
 class Part(NamedTuple):
@@ -83,7 +82,7 @@ def parts() -> list[Part]:
             command = [str(program(kind, name)), str(STRESS_SECONDS[kind])]
             out.append(part(kind, name, command, environment(kind, python=False)))
         pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=1200"]
-        chosen = ["-k", " and ".join(f"not ({what})" for what in LEFT_OUT)]
+        chosen = ["--ignore-glob=*triton*", "-k", " and ".join(f"not ({what})" for what in LEFT_OUT)]
         for test in TESTS[kind]:
             out.append(part(kind, test, [*pytest, *chosen, str(ROOT / "tests" / test)], environment(kind)))
     return out
