@@ -89,7 +89,8 @@ int64_t learn(int loss, int optimizer, float lr, float l2, int64_t dim, int64_t 
             "weights, values, offsets and fresh must be [n]");
     require(s.pointwise() == values.has_value() && (s.pointwise() || !offsets),
             "values and offsets are for logistic and squared");
-    require(mean.size() == dim && mean_count >= 0 && losses.size() == s.n && vectors.size() == s.n * dim,
+    require(mean.size() == dim && mean_count >= 0 && mean_count <= INT64_MAX / 2 && losses.size() == s.n &&
+                vectors.size() == s.n * dim,
             "mean must be [dim], losses [n], vectors [n, dim]");
     require(threads >= 1 && threads <= 256 && strands >= 1 && strands <= 64, "threads or strands out of range");
     s.users = users.mutable_data();

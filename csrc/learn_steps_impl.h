@@ -154,7 +154,7 @@ ROWTIDE_LANES void query_grad(const StepView& v, int64_t b, int64_t from) {
 // The gradient of a row: segments of 64 terms, each summed in order, then their sums in order. `walk` calls its
 // argument for each term with (coefficient, source vector, coefficient of the bias). Returns the bias' gradient.
 template <int64_t kDim, class Walk>
-ROWTIDE_LANES float sum_step_terms(const Walk& walk, int64_t dim, float* grad) {
+ROWTIDE_LANES float sum_step_terms(const Walk& walk, int64_t dim, Vector<kDim>* grad) {
     const int64_t D = kDim ? kDim : dim;
     const V16 zero = set1(0.0f);
     float bias = 0.0f;
@@ -193,7 +193,8 @@ ROWTIDE_LANES float sum_step_terms(const Walk& walk, int64_t dim, float* grad) {
         });
         ROWTIDE_UNROLL(4)
         for (int i = 0; i < 4; ++i)
-            store(grad + from + 16 * i, terms > kSegmentTerms ? add(whole[i], part[i]) : part[i], D - from - 16 * i);
+            if (kDim || from + 16 * i < D)
+                grad->set(from + 16 * i, terms > kSegmentTerms ? add(whole[i], part[i]) : part[i], D - from - 16 * i);
         if (from == 0) bias = terms > 1 ? bias_whole + bias_part : bias_part;
     }
     return bias;
@@ -232,46 +233,56 @@ ROWTIDE_LANES void walk_item(const StepView& v, int32_t head, const Term& term) 
 }
 
 template <int64_t kDim>
-ROWTIDE_LANES bool step_row(const StepView& v, bool bias, const float* row, float* to, float* grad, float bias_grad) {
+ROWTIDE_LANES bool step_row(const StepView& v, bool bias, const float* row, float* to, Vector<kDim>* grad,
+                            float bias_grad, float* room) {
     const int64_t D = kDim ? kDim : v.D, padded = padded_dim(D);
     if (v.s.l2 != 0.0f) {
         bias_grad = bias_grad + v.s.l2 * row[D];
         for (int64_t d = 0; d < D; d += 16) {
             const int64_t n = D - d;
-            store(grad + d, fma(set1(v.s.l2), load(row + d, n), load(grad + d, n)), n);
+            grad->set(d, fma(set1(v.s.l2), load(row + d, n), grad->get(d, n)), n);
         }
     }
     const Rates rates{v.s.lr, bias};
+    Vector<kDim> first(room + padded), second(room + 2 * padded);
     switch (v.s.optimizer) {
         case Optimizer::adagrad:
-            return adagrad<kDim>(rates, D, row, to, grad, bias_grad, nullptr, nullptr);
+            return adagrad<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
         case Optimizer::adam:
-            return adam<kDim>(rates, D, row, to, grad, bias_grad, grad + padded, grad + 2 * padded);
+            return adam<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
         default:
-            return sgd<kDim>(rates, D, row, to, grad, bias_grad, nullptr, nullptr);
+            return sgd<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
     }
 }
 
 template <int64_t kDim>
-ROWTIDE_LANES bool step_item(const StepView& v, int32_t head, float* grad) {
-    const float bias = sum_step_terms<kDim>([&](const auto& term) { walk_item(v, head, term); }, v.D, grad);
-    return step_row<kDim>(v, true, v.item(head), v.item_home(head), grad, bias);
+ROWTIDE_LANES bool step_item(const StepView& v, int32_t head, float* room) {
+    Vector<kDim> grad(room);
+    const float bias = sum_step_terms<kDim>([&](const auto& term) { walk_item(v, head, term); }, v.D, &grad);
+    return step_row<kDim>(v, true, v.item(head), v.item_home(head), &grad, bias, room);
 }
 
 // A user's step; its vector afterwards is left for the mean.
 template <int64_t kDim>
-ROWTIDE_LANES bool step_user(const StepView& v, int32_t head, float* grad) {
+ROWTIDE_LANES bool step_user(const StepView& v, int32_t head, float* room) {
     const int64_t D = kDim ? kDim : v.D;
     const bool pointwise = v.s.pointwise();
+    Vector<kDim> grad(room);
     const float bias = sum_step_terms<kDim>(
         [&](const auto& term) {
             for (int32_t b = head; b >= 0; b = v.w.user_links.next[b])
                 term(1.0f, v.w.query_grads + b * padded_dim(D), pointwise ? v.w.positive_coefs[b] : 0.0f);
         },
-        D, grad);
-    const bool ok = step_row<kDim>(v, pointwise, v.user(head), v.user_home(head), grad, bias);
-    for (int32_t b = head; b >= 0; b = v.w.user_links.next[b])
-        copy(v.s.vectors + (v.event + b) * D, ok ? grad : v.user(head), D);
+        D, &grad);
+    const bool ok = step_row<kDim>(v, pointwise, v.user(head), v.user_home(head), &grad, bias, room);
+    const float* as_it_was = v.user(head);
+    for (int32_t b = head; b >= 0; b = v.w.user_links.next[b]) {
+        float* to = v.s.vectors + (v.event + b) * D;
+        if (ok)
+            copy<kDim>(to, grad, D);
+        else
+            for (int64_t d = 0; d < D; d += 16) store(to + d, load(as_it_was + d, D - d), D - d);
+    }
     return ok;
 }
 
@@ -329,15 +340,15 @@ ROWTIDE_LANES int64_t learn_one_step(const Steps& s, int64_t step, const StepSpa
         query_grad(v, i / blocks, i % blocks * 16 * kQueryBlocks);
     // Items change in place if they are not staged, and only after every query has had its gradient from them.
     if (!w.staged) team.sync();
-    float* grad = w.strand_room + team.strand * room_floats(s.optimizer, v.D);
+    float* room = w.strand_room + team.strand * room_floats(s.optimizer, v.D);
     int64_t skipped = 0;
     // The strands that had a query begin last.
     const int32_t turn = B * blocks % team.strands;
     for (int32_t r = (team.strand + team.strands - turn) % team.strands; r < references; r += team.strands)
-        if (v.before(r) != StepLinks::kAgain) skipped += !step_item<kDim>(v, r, grad);
+        if (v.before(r) != StepLinks::kAgain) skipped += !step_item<kDim>(v, r, room);
     team.sync();
     for (int32_t b = team.strand; b < B; b += team.strands)
-        if (w.user_links.before[b] != StepLinks::kAgain) skipped += !step_user<kDim>(v, b, grad);
+        if (w.user_links.before[b] != StepLinks::kAgain) skipped += !step_user<kDim>(v, b, room);
     return skipped;
 }
 

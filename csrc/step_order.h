@@ -24,8 +24,8 @@ inline constexpr int64_t kDepthSteps = 8192;
 class StepOrder {
   public:
     StepOrder(int64_t users, int64_t items);
-    // Returns the number of steps on the longest chain that wait for each other, of the first kDepthSteps. -1: a slot is
-    // out of range, and the links are not to be used.
+    // Returns the number of steps on the longest chain that wait for each other, of the first kDepthSteps. -1: a slot
+    // is out of range, and the links are not to be used.
     int64_t find(const StepColumns& columns, const StepOrderOut& out);
     int64_t users() const { return static_cast<int64_t>(users_.size()); }
     int64_t items() const { return static_cast<int64_t>(items_.size()); }

@@ -59,7 +59,8 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
                 store(grad + d, fma(set1(s.l2), load(row + d, n), load(grad + d, n)), n);
             }
         }
-        skipped += !step(rates, D, row, row, grad, bias_grad, part, part + padded);
+        Vector<0> vector(grad), first(part), second(part + padded);
+        skipped += !step(rates, D, row, row, &vector, bias_grad, &first, &second);
     }
     return skipped;
 }
@@ -69,11 +70,11 @@ int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t fro
                           float* scratch) {
     switch (s.optimizer) {
         case Optimizer::adagrad:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, adagrad<kDim>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, adagrad<kDim, Vector<0>>);
         case Optimizer::adam:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, adam<kDim>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, adam<kDim, Vector<0>>);
         case Optimizer::sgd:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, sgd<kDim>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, sgd<kDim, Vector<0>>);
     }
     __builtin_unreachable();
 }

@@ -27,6 +27,10 @@ def i64(*values):
     return np.array(values, np.int64)
 
 
+def i32(*values):
+    return np.array(values, np.int32)
+
+
 def u8(*shape):
     return np.zeros(shape, np.uint8)
 
@@ -107,6 +111,7 @@ FUNCTIONS = {
     "loss_grads": 13,
     "update_rows": 10,
     "score_topk": 15,
+    "learn_steps": 29,
     "state_floats": 2,
     "base_score": 3,
     "row_bytes": 2,
@@ -116,7 +121,6 @@ FUNCTIONS = {
     "device_refs": 8,
     "device_learned": 10,
     "limit_windows": 3,
-    "learn_steps": 29,
 }
 CLASSES = {"Warm", "Hot", "StepOrder", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"}
 CONSTANTS = {"SKETCH_BYTES"}
@@ -149,6 +153,9 @@ FITTING = {
     "update_rows": (ADAM, f32(5, 32), 8, i64(0, 1, 0), f32(2, 8), i64(0, 1, 1), f32(3), f32(3), 0.1, 0.0),
     "score_topk": (f32(2, 8), 8, f32(70, 16), f32(70), np.arange(70), 3, i64(1, 2), i64(0, 1, 2), i64(5, 69),
                    i64(0, 0, 2), False, i64(*[0] * 6), f32(6), i64(0, 0), 1),
+    "learn_steps": (0, ADAGRAD, 0.1, 0.0, 8, 2, 2, f32(5, 16), f32(5, 16), i32(0, 1, 0), i32(4, 4, 3), i32(2, -1, 3, 4),
+                    i32(-1, -1, 0), i32(-1, -1, -1), i32(-1, -2, -1), i32(1, -1, 1), i32(-1, -2, -2, 0),
+                    i32(-1, -1, -1, -1), f32(3), None, None, u8(3), f32(8), 5, f32(3), f32(3, 8), 2, 2, True),
     "seal_chunks": (3, i64(1, 2), u8(2), u8(10), i64(0, 4, 10)),
     "seal_rows": (1, i64(1, 2), u8(2, 72)),
     "unseal_rows": (1, native.seal_rows(1, i64(1, 2), u8(2, 72)), i64(0, 0), u8(2, 72)),
@@ -193,6 +200,20 @@ def test_tables_of_any_size():
             tried(native.LearnSettings, LOGISTIC, ADAGRAD, 0.1, 0.0, number, other, 0)
             tried(native.LearnSettings, number, other, 0.1, 0.0, 1, 1, 0)
             tried(native.LearnSettings, number, ADAGRAD, 0.1, 0.0, 1, 1, other)
+
+
+def test_an_order_of_steps():
+    for users, items in itertools.product(NUMBERS, NUMBERS):
+        tried(native.StepOrder, users, items)
+    fitting = (0, 2, 2, i32(0, 1, 0), i32(4, 4, 3), i32(2, -1, 3, 4), *[i32(0, 0, 0)] * 4, *[i32(0, 0, 0, 0)] * 2)
+    order = native.StepOrder(5, 5)
+    assert order.find(*(a.copy() if isinstance(a, np.ndarray) else a for a in fitting)) == 2
+    for place, value in itertools.product(
+        range(len(fitting)), [*ARRAYS, *NUMBERS, i32(), i32(9, 9, 9), i32(-1, -2, 0, 5)]
+    ):
+        args = [a.copy() if isinstance(a, np.ndarray) else a for a in fitting]
+        args[place] = value.copy() if isinstance(value, np.ndarray) else value
+        tried(order.find, *args)
 
 
 def test_tables_that_do_not_belong_together():

@@ -88,7 +88,7 @@ def tune() -> None:
         events, slabs = EVENTS[items], Slabs(items)
         kinds: dict[str, Any] = {"loss": "softmax", "batch_size": batch, "negatives": NEGATIVES}
         window = Planner(USERS, items).plan(*columns(items, batch, events), **kinds).on("cuda")
-        for threads in (128, 256, 384, 512):
+        for threads in (128, 192, 256, 320, 384):
             for blocks in (0, 17, 67, 133, 265, 529):
                 took = seconds(lambda s=slabs, w=window, t=threads, b=blocks: s.learn(w, block_threads=t, blocks=b), 2)
                 print(

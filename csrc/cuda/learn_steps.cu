@@ -38,7 +38,7 @@ ROWTIDE_LANES void sum_run(const V16* lanes, float* sums) {
 namespace gpu {
 namespace {
 
-constexpr int kMostThreads = 512;
+constexpr int kMostThreads = 384;
 
 // What the blocks of a launch share. All zero before the window's first launch.
 struct Control {
@@ -195,7 +195,7 @@ __device__ void keep_mean(const Steps& s, Control* c) {
 
 // `only`: the one step of this launch, or -1 for all of the window.
 template <int64_t kDim>
-__global__ void __launch_bounds__(kMostThreads)
+__global__ void __launch_bounds__(kMostThreads, 2)
     run_steps(const __grid_constant__ Steps s, const __grid_constant__ Layout l, Control* c, unsigned char* spill,
               int64_t only) {
     extern __shared__ __align__(16) unsigned char shared[];
@@ -266,9 +266,9 @@ StepLaunch plan_launch(const Steps& s, int64_t depth, int threads, int blocks) {
     using namespace gpu;
     StepLaunch launch{};
     const int64_t rows = 2 * s.batch_size + s.negatives_of(s.batch_size);
-    if (!threads) threads = rows >= 48 ? 512 : rows >= 16 ? 256 : 64;
+    if (!threads) threads = rows >= 48 ? kMostThreads : rows >= 16 ? 256 : 64;
     if (threads < 32 || threads > kMostThreads || threads % 32)
-        throw std::runtime_error("threads: wanted 32, 64, .., 512");
+        throw std::runtime_error("threads: wanted 32, 64, .., 384");
     launch.threads = threads;
     const Layout staged = layout_of(s, threads, true);
     const Kernel kernel = kernel_of(s.dim);

@@ -114,7 +114,7 @@ def test_windows_of_thousands_of_steps(loss, rows, batch_size, negatives):
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("block_threads", [32, 96, 256, 512])
+@pytest.mark.parametrize("block_threads", [32, 96, 256, 384])
 @pytest.mark.parametrize("blocks", [2, 3, 0])
 def test_however_it_is_launched(optimizer, block_threads, blocks):
     rng = np.random.default_rng(block_threads)
