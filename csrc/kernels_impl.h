@@ -260,6 +260,10 @@ void move_mean(float* mean, const float* x, float rate, int64_t dim) {
     }
 }
 
+void stream_row(float* to, const float* from, int64_t dim) {
+    for (int64_t d = 0; d < dim; d += 16) stream(to + d, load(from + d, dim - d));
+}
+
 template <int64_t kDim>
 void score_range_dim(const float* query, int64_t dim, const ScoreBlock& b, int64_t from, int64_t to, float* scores) {
     V16 lanes[8];
@@ -407,6 +411,7 @@ Kernels table() {
         .update_groups = update_groups,
         .ln = log1,
         .move_mean = move_mean,
+        .stream_row = stream_row,
         .score_items = score_items,
         .unit = unit,
         .cosine_items = cosine_items,
