@@ -250,7 +250,61 @@ void bpr_grads_dim(const LossStep& s) {
     }
 }
 
-void bpr_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s) }
+// The same with one negative: sixteen events at a time, each in its lane.
+template <int64_t kDim>
+void bpr_pairs_dim(const LossStep& s) {
+    const int64_t D = kDim ? kDim : s.dim;
+    const auto rows_of = [&](int64_t b, auto prefetch) {
+        prefetch(s.queries[b], D);
+        prefetch(s.positives[b], D + 3);
+        if (s.negative_rows[b]) prefetch(s.negative_rows[b], D + 3);
+    };
+    for (int64_t from = 0; from < s.events; from += 16) {
+        const int64_t n = std::min<int64_t>(16, s.events - from);
+        float margins[16] = {}, keep[16] = {};
+        for (int64_t half = 0; half < n; half += 8) {
+            V16 positive16[8], negative16[8];
+            for (int64_t i = half; i < half + 8; ++i) {
+                const int64_t b = from + std::min(i, n - 1);
+                if (i < n && b + kFar < s.events) rows_of(b + kFar, prefetch_row_far);
+                if (i < n && b + kNear < s.events) rows_of(b + kNear, prefetch_row);
+                const float* negative = s.negative_rows[b] ? s.negative_rows[b] : s.positives[b];
+                positive16[i - half] = dot_lanes<kDim>(s.queries[b], s.positives[b], D);
+                negative16[i - half] = dot_lanes<kDim>(s.queries[b], negative, D);
+            }
+            float positives[8], negatives[8];
+            sum8(positive16, positives);
+            sum8(negative16, negatives);
+            for (int64_t i = half; i < std::min(n, half + 8); ++i) {
+                const float *positive = s.positives[from + i], *negative = s.negative_rows[from + i];
+                if (!negative || negative == positive) continue;
+                margins[i] = positives[i - half] + positive[D] - (negatives[i - half] + negative[D]);
+                keep[i] = s.weights ? s.weights[from + i] : 1.0f;
+            }
+        }
+        V16 losses;
+        const V16 grads = mul(miss16(load(margins), &losses), load(keep));
+        store(s.losses + from, mul(losses, load(keep)), n);
+        store(s.negative_coefs + from, grads, n);
+        store(s.positive_coefs + from, mul(grads, set1(-1.0f)), n);
+        float coefs[16];
+        store(coefs, grads);
+        for (int64_t i = 0; i < n; ++i) {
+            const float *positive = s.positives[from + i], *negative = s.negative_rows[from + i];
+            float* grad = s.query_grads + (from + i) * s.grad_stride;
+            const V16 up = set1(-coefs[i]), down = set1(coefs[i]), zero = set1(0.0f);
+            for (int64_t d = 0; d < D; d += 16) {
+                const V16 pushed = negative ? fma(down, load(negative + d, D - d), zero) : zero;
+                store(grad + d, fma(up, load(positive + d, D - d), pushed), D - d);
+            }
+        }
+    }
+}
+
+void bpr_grads(const LossStep& s) {
+    if (s.negatives == 1) ROWTIDE_FOR_DIM(s.dim, bpr_pairs_dim, s)
+    ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s)
+}
 
 void move_mean(float* mean, const float* x, float rate, int64_t dim) {
     for (int64_t d = 0; d < dim; d += 16) {

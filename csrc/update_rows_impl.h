@@ -2,14 +2,59 @@
 namespace ISA {
 namespace {
 
+// A vector under way: in registers where the dim is known to the compiler, else in scratch memory. Registers do more
+// than save time themselves: a load of 64 bytes that were just stored was seen to wait until the store had left for the
+// cache (Zen 4), and so for all that came before it; then no row is worked on before the last one is done.
+template <int64_t kDim>
+struct Vector {
+    explicit Vector(float*) {}
+    V16 get(int64_t d, int64_t) const { return lanes[d / 16]; }
+    void set(int64_t d, V16 x, int64_t) { lanes[d / 16] = x; }
+    V16 lanes[kDim / 16];
+};
+
+template <>
+struct Vector<0> {
+    explicit Vector(float* scratch) : at(scratch) {}
+    V16 get(int64_t d, int64_t n) const { return load(at + d, n); }
+    void set(int64_t d, V16 x, int64_t n) { store(at + d, x, n); }
+    float* at;
+};
+
+// combine() into such a vector.
+template <int64_t kDim>
+[[gnu::always_inline]] inline void combine_into(const float* const* rows, const float* coefs, int64_t n, int64_t dim,
+                                                Vector<kDim>* out) {
+    if constexpr (kDim == 0) {
+        combine(rows, coefs, n, dim, out->at);
+    } else {
+        for (int64_t d = 0; d < kDim; d += 64) {
+            V16 a0 = set1(0.0f), a1 = a0, a2 = a0, a3 = a0;
+            for (int64_t t = 0; t < n; ++t) {
+                const float* r = rows[t] + d;
+                const V16 c = set1(coefs[t]);
+                a0 = fma(c, load(r), a0);
+                a1 = fma(c, load(r + 16), a1);
+                a2 = fma(c, load(r + 32), a2);
+                a3 = fma(c, load(r + 48), a3);
+            }
+            out->set(d, a0, 16);
+            out->set(d + 16, a1, 16);
+            out->set(d + 32, a2, 16);
+            out->set(d + 48, a3, 16);
+        }
+    }
+}
+
 // The gradient of one group's vector into `grad`, of its bias as the result: segments of terms, each summed in order.
 template <int64_t kDim>
-inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, float* grad, float* part) {
+[[gnu::always_inline]] inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, Vector<kDim>* grad,
+                                              Vector<kDim>* part) {
     const int64_t D = kDim ? kDim : s.dim;
     uint32_t t = groups.head[static_cast<size_t>(g)];
     if (groups.next[t] == Groups::kEnd) {
         const V16 c = set1(s.coefs[t]);
-        for (int64_t d = 0; d < D; d += 16) store(grad + d, mul(c, load(s.sources[t] + d, D - d)), D - d);
+        for (int64_t d = 0; d < D; d += 16) grad->set(d, mul(c, load(s.sources[t] + d, D - d)), D - d);
         return s.bias_coefs ? s.bias_coefs[t] : 0.0f;
     }
     float bias = 0.0f;
@@ -23,10 +68,9 @@ inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, flo
             coefs[n] = s.coefs[t];
             if (s.bias_coefs) bias_part += s.bias_coefs[t];
         }
-        combine(sources, coefs, n, D, first ? grad : part);
+        combine_into<kDim>(sources, coefs, n, D, first ? grad : part);
         if (!first)
-            for (int64_t d = 0; d < D; d += 16)
-                store(grad + d, add(load(grad + d, D - d), load(part + d, D - d)), D - d);
+            for (int64_t d = 0; d < D; d += 16) grad->set(d, add(grad->get(d, D - d), part->get(d, D - d)), D - d);
         bias += bias_part;
     }
     return bias;
@@ -34,8 +78,10 @@ inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, flo
 
 inline bool finite(float x) { return x - x == 0.0f; }
 
-inline void copy(float* to, const float* from, int64_t n) {
-    for (int64_t d = 0; d < n; d += 16) store(to + d, load(from + d, n - d), n - d);
+template <int64_t kDim>
+inline void copy(float* to, const Vector<kDim>& from, int64_t dim) {
+    const int64_t D = kDim ? kDim : dim;
+    for (int64_t d = 0; d < D; d += 16) store(to + d, from.get(d, D - d), D - d);
 }
 
 // The steps below: row and gradient in, row changed, or left as it was and false if something is not finite. `check`
@@ -43,11 +89,12 @@ inline void copy(float* to, const float* from, int64_t n) {
 
 // Row-wise Adagrad: one sum of squares for the vector, one for the bias.
 template <int64_t kDim>
-inline bool adagrad(const UpdateStep& s, float* row, float* grad, float bias_grad, float*, float*) {
+[[gnu::always_inline]] inline bool adagrad(const UpdateStep& s, float* row, Vector<kDim>* grad, float bias_grad,
+                                           Vector<kDim>*, Vector<kDim>*) {
     const int64_t D = kDim ? kDim : s.dim;
     V16 squares = set1(0.0f);
     for (int64_t d = 0; d < D; d += 16) {
-        const V16 g = load(grad + d, D - d);
+        const V16 g = grad->get(d, D - d);
         squares = fma(g, g, squares);
     }
     const float state = row[D + 1] + sum(squares) * (1.0f / static_cast<float>(D));
@@ -60,12 +107,12 @@ inline bool adagrad(const UpdateStep& s, float* row, float* grad, float bias_gra
     V16 check = set1(0.0f);
     for (int64_t d = 0; d < D; d += 16) {
         const int64_t n = D - d;
-        const V16 w = fma(set1(-step), load(grad + d, n), load(row + d, n));
+        const V16 w = fma(set1(-step), grad->get(d, n), load(row + d, n));
         check = fma(w, set1(0.0f), check);
-        store(grad + d, w, n);
+        grad->set(d, w, n);
     }
     if (!finite(sum(check)) || !finite(state) || !finite(bias) || !finite(bias_state)) return false;
-    copy(row, grad, D);
+    copy(row, *grad, D);
     row[D] = bias;
     row[D + 1] = state;
     row[D + 2] = bias_state;
@@ -75,7 +122,8 @@ inline bool adagrad(const UpdateStep& s, float* row, float* grad, float bias_gra
 // Adam, each row its own: moments and their correction move when the row has a step. The correction 1 - beta^t follows
 // the recurrence of the moments, fed with ones: no power and no cancellation.
 template <int64_t kDim>
-inline bool adam(const UpdateStep& s, float* row, float* grad, float bias_grad, float* first, float* second) {
+[[gnu::always_inline]] inline bool adam(const UpdateStep& s, float* row, Vector<kDim>* grad, float bias_grad,
+                                        Vector<kDim>* first, Vector<kDim>* second) {
     const int64_t D = kDim ? kDim : s.dim;
     constexpr float kRest1 = 0.1f, kRest2 = 0.001f;  // 1 - beta, without the rounding of beta
     float* state = row + D + 1;
@@ -91,22 +139,22 @@ inline bool adam(const UpdateStep& s, float* row, float* grad, float bias_grad, 
     V16 check = set1(0.0f);
     for (int64_t d = 0; d < D; d += 16) {
         const int64_t n = D - d;
-        const V16 g = load(grad + d, n);
+        const V16 g = grad->get(d, n);
         const V16 m1 = fma(set1(kBeta1), load(m + d, n), mul(set1(kRest1), g));
         const V16 v1 = fma(set1(kBeta2), load(v + d, n), mul(set1(kRest2), mul(g, g)));
         const V16 down = div(m1, add(root(mul(v1, set1(inverse2))), set1(kEps)));
         const V16 w = fma(set1(-step), down, load(row + d, n));
         check = fma(w, set1(0.0f), fma(m1, set1(0.0f), fma(v1, set1(0.0f), check)));
-        store(grad + d, w, n);
-        store(first + d, m1, n);
-        store(second + d, v1, n);
+        grad->set(d, w, n);
+        first->set(d, m1, n);
+        second->set(d, v1, n);
     }
     if (!finite(sum(check)) || !finite(bias) || !finite(bias_m) || !finite(bias_v) || !finite(correction1) ||
         !finite(correction2))
         return false;
-    copy(row, grad, D);
-    copy(m, first, D);
-    copy(v, second, D);
+    copy(row, *grad, D);
+    copy(m, *first, D);
+    copy(v, *second, D);
     row[D] = bias;
     state[0] = bias_m;
     state[1] = bias_v;
@@ -116,18 +164,19 @@ inline bool adam(const UpdateStep& s, float* row, float* grad, float bias_grad, 
 }
 
 template <int64_t kDim>
-inline bool sgd(const UpdateStep& s, float* row, float* grad, float bias_grad, float*, float*) {
+[[gnu::always_inline]] inline bool sgd(const UpdateStep& s, float* row, Vector<kDim>* grad, float bias_grad,
+                                       Vector<kDim>*, Vector<kDim>*) {
     const int64_t D = kDim ? kDim : s.dim;
     const float bias = s.bias_coefs ? row[D] - s.lr * bias_grad : row[D];
     V16 check = set1(0.0f);
     for (int64_t d = 0; d < D; d += 16) {
         const int64_t n = D - d;
-        const V16 w = fma(set1(-s.lr), load(grad + d, n), load(row + d, n));
+        const V16 w = fma(set1(-s.lr), grad->get(d, n), load(row + d, n));
         check = fma(w, set1(0.0f), check);
-        store(grad + d, w, n);
+        grad->set(d, w, n);
     }
     if (!finite(sum(check)) || !finite(bias)) return false;
-    copy(row, grad, D);
+    copy(row, *grad, D);
     row[D] = bias;
     return true;
 }
@@ -137,8 +186,6 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
                            float* scratch, Step step) {
     const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
     const int64_t floats = D + 1 + state_floats(s.optimizer, D);
-    float* grad = scratch;
-    float* part = scratch + padded;
     int64_t skipped = 0;
     for (int64_t g = from; g < to; ++g) {
         if (const int64_t i = g + kFar; i < groups.size()) {
@@ -150,15 +197,16 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
             prefetch_row(s.sources[groups.head[static_cast<size_t>(i)]], D);
         }
         float* row = rows[g];
-        float bias_grad = sum_terms<kDim>(s, groups, g, grad, part);
+        Vector<kDim> grad(scratch), first(scratch + padded), second(scratch + 2 * padded);
+        float bias_grad = sum_terms<kDim>(s, groups, g, &grad, &first);
         if (s.l2 != 0.0f) {
             bias_grad = bias_grad + s.l2 * row[D];
             for (int64_t d = 0; d < D; d += 16) {
                 const int64_t n = D - d;
-                store(grad + d, fma(set1(s.l2), load(row + d, n), load(grad + d, n)), n);
+                grad.set(d, fma(set1(s.l2), load(row + d, n), grad.get(d, n)), n);
             }
         }
-        skipped += !step(s, row, grad, bias_grad, part, part + padded);
+        skipped += !step(s, row, &grad, bias_grad, &first, &second);
     }
     return skipped;
 }
@@ -168,11 +216,12 @@ int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t fro
                           float* scratch) {
     switch (s.optimizer) {
         case Optimizer::adagrad:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, adagrad<kDim>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch,
+                                     [](auto&&... x) { return adagrad<kDim>(x...); });
         case Optimizer::adam:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, adam<kDim>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return adam<kDim>(x...); });
         case Optimizer::sgd:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, sgd<kDim>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return sgd<kDim>(x...); });
     }
     __builtin_unreachable();
 }
