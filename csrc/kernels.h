@@ -78,8 +78,8 @@ struct Kernels {
     int64_t (*update_groups)(const UpdateStep& step, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                              float* scratch);
     float (*ln)(float x);  // of finite x >= 1
-    // mean += rate * (x - mean)
-    void (*move_mean)(float* mean, const float* x, float rate, int64_t dim);
+    // mean += rates[i] * (rows[i] - mean), for each of n rows in turn
+    void (*move_mean)(float* mean, const float* const* rows, const float* rates, int64_t n, int64_t dim);
     // A copy past the cache; `to` is aligned to 64 bytes, and what rounds dim up to 16 becomes zeros. Needs a fence.
     void (*stream_row)(float* to, const float* from, int64_t dim);
     // scores[i] = query . item i + bias i, for i in [from, to) with to - from <= 64 and one version

@@ -306,11 +306,29 @@ void bpr_grads(const LossStep& s) {
     ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s)
 }
 
-void move_mean(float* mean, const float* x, float rate, int64_t dim) {
-    for (int64_t d = 0; d < dim; d += 16) {
-        const int64_t n = dim - d;
-        const V16 m = load(mean + d, n);
-        store(mean + d, fma(set1(rate), sub(load(x + d, n), m), m), n);
+// As in combine(), four chains side by side where there are as many.
+void move_mean(float* mean, const float* const* rows, const float* rates, int64_t n, int64_t dim) {
+    const auto moved = [](V16 m, float rate, const float* x, int64_t width) {
+        return fma(set1(rate), sub(load(x, width), m), m);
+    };
+    int64_t d = 0;
+    for (; d + 64 <= dim; d += 64) {
+        V16 m0 = load(mean + d), m1 = load(mean + d + 16), m2 = load(mean + d + 32), m3 = load(mean + d + 48);
+        for (int64_t i = 0; i < n; ++i) {
+            m0 = moved(m0, rates[i], rows[i] + d, 16);
+            m1 = moved(m1, rates[i], rows[i] + d + 16, 16);
+            m2 = moved(m2, rates[i], rows[i] + d + 32, 16);
+            m3 = moved(m3, rates[i], rows[i] + d + 48, 16);
+        }
+        store(mean + d, m0);
+        store(mean + d + 16, m1);
+        store(mean + d + 32, m2);
+        store(mean + d + 48, m3);
+    }
+    for (; d < dim; d += 16) {
+        V16 m = load(mean + d, dim - d);
+        for (int64_t i = 0; i < n; ++i) m = moved(m, rates[i], rows[i] + d, dim - d);
+        store(mean + d, m, dim - d);
     }
 }
 

@@ -240,6 +240,8 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
                               uint64_t first_seq) {
     gather_rows(users_);
     int64_t skipped = 0, g = 0;
+    const float* vectors[kLockRows];
+    float rates[kLockRows];
     for (int64_t from = 0; from < events; from += kLockRows) {
         const int64_t to = std::min(events, from + kLockRows);
         int64_t end = g;
@@ -258,9 +260,10 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
             named(users_.meta(users[b]), seq);
             history_.add(users[b], items[b], seq);
             ++mean_count;
-            const float rate = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
-            kernels().move_mean(mean.data(), users_.row(users[b]), rate, step.dim);
+            vectors[b - from] = users_.row(users[b]);
+            rates[b - from] = 1.0f / static_cast<float>(std::min<uint64_t>(mean_count, kMeanHorizon));
         }
+        kernels().move_mean(mean.data(), vectors, rates, to - from, step.dim);
     }
     return skipped;
 }
