@@ -3,8 +3,9 @@ namespace ISA {
 namespace {
 
 // A vector under way: in registers where the dim is known to the compiler, else in scratch memory. Registers do more
-// than save time themselves: a load of 64 bytes that were just stored was seen to wait until the store had left for the
-// cache (Zen 4), and so for all that came before it; then no row is worked on before the last one is done.
+// than save time themselves: in scratch memory no row was worked on before the last one was done, it seems because a
+// load of 64 bytes that were just stored waits until the store has left for the cache (Zen 4), and so for all before
+// it.
 template <int64_t kDim>
 struct Vector {
     explicit Vector(float*) {}
