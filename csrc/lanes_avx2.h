@@ -7,6 +7,8 @@
 
 namespace avx2 {
 
+constexpr bool kOneRegister = false;  // holds a V16
+
 struct V16 {
     __m256 lo, hi;
 };

@@ -7,6 +7,8 @@
 
 namespace avx512 {
 
+constexpr bool kOneRegister = true;  // holds a V16
+
 struct V16 {
     __m512 v;
 };

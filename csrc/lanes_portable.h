@@ -6,6 +6,8 @@
 
 namespace portable {
 
+constexpr bool kOneRegister = false;  // holds a V16
+
 struct V16 {
     float v[16];
 };

@@ -2,11 +2,11 @@
 namespace ISA {
 namespace {
 
-// A vector under way: in registers where the dim is known to the compiler, else in scratch memory. Registers do more
-// than save time themselves: in scratch memory no row was worked on before the last one was done, it seems because a
-// load of 64 bytes that were just stored waits until the store has left for the cache (Zen 4), and so for all before
-// it.
-template <int64_t kDim>
+// A vector under way. With AVX-512, and a dim that the compiler knows, in registers: in scratch memory no row was
+// worked on before the last one was done, it seems because a load of 64 bytes that were just stored waits until the
+// store has left for the cache (Zen 4), and so for all before it. Else in scratch memory, which halves of 32 bytes pass
+// unharmed.
+template <int64_t kDim, bool kHeld = (kDim > 0 && kOneRegister)>
 struct Vector {
     explicit Vector(float*) {}
     V16 get(int64_t d, int64_t) const { return lanes[d / 16]; }
@@ -14,8 +14,8 @@ struct Vector {
     V16 lanes[kDim / 16];
 };
 
-template <>
-struct Vector<0> {
+template <int64_t kDim>
+struct Vector<kDim, false> {
     explicit Vector(float* scratch) : at(scratch) {}
     V16 get(int64_t d, int64_t n) const { return load(at + d, n); }
     void set(int64_t d, V16 x, int64_t n) { store(at + d, x, n); }
@@ -26,7 +26,7 @@ struct Vector<0> {
 template <int64_t kDim>
 [[gnu::always_inline]] inline void combine_into(const float* const* rows, const float* coefs, int64_t n, int64_t dim,
                                                 Vector<kDim>* out) {
-    if constexpr (kDim == 0) {
+    if constexpr (!(kDim > 0 && kOneRegister)) {
         combine(rows, coefs, n, dim, out->at);
     } else {
         for (int64_t d = 0; d < kDim; d += 64) {
