@@ -15,17 +15,6 @@ namespace {
 // A catalogue larger than this is not in the cache anyway: writing past the cache spares reading each line first.
 constexpr int64_t kStreamedFrom = int64_t{32} << 20;
 
-// `to` is aligned to 64 bytes and has room for dim rounded up to 16.
-void stream(float* to, const float* from, int64_t dim) {
-#if defined(__SSE2__)
-    int64_t d = 0;
-    for (; d + 4 <= dim; d += 4) _mm_stream_ps(to + d, _mm_loadu_ps(from + d));
-    for (; d < dim; ++d) to[d] = from[d];
-#else
-    std::memcpy(to, from, static_cast<size_t>(dim) * 4);
-#endif
-}
-
 void fence(bool streamed) {
     std::atomic_thread_fence(std::memory_order_release);
 #if defined(__SSE2__)
@@ -171,7 +160,7 @@ void Catalogue::write(uint32_t ordinal, const float* row, bool streamed) {
     const int64_t at = ordinal & (kItems - 1);
     float* to = c.vectors + at * stride_;
     if (streamed)
-        stream(to, row, dim_);
+        kernels().stream_row(to, row, dim_);
     else
         std::memcpy(to, row, static_cast<size_t>(dim_) * 4);
     c.biases[at] = row[dim_];

@@ -12,5 +12,5 @@
 #else
 #define ROWTIDE_UNROLL(n) ROWTIDE_PRAGMA(GCC unroll n)
 #define ROWTIDE_HD
-#define ROWTIDE_LANES inline
+#define ROWTIDE_LANES [[gnu::always_inline]] inline
 #endif

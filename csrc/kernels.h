@@ -84,8 +84,10 @@ struct Kernels {
     // One step of a window, by a strand of a team (learn_steps.h). Returns as update_groups does.
     int64_t (*learn_step)(const Steps& steps, int64_t step, const StepSpace& space, const StepTeam& team);
     float (*ln)(float x);  // of finite x >= 1
-    // mean += rate * (x - mean)
-    void (*move_mean)(float* mean, const float* x, float rate, int64_t dim);
+    // mean += rates[i] * (rows[i] - mean), for each of n rows in turn
+    void (*move_mean)(float* mean, const float* const* rows, const float* rates, int64_t n, int64_t dim);
+    // A copy past the cache; `to` is aligned to 64 bytes, and what rounds dim up to 16 becomes zeros. Needs a fence.
+    void (*stream_row)(float* to, const float* from, int64_t dim);
     // scores[i] = query . item i + bias i, for i in [from, to) with to - from <= 64 and one version
     void (*score_items)(const float* query, int64_t dim, const ScoreBlock& block, int64_t from, int64_t to,
                         float* scores);

@@ -193,14 +193,90 @@ void bpr_grads_dim(const LossStep& s) {
     }
 }
 
-void bpr_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s) }
-
-void move_mean(float* mean, const float* x, float rate, int64_t dim) {
-    for (int64_t d = 0; d < dim; d += 16) {
-        const int64_t n = dim - d;
-        const V16 m = load(mean + d, n);
-        store(mean + d, fma(set1(rate), sub(load(x + d, n), m), m), n);
+// The same with one negative: sixteen events at a time, each in its lane.
+template <int64_t kDim>
+void bpr_pairs_dim(const LossStep& s) {
+    const int64_t D = kDim ? kDim : s.dim;
+    const auto rows_of = [&](int64_t b, auto prefetch) {
+        prefetch(s.queries[b], D);
+        prefetch(s.positives[b], D + 3);
+        if (s.negative_rows[b]) prefetch(s.negative_rows[b], D + 3);
+    };
+    for (int64_t from = 0; from < s.events; from += 16) {
+        const int64_t n = std::min<int64_t>(16, s.events - from);
+        float margins[16] = {}, keep[16] = {};
+        for (int64_t half = 0; half < n; half += 8) {
+            V16 positive16[8], negative16[8];
+            for (int64_t i = half; i < half + 8; ++i) {
+                const int64_t b = from + std::min(i, n - 1);
+                if (i < n && b + kFar < s.events) rows_of(b + kFar, prefetch_row_far);
+                if (i < n && b + kNear < s.events) rows_of(b + kNear, prefetch_row);
+                const float* negative = s.negative_rows[b] ? s.negative_rows[b] : s.positives[b];
+                positive16[i - half] = dot_lanes<kDim>(s.queries[b], s.positives[b], D);
+                negative16[i - half] = dot_lanes<kDim>(s.queries[b], negative, D);
+            }
+            float positives[8], negatives[8];
+            sum8(positive16, positives);
+            sum8(negative16, negatives);
+            for (int64_t i = half; i < std::min(n, half + 8); ++i) {
+                const float *positive = s.positives[from + i], *negative = s.negative_rows[from + i];
+                if (!negative || negative == positive) continue;
+                margins[i] = positives[i - half] + positive[D] - (negatives[i - half] + negative[D]);
+                keep[i] = s.weights ? s.weights[from + i] : 1.0f;
+            }
+        }
+        V16 losses;
+        const V16 grads = mul(miss16(load(margins), &losses), load(keep));
+        store(s.losses + from, mul(losses, load(keep)), n);
+        store(s.negative_coefs + from, grads, n);
+        store(s.positive_coefs + from, mul(grads, set1(-1.0f)), n);
+        float coefs[16];
+        store(coefs, grads);
+        for (int64_t i = 0; i < n; ++i) {
+            const float *positive = s.positives[from + i], *negative = s.negative_rows[from + i];
+            float* grad = s.query_grads + (from + i) * s.grad_stride;
+            const V16 up = set1(-coefs[i]), down = set1(coefs[i]), zero = set1(0.0f);
+            for (int64_t d = 0; d < D; d += 16) {
+                const V16 pushed = negative ? fma(down, load(negative + d, D - d), zero) : zero;
+                store(grad + d, fma(up, load(positive + d, D - d), pushed), D - d);
+            }
+        }
     }
+}
+
+void bpr_grads(const LossStep& s) {
+    if (s.negatives == 1) ROWTIDE_FOR_DIM(s.dim, bpr_pairs_dim, s)
+    ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s)
+}
+
+// As in combine(), four chains side by side where there are as many.
+void move_mean(float* mean, const float* const* rows, const float* rates, int64_t n, int64_t dim) {
+    const auto moved = [](V16 m, float rate, const float* x, int64_t width) {
+        return fma(set1(rate), sub(load(x, width), m), m);
+    };
+    int64_t d = 0;
+    for (; d + 64 <= dim; d += 64) {
+        V16 m0 = load(mean + d), m1 = load(mean + d + 16), m2 = load(mean + d + 32), m3 = load(mean + d + 48);
+        for (int64_t i = 0; i < n; ++i) {
+            m0 = moved(m0, rates[i], rows[i] + d, 16);
+            m1 = moved(m1, rates[i], rows[i] + d + 16, 16);
+            m2 = moved(m2, rates[i], rows[i] + d + 32, 16);
+            m3 = moved(m3, rates[i], rows[i] + d + 48, 16);
+        }
+        store(mean + d, m0);
+        store(mean + d + 16, m1);
+        store(mean + d + 32, m2);
+        store(mean + d + 48, m3);
+    }
+    for (; d < dim; d += 16) {
+        V16 m = load(mean + d, dim - d);
+        for (int64_t i = 0; i < n; ++i) m = moved(m, rates[i], rows[i] + d, dim - d);
+        store(mean + d, m, dim - d);
+    }
+}
+
+void stream_row(float* to, const float* from, int64_t dim) {
+    for (int64_t d = 0; d < dim; d += 16) stream(to + d, load(from + d, dim - d));
 }
 
 template <int64_t kDim>
@@ -374,6 +450,7 @@ Kernels table() {
         .learn_step = learn_step,
         .ln = log1,
         .move_mean = move_mean,
+        .stream_row = stream_row,
         .score_items = score_items,
         .unit = unit,
         .cosine_items = cosine_items,

@@ -7,6 +7,8 @@
 
 namespace avx2 {
 
+constexpr bool kOneRegister = false;  // holds a V16
+
 struct V16 {
     __m256 lo, hi;
 };
@@ -29,6 +31,11 @@ inline void store(float* p, V16 a, int64_t n = 16) {
         _mm256_maskstore_ps(p, tail_mask(n), a.lo);
         _mm256_maskstore_ps(p + 8, tail_mask(n - 8), a.hi);
     }
+}
+// To memory that is aligned to 64 bytes, past the cache.
+inline void stream(float* p, V16 a) {
+    _mm256_stream_ps(p, a.lo);
+    _mm256_stream_ps(p + 8, a.hi);
 }
 inline V16 add(V16 a, V16 b) { return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)}; }
 inline V16 sub(V16 a, V16 b) { return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)}; }

@@ -7,6 +7,8 @@
 
 namespace avx512 {
 
+constexpr bool kOneRegister = true;  // holds a V16
+
 struct V16 {
     __m512 v;
 };
@@ -25,6 +27,8 @@ inline void store(float* p, V16 a, int64_t n = 16) {
         _mm512_mask_storeu_ps(p, tail_mask(n), a.v);
     }
 }
+// To memory that is aligned to 64 bytes, past the cache.
+inline void stream(float* p, V16 a) { _mm512_stream_ps(p, a.v); }
 inline V16 add(V16 a, V16 b) { return {_mm512_add_ps(a.v, b.v)}; }
 inline V16 sub(V16 a, V16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
 inline V16 mul(V16 a, V16 b) { return {_mm512_mul_ps(a.v, b.v)}; }

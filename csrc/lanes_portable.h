@@ -6,6 +6,8 @@
 
 namespace portable {
 
+constexpr bool kOneRegister = false;  // holds a V16
+
 struct V16 {
     float v[16];
 };
@@ -26,6 +28,8 @@ inline V16 load(const float* p, int64_t n = 16) {
 inline void store(float* p, V16 a, int64_t n = 16) {
     for (int i = 0; i < 16 && i < n; ++i) p[i] = a.v[i];
 }
+// To memory that is aligned to 64 bytes, past the cache where the CPU can.
+inline void stream(float* p, V16 a) { store(p, a); }
 inline V16 add(V16 a, V16 b) {
     return each([&](int i) { return a.v[i] + b.v[i]; });
 }

@@ -116,8 +116,11 @@ class Window {
         int64_t step = in_mean_.load(std::memory_order_relaxed);
         for (; step < steps_ && done_[static_cast<size_t>(step)].load(std::memory_order_acquire); ++step) {
             const int64_t first = s_.first_event(step);
-            for (int64_t i = first; i < first + s_.events(step); ++i)
-                kernels().move_mean(s_.mean, s_.vectors + i * s_.dim, mean_rate(s_.mean_count + i + 1), s_.dim);
+            for (int64_t i = first; i < first + s_.events(step); ++i) {
+                const float* vector = s_.vectors + i * s_.dim;
+                const float rate = mean_rate(s_.mean_count + i + 1);
+                kernels().move_mean(s_.mean, &vector, &rate, 1, s_.dim);
+            }
         }
         in_mean_.store(step, std::memory_order_release);
     }

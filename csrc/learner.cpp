@@ -234,6 +234,8 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
                               uint64_t first_seq) {
     gather_rows(users_);
     int64_t skipped = 0, g = 0;
+    const float* vectors[kLockRows];
+    float rates[kLockRows];
     for (int64_t from = 0; from < events; from += kLockRows) {
         const int64_t to = std::min(events, from + kLockRows);
         int64_t end = g;
@@ -252,9 +254,10 @@ int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, con
             users_.meta(users[b]).named(seq);
             history_.add(users[b], items[b], seq);
             ++mean_count;
-            const float rate = mean_rate(static_cast<int64_t>(mean_count));
-            kernels().move_mean(mean.data(), users_.row(users[b]), rate, step.dim);
+            vectors[b - from] = users_.row(users[b]);
+            rates[b - from] = mean_rate(static_cast<int64_t>(mean_count));
         }
+        kernels().move_mean(mean.data(), vectors, rates, to - from, step.dim);
     }
     return skipped;
 }

@@ -2,14 +2,47 @@
 namespace ISA {
 namespace {
 
+// With AVX-512, and a dim that the compiler knows, a vector under way stands in registers: in scratch memory no row was
+// worked on before the last one was done, it seems because a load of 64 bytes that were just stored waits until the
+// store has left for the cache (Zen 4), and so for all before it. Else in scratch memory, which halves of 32 bytes pass
+// unharmed.
+template <int64_t kDim>
+using UnderWay = Vector<(kDim > 0 && kOneRegister) ? kDim : 0>;
+
+// combine() into such a vector.
+template <int64_t kDim>
+[[gnu::always_inline]] inline void combine_into(const float* const* rows, const float* coefs, int64_t n, int64_t dim,
+                                                UnderWay<kDim>* out) {
+    if constexpr (!(kDim > 0 && kOneRegister)) {
+        combine(rows, coefs, n, dim, out->at);
+    } else {
+        for (int64_t d = 0; d < kDim; d += 64) {
+            V16 a0 = set1(0.0f), a1 = a0, a2 = a0, a3 = a0;
+            for (int64_t t = 0; t < n; ++t) {
+                const float* r = rows[t] + d;
+                const V16 c = set1(coefs[t]);
+                a0 = fma(c, load(r), a0);
+                a1 = fma(c, load(r + 16), a1);
+                a2 = fma(c, load(r + 32), a2);
+                a3 = fma(c, load(r + 48), a3);
+            }
+            out->set(d, a0, 16);
+            out->set(d + 16, a1, 16);
+            out->set(d + 32, a2, 16);
+            out->set(d + 48, a3, 16);
+        }
+    }
+}
+
 // The gradient of one group's vector into `grad`, of its bias as the result: segments of terms, each summed in order.
 template <int64_t kDim>
-inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, float* grad, float* part) {
+[[gnu::always_inline]] inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g,
+                                              UnderWay<kDim>* grad, UnderWay<kDim>* part) {
     const int64_t D = kDim ? kDim : s.dim;
     uint32_t t = groups.head[static_cast<size_t>(g)];
     if (groups.next[t] == Groups::kEnd) {
         const V16 c = set1(s.coefs[t]);
-        for (int64_t d = 0; d < D; d += 16) store(grad + d, mul(c, load(s.sources[t] + d, D - d)), D - d);
+        for (int64_t d = 0; d < D; d += 16) grad->set(d, mul(c, load(s.sources[t] + d, D - d)), D - d);
         return s.bias_coefs ? s.bias_coefs[t] : 0.0f;
     }
     float bias = 0.0f;
@@ -23,10 +56,9 @@ inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g, flo
             coefs[n] = s.coefs[t];
             if (s.bias_coefs) bias_part += s.bias_coefs[t];
         }
-        combine(sources, coefs, n, D, first ? grad : part);
+        combine_into<kDim>(sources, coefs, n, D, first ? grad : part);
         if (!first)
-            for (int64_t d = 0; d < D; d += 16)
-                store(grad + d, add(load(grad + d, D - d), load(part + d, D - d)), D - d);
+            for (int64_t d = 0; d < D; d += 16) grad->set(d, add(grad->get(d, D - d), part->get(d, D - d)), D - d);
         bias += bias_part;
     }
     return bias;
@@ -38,8 +70,6 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
     const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
     const int64_t floats = D + 1 + state_floats(s.optimizer, D);
     const Rates rates{s.lr, s.bias_coefs != nullptr};
-    float* grad = scratch;
-    float* part = scratch + padded;
     int64_t skipped = 0;
     for (int64_t g = from; g < to; ++g) {
         if (const int64_t i = g + kFar; i < groups.size()) {
@@ -51,16 +81,16 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
             prefetch_row(s.sources[groups.head[static_cast<size_t>(i)]], D);
         }
         float* row = rows[g];
-        float bias_grad = sum_terms<kDim>(s, groups, g, grad, part);
+        UnderWay<kDim> grad(scratch), first(scratch + padded), second(scratch + 2 * padded);
+        float bias_grad = sum_terms<kDim>(s, groups, g, &grad, &first);
         if (s.l2 != 0.0f) {
             bias_grad = bias_grad + s.l2 * row[D];
             for (int64_t d = 0; d < D; d += 16) {
                 const int64_t n = D - d;
-                store(grad + d, fma(set1(s.l2), load(row + d, n), load(grad + d, n)), n);
+                grad.set(d, fma(set1(s.l2), load(row + d, n), grad.get(d, n)), n);
             }
         }
-        Vector<0> vector(grad), first(part), second(part + padded);
-        skipped += !step(rates, D, row, row, &vector, bias_grad, &first, &second);
+        skipped += !step(rates, D, row, row, &grad, bias_grad, &first, &second);
     }
     return skipped;
 }
@@ -70,11 +100,12 @@ int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t fro
                           float* scratch) {
     switch (s.optimizer) {
         case Optimizer::adagrad:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, adagrad<kDim, Vector<0>>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch,
+                                     [](auto&&... x) { return adagrad<kDim>(x...); });
         case Optimizer::adam:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, adam<kDim, Vector<0>>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return adam<kDim>(x...); });
         case Optimizer::sgd:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, sgd<kDim, Vector<0>>);
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return sgd<kDim>(x...); });
     }
     __builtin_unreachable();
 }
