@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SECTIONS = ("rows", "topk", "steps")
+SECTIONS = ("rows", "topk", "steps", "ingest")
 BUILD_SECONDS, TEST_SECONDS, SECTION_SECONDS = 180, 180, 180
 
 sys.path[:0] = [str(HERE), str(ROOT)]
