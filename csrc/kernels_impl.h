@@ -284,7 +284,13 @@ void score_range_dim(const float* query, int64_t dim, const ScoreBlock& b, int64
     V16 lanes[8];
     int64_t i = from;
     for (; i + 8 <= to; i += 8) {
-        for (int j = 0; j < 8; ++j) lanes[j] = dot_lanes<kDim>(query, b.vectors + (i + j) * b.stride, dim);
+        ROWTIDE_UNROLL(8)
+        for (int j = 0; j < 8; ++j) {
+            lanes[j] = dot_lanes<kDim>(query, b.vectors + (i + j) * b.stride, dim);
+            // Row after row, for the compiler would take them block by block, and the hardware's prefetcher would not
+            // see through it: 19.4 ms for 1 M items with AVX-512, where AVX2's rows in order took 9.7.
+            asm volatile("" ::: "memory");
+        }
         float dots[8];
         sum8(lanes, dots);
         for (int j = 0; j < 8; ++j) scores[i - from + j] = dots[j] + b.biases[i + j];
