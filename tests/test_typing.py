@@ -69,7 +69,9 @@ def test_the_stub_is_the_native_module(tmp_path):
     allowed = tmp_path / "allowed"
     classes = [node.name for node in STUB.body if isinstance(node, ast.ClassDef)]
     allowed.write_text(
-        "".join(rf"engine\._native\.{name}" + "\n" for name in [*classes, "Hot.Copy", "Hot.Copy.__init__", "Pin.__init__"])
+        "".join(
+            rf"engine\._native\.{name}" + "\n" for name in [*classes, "Hot.Copy", "Hot.Copy.__init__", "Pin.__init__"]
+        )
     )  # nobody makes one
     options = "--allowlist", str(allowed), "--mypy-config-file", "pyproject.toml"
     run(sys.executable, "-m", "mypy.stubtest", "engine._native", *options, cwd=ROOT)

@@ -1,7 +1,7 @@
 """Learning through the API on a GPU, in memory: by loss, events a step and items, and by the share of rows that is hot.
 
 `measure(report)` gives a line a shape; seconds are of one event. 200,000 users, dim 64, Adagrad; every id has a row
-before the clock starts. The hot share is of a million rows a table; the working set of 40,000 fits where all of them do not.
+before the clock starts. The hot share is of a million rows a table; the working set of 40,000 fits where all do not.
 """
 
 import time

@@ -9,8 +9,8 @@ child that nobody waits for. Reports lie in build/<name>/reports.
 Under AddressSanitizer runs what reaches C++. Under ThreadSanitizer, which is slow, runs what has threads, the engine's
 own (epochs, syncing, ticking) or the test's: what is learned, logged or checked on one thread shows nothing there.
 Left out are the crash sweeps, whose shim must be loaded first, files about Triton and the hot tier, which would bring
-torch in (test_native_hot.py has the tier's C++), and the tests named in LEFT_OUT. Some streams are shorter (test_digest.py). All of it took 44 minutes on two
-cores that had much else to do, after 11 for the builds.
+torch in (test_native_hot.py has the tier's C++), and the tests named in LEFT_OUT. Some streams are shorter
+(test_digest.py). All of it took 44 minutes on two cores that had much else to do, after 11 for the builds.
 """
 
 import subprocess
@@ -82,7 +82,12 @@ def parts() -> list[Part]:
             command = [str(program(kind, name)), str(STRESS_SECONDS[kind])]
             out.append(part(kind, name, command, environment(kind, python=False)))
         pytest = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-o", "timeout=1200"]
-        chosen = ["--ignore-glob=*triton*", "--ignore-glob=*test_hot*", "-k", " and ".join(f"not ({what})" for what in LEFT_OUT)]
+        chosen = [
+            "--ignore-glob=*triton*",
+            "--ignore-glob=*test_hot*",
+            "-k",
+            " and ".join(f"not ({what})" for what in LEFT_OUT),
+        ]
         for test in TESTS[kind]:
             out.append(part(kind, test, [*pytest, *chosen, str(ROOT / "tests" / test)], environment(kind)))
     return out
