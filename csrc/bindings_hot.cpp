@@ -6,6 +6,7 @@
 #include "bindings.h"
 #include "hot.h"
 #include "learner.h"
+#include "turn.h"
 
 namespace py = pybind11;
 
@@ -48,15 +49,17 @@ py::tuple device_refs(Learner& l, const LearnSettings& s, const Array<int64_t>& 
 
 py::tuple device_learned(Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
                          const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq,
-                         const Array<float>& losses, const Array<float>& mean, int64_t skipped) {
+                         const Array<float>& losses, const Array<float>& mean, int64_t skipped, Hot& hot_users,
+                         Hot& hot_items) {
     require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
+    require(&hot_users.warm() == &l.users() && &hot_items.warm() == &l.items(), "tiers of other tables");
     const RecordView r = view(users, items, values, weights, first_seq);
     require(l.planned(s, r) && losses.size() == l.window_events() && mean.size() == std::ssize(l.mean),
             "not what was planned");
     Learned out;
     {
         py::gil_scoped_release nogil;
-        out = l.device_learned(r, losses.data(), mean.data(), skipped);
+        out = l.device_learned(r, losses.data(), mean.data(), skipped, hot_users, hot_items);
     }
     return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm, out.cold);
 }
@@ -65,6 +68,13 @@ py::tuple device_learned(Learner& l, const LearnSettings& s, const Array<int64_t
 
 void bind_hot(py::module_& m) {
     const auto fixed = [](const char* name) { return py::arg(name).noconvert(); };
+
+    // Functions of C++: a signal's handler, an interrupt, cannot come between taking the turn and what gives it back.
+    py::class_<Turn>(m, "Turn")
+        .def(py::init<>())
+        .def("__enter__", &Turn::enter, py::call_guard<py::gil_scoped_release>())
+        .def("__exit__", [](Turn& t, const py::args&) { require(t.leave(), "it is not this thread's turn"); })
+        .def_property_readonly("wanted", &Turn::wanted, "How many have it or wait for it.");
 
     py::class_<Hot> hot(m, "Hot");
     py::class_<Hot::Copy>(hot, "Copy")
@@ -107,16 +117,13 @@ void bind_hot(py::module_& m) {
         .def("pinned", &Hot::pinned)
         .def("learned", &Hot::learned, "The pinned rows are ahead of RAM now.")
         .def(
-            "take_changed",
-            [](Hot& h, bool only_left) {
-                Hot::Changed changed;
-                {
-                    py::gil_scoped_release nogil;
-                    changed = h.take_changed(only_left);
-                }
+            "changed",
+            [](const Hot& h, bool only_left) {
+                const Hot::Changed changed = h.changed(only_left);
                 return py::make_tuple(to_array(changed.ids), to_array(changed.ordinals), to_array(changed.places));
             },
-            py::arg("only_left"), "Ids, ordinals and places of rows learned since they were last asked for.")
+            py::arg("only_left"), "Ids, ordinals and places of rows learned since they were last shown.")
+        .def("shown", &Hot::shown, py::arg("only_left"), "What `changed` gave has been shown.")
         .def(
             "gather",
             [](const Hot& h, const Hot::Copy& rows, Array<float> out) {
@@ -148,7 +155,7 @@ void bind_hot(py::module_& m) {
           fixed("values").none(true), fixed("weights").none(true), py::arg("hot_users"), py::arg("hot_items"));
     m.def("device_learned", &device_learned, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
           fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), fixed("losses"), fixed("mean"),
-          py::arg("skipped"));
+          py::arg("skipped"), py::arg("hot_users"), py::arg("hot_items"));
     m.def(
         "limit_windows", [](Learner& l, int64_t users, int64_t items) { l.user_room = users, l.item_room = items; },
         py::arg("learner"), py::arg("users"), py::arg("items"), "Rows that a window may need at most, per table.");

@@ -48,7 +48,8 @@ void Learner::device_refs(const LearnSettings& s, const RecordView& r, const Hot
     }
 }
 
-Learned Learner::device_learned(const RecordView& r, const float* losses, const float* new_mean, int64_t skipped) {
+Learned Learner::device_learned(const RecordView& r, const float* losses, const float* new_mean, int64_t skipped,
+                                Hot& hot_users, Hot& hot_items) {
     Learned out;
     out.skipped = skipped;
     for (int64_t i = 0; i < end_ - begin_; ++i) out.loss += losses[i];
@@ -64,6 +65,9 @@ Learned Learner::device_learned(const RecordView& r, const float* losses, const 
             }
         }
     }
+    // Only now, for who brings RAM up to date must not change a frozen row of which no copy is kept.
+    hot_users.learned();
+    hot_items.learned();
     for (int64_t from = begin_; from < end_; from += kLockRows) {
         const int64_t to = std::min(end_, from + kLockRows);
         std::lock_guard lock(items_.mutex());

@@ -2,32 +2,37 @@
 
 #include <algorithm>
 #include <stdexcept>
-#include <utility>
 
 Hot::Hot(Warm& warm, int64_t capacity, bool shown)
     : warm_(warm), capacity_(std::min<int64_t>(capacity, kNone)), shown_(shown) {
     warm.copied_by(this);
 }
 
-void Hot::add_changed(uint32_t place) {
+void Hot::add_changed(uint32_t place, Changed* to) const {
     const RowMeta& m = warm_.meta(slot_of_[place]);
-    is_changed_[place] = 0;
-    changed_.ids.push_back(m.id);
-    changed_.ordinals.push_back(static_cast<int64_t>(m.ordinal));
-    changed_.places.push_back(place);
+    to->ids.push_back(m.id);
+    to->ordinals.push_back(static_cast<int64_t>(m.ordinal));
+    to->places.push_back(place);
 }
 
-Hot::Changed Hot::take_changed(bool only_left) {
-    if (!only_left) {
+Hot::Changed Hot::changed(bool only_left) const {
+    Changed out = left_;
+    if (!only_left)
         for (const uint32_t place : changed_list_)
-            if (is_changed_[place]) add_changed(place);
-        changed_list_.clear();
-    }
-    return std::exchange(changed_, {});
+            if (is_changed_[place]) add_changed(place, &out);
+    return out;
+}
+
+void Hot::shown(bool only_left) {
+    left_ = {};
+    if (only_left) return;
+    for (const uint32_t place : changed_list_) is_changed_[place] = 0;
+    changed_list_.clear();
 }
 
 void Hot::release(uint32_t place) {
-    if (is_changed_[place]) add_changed(place);
+    if (is_changed_[place]) add_changed(place, &left_);
+    is_changed_[place] = 0;
     place_of_[slot_of_[place]] = kNone;
     slot_of_[place] = kNone;
     if (is_ahead_[place]) --ahead_count_;

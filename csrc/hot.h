@@ -40,12 +40,13 @@ class Hot final : public Copies {
     // The pinned rows.
     Copy pinned() const;
 
-    // Rows that were learned since they were last asked for, by id and ordinal; in `places` until the next loads. Those
-    // that have lost theirs since come first, and alone if `only_left`.
+    // Rows that were learned since they were last shown, by id and ordinal; in `places` until the next loads. Those
+    // that have lost theirs since come first, and alone if `only_left`. shown(): they have been.
     struct Changed {
         std::vector<int64_t> ids, ordinals, places;
     };
-    Changed take_changed(bool only_left);
+    Changed changed(bool only_left) const;
+    void shown(bool only_left);
 
     // Rows as the device has them, `width` floats each: vector, bias, optimizer state, zeros.
     void gather(const Copy& rows, int64_t width, float* out) const;
@@ -66,7 +67,7 @@ class Hot final : public Copies {
   private:
     bool evict_some();
     void release(uint32_t place);
-    void add_changed(uint32_t place);
+    void add_changed(uint32_t place, Changed* to) const;
 
     Warm& warm_;
     int64_t capacity_;
@@ -76,7 +77,7 @@ class Hot final : public Copies {
     std::vector<uint8_t> is_ahead_;         // by place
     std::vector<uint8_t> is_changed_;       // by place
     std::vector<uint32_t> changed_list_;    // places; some may be changed no more
-    Changed changed_;
-    std::vector<uint32_t> ahead_list_;  // places; some may be ahead no more
+    Changed left_;                          // of those, the ones that have lost their places
+    std::vector<uint32_t> ahead_list_;      // places; some may be ahead no more
     int64_t size_ = 0, ahead_count_ = 0, evicted_ = 0, high_water_ = 0, hand_ = 0;
 };

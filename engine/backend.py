@@ -29,6 +29,7 @@ __all__ = [
     "device_errors",
     "device_name",
     "fingerprint",
+    "free_bytes",
     "interpreted",
     "native",
     "need_triton",
@@ -64,7 +65,7 @@ def require_device() -> tuple[Any, Any]:
 
     Raises DeviceError that says what is missing.
     """
-    if missing := triton_missing():
+    if missing := triton_missing() or ("" if interpreted() else cuda_missing()):
         raise DeviceError(f"device: got 'cuda', but {missing}")
     import torch
 
@@ -82,8 +83,17 @@ def device_errors(what: str) -> Iterator[None]:
         raise
     except torch.OutOfMemoryError as e:
         raise DeviceError(f"out of device memory while {what}; open with less hot_bytes: {e}") from e
-    except RuntimeError as e:
+    except Exception as e:
+        if not isinstance(e, RuntimeError) and not type(e).__module__.startswith("triton"):
+            raise
         raise DeviceError(f"the device failed while {what}: {e}") from e
+
+
+def free_bytes(device: Any) -> int:
+    """Memory of a device that is free: of a GPU; under the interpreter a little of RAM."""
+    import torch
+
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 1 << 27
 
 
 def device_name() -> str:

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .backend import require_device
-from .errors import ConfigError, CorruptionError
+from .backend import free_bytes, require_device
+from .errors import ConfigError, CorruptionError, DeviceError
 from .events import POINTWISE, describe
 
 # The C++ core numbers them by their place here.
@@ -171,15 +171,20 @@ class Resources:
     @classmethod
     def check(cls, *, device: Any, hot_bytes: Any, warm_bytes: Any, epoch_seconds: Any, threads: Any) -> "Resources":
         device = choice("device", device, ("auto", "cpu", "cuda"))
+        if hot_bytes is not None:
+            if device != "cuda":
+                given = describe(hot_bytes)
+                raise ConfigError(f"hot_bytes: got {given}, but device is {device!r}; wanted it with 'cuda'")
+            _whole("hot_bytes", hot_bytes, 1, 2**62)
         if device == "cuda":
-            require_device()
-        elif hot_bytes is not None:
-            raise ConfigError(f"hot_bytes: got {describe(hot_bytes)}, but device is {device!r}; wanted it with 'cuda'")
+            _, found = require_device()
+            if hot_bytes is not None and found.type == "cuda" and hot_bytes > (free := free_bytes(found)):
+                raise DeviceError(f"hot_bytes: got {hot_bytes}, but the GPU has {free} bytes free")
         if warm_bytes is None:
             warm_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
         return cls(
             "cuda" if device == "cuda" else "cpu",
-            None if hot_bytes is None else _whole("hot_bytes", hot_bytes, 1, 2**62),
+            None if hot_bytes is None else int(hot_bytes),
             _whole("warm_bytes", warm_bytes, 1, 2**62),
             _number("epoch_seconds", epoch_seconds, 0.0, 1e9, open_low=True),
             1 if threads is None else _whole("threads", threads, 1, 1024),

@@ -7,27 +7,21 @@ thread that opens.
 from . import backend
 from .config import Settings
 from .learn.device import DeviceSteps
-from .learn.model import Model, require_room
+from .learn.model import Model
 from .rank.device import DeviceCatalogue
-from .table.hot import HotTier, Turn, row_bytes
+from .table.hot import HotTier, Turn, hot_rows, row_bytes
 from .table.table import Table
 
 _SHARE = 0.5  # of the memory that is free, for rows
-_DEFAULT_HOST_BYTES = 1 << 26  # where the device is the CPU, under the interpreter
 
 
 class Device:
     def __init__(self, settings: Settings, hot_bytes: int | None):
         self._torch, self._device = backend.require_device()
-        reserved = hot_bytes is not None
-        if hot_bytes is None:
-            on_gpu = self._device.type == "cuda"
-            free = self._torch.cuda.mem_get_info(self._device)[0] if on_gpu else 2 * _DEFAULT_HOST_BYTES
-            hot_bytes = int(free * _SHARE)
-        row = row_bytes(settings.dim, settings.optimizer)
-        rows = max(1, hot_bytes // (2 * row))  # half of them of users, half of items
-        require_room(settings, rows, hot_row_bytes=row)
-        self._rows, self._row_bytes, self._reserved = rows, row, reserved
+        room = int(backend.free_bytes(self._device) * _SHARE) if hot_bytes is None else hot_bytes
+        self._row_bytes = row_bytes(settings.dim, settings.optimizer)
+        self._rows = hot_rows(settings.dim, settings.optimizer, room)
+        self._reserved = hot_bytes is not None
         self.turn = Turn()
         self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn)
 

@@ -289,6 +289,7 @@ class Engine(Reading, Removing, Saving):
                     with self._turn:
                         self._removal.expire(record.first_seq - 1, self._seq, ttl)
             if record.operation is not None:
+                self._removal.settle()  # before the turn is taken: it may take long
                 with self._turn:
                     self._removal.apply(record)
             if record.position is not None:
@@ -336,6 +337,8 @@ class Engine(Reading, Removing, Saving):
 
     def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
         self._alive()
+        if self._device and self._failure is not None:  # what was under way on the device is in nobody's hands
+            raise EngineError(f"an earlier call failed ({self._failure}); close and open the directory again")
         return nullcontext((self._seq, self._ranker))  # the seq before anything is read
 
     def refresh(self) -> int:
@@ -383,6 +386,7 @@ class Engine(Reading, Removing, Saving):
             "items": self._items.stats(),
             "device": self._device.name if self._device else "cpu",
             "catalogue_bytes": self._catalogue.bytes,
+            **({"device_catalogue_bytes": self._device.catalogue.device_bytes} if self._device else {}),
             "history_bytes": self._history.ram_bytes,
             "hidden_items": len(self._catalogue.native.hidden),
             "expired_rows": self._removal.expired,
@@ -448,8 +452,8 @@ class Engine(Reading, Removing, Saving):
                 raise EngineError(f"an earlier call failed ({self._failure}); close and open the directory again")
             if self._epochs is not None:
                 self._epochs.require()
-            self._inside = call
             try:
+                self._inside = call
                 yield
             finally:
                 self._inside = None

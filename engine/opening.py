@@ -11,6 +11,7 @@ from .errors import ConfigError
 from .events import flag
 from .learn.model import require_room
 from .reader import Reader
+from .table.hot import hot_rows, row_bytes
 from .table.table import capacities
 
 
@@ -30,6 +31,10 @@ def open_engine(
             raise ConfigError("mode: got 'x', but ':memory:' is always new")
         settings = Settings.resolve(given, None)
         return Engine(None, settings, Resources.check(**resources), given)
+    if mode == "r" and (resources["device"] == "cuda" or resources["hot_bytes"] is not None):
+        raise ConfigError(
+            "device, hot_bytes: wanted neither with mode 'r', for a reader keeps no rows and ranks on the CPU"
+        )
     checked = Resources.check(**resources)
     Settings.resolve(given, None)  # bad values are refused before anything is made
     if mode == "r":
@@ -40,7 +45,7 @@ def open_engine(
         checked_path(path),
         mode,
         given,
-        lambda settings: require_room(settings, capacities(settings.dim, settings.optimizer, checked.warm_bytes)[0]),
+        lambda settings: _require_room(settings, checked),
         checked.device,
     )
     try:
@@ -48,6 +53,14 @@ def open_engine(
     except BaseException:
         directory.close()
         raise
+
+
+def _require_room(settings: Settings, resources: Resources) -> None:
+    """Raises ConfigError for a new directory whose micro-batches need more rows than there is room for."""
+    require_room(settings, capacities(settings.dim, settings.optimizer, resources.warm_bytes)[0])
+    if resources.hot_bytes is not None:
+        rows = hot_rows(settings.dim, settings.optimizer, resources.hot_bytes)
+        require_room(settings, rows, hot_row_bytes=row_bytes(settings.dim, settings.optimizer))
 
 
 def _open_untrusted(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine:

@@ -101,6 +101,8 @@ class Removal:
 
     def _remove(self, users: Ids, items: Ids) -> None:
         self.settle()
+        self._users.refresh()  # while all of them are where a device's copies belong
+        self._items.refresh()
         self._catalogue.native.remove(items)
         self._model.removed(self._users.remove(users), self._items.remove(items))
 

@@ -362,3 +362,77 @@ def test_hot_bytes_must_hold_a_step():
         engine.open(":memory:", device="cuda", hot_bytes="much")
     with engine.open(":memory:", dim=DIM, **LAWS["softmax"], device="cuda", hot_bytes=room("softmax", 12)) as eng:
         eng.ingest(*events("softmax", 100).T)
+
+
+def test_the_newest_item_is_forgotten_or_expires(home):
+    """Its ordinal is cut off the end of the catalogue, while the device is ahead of RAM."""
+    digests = []
+    for device in ("cpu", "cuda"):
+        path = home.with_name(device)
+        with engine.open(path, dim=DIM, **LAWS["softmax"], device=device, row_ttl=40) as eng:
+            eng.ingest([1, 2, 3], [100, 101, 102])
+            eng.forget(items=[102])
+            eng.ingest([1, 2, 3], [103, 100, 104])
+            eng.forget(items=[104, 103])
+            for n in range(60):
+                eng.ingest(n % 3, 100 + n % 5 * (n < 15))
+            assert eng.stats()["expired_rows"] > 0
+            digests.append(eng.digest())
+        with engine.open(path, device=device) as eng:
+            assert eng.digest() == digests[-1]
+    assert digests[0] == digests[1]
+
+
+def test_what_could_not_be_shown_is_shown_later(monkeypatch):
+    data = events("softmax", 400)
+    with engine.open(":memory:", dim=DIM, **LAWS["softmax"], device="cuda") as eng:
+        eng.ingest(*data.T)
+        eng.topk(data[0, 0], 3)
+        eng.ingest([data[0, 0]] * 40, [10**9] * 40)
+        with monkeypatch.context() as patch:
+            patch.setattr(eng._items.hot, "_publish", lambda *args: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                eng.topk(data[0, 0], 3)
+        found = eng.topk(data[0, 0], 1)
+        assert found.ids.tolist() == [10**9]
+        np.testing.assert_allclose(found.scores, eng.score(data[0, 0], [10**9]), rtol=1e-5)
+
+
+def test_a_window_that_failed_is_in_no_answer_and_in_no_epoch(home, monkeypatch):
+    """What the device had learned of it never reaches RAM: its rows were not marked for the epoch that may run."""
+    data = events("bpr", 200)
+    with engine.open(home, dim=DIM, **LAWS["bpr"], device="cuda") as eng:
+        eng.ingest(*data[:100].T)
+        eng.checkpoint()
+        monkeypatch.setattr(backend.native, "device_learned", lambda *args: [][0])
+        with pytest.raises(IndexError):
+            eng.ingest(*data[100:].T)
+        monkeypatch.undo()
+        assert eng._users.hot.native.ahead == eng._items.hot.native.ahead == 0
+        with pytest.raises(engine.EngineError, match="close and open"):
+            eng.topk(data[0, 0])
+    with engine.open(home, device="cuda") as eng:
+        assert eng.seq == 200
+        assert eng.digest() == learn(":memory:", "bpr", data, calls=100)[0]
+
+
+def test_what_is_refused_leaves_nothing_behind(home):
+    wanted = {"dim": DIM, **LAWS["softmax"], "device": "cuda"}
+    with pytest.raises(engine.ConfigError, match="hot_bytes"):
+        engine.open(home, **wanted, hot_bytes=room("softmax", 10))
+    assert not home.exists()
+    with engine.open(home, **(wanted | {"batch_size": 100})) as eng:
+        eng.ingest(*events("softmax", 200).T)
+    with engine.open(home, batch_size=4, device="cuda", hot_bytes=room("softmax", 12)) as eng:  # the new one decides
+        eng.ingest(*events("softmax", 200).T)
+    for refused in ({"device": "cuda"}, {"hot_bytes": 10**6}):
+        with pytest.raises(engine.ConfigError, match="mode 'r'"):
+            engine.open(home, mode="r", **refused)
+
+
+def test_cuda_that_was_not_built_is_told_at_opening(monkeypatch):
+    monkeypatch.setattr(backend, "interpreted", lambda: False)
+    monkeypatch.setattr(backend, "triton_missing", lambda: "")
+    monkeypatch.setattr(backend, "cuda_missing", lambda: "not built, for which nvcc is needed")
+    with pytest.raises(engine.DeviceError, match="nvcc is needed"):
+        engine.open(":memory:", device="cuda")

@@ -119,10 +119,10 @@ FUNCTIONS = {
     "isa": 0,
     "fill_fresh": 2,
     "device_refs": 8,
-    "device_learned": 10,
+    "device_learned": 12,
     "limit_windows": 3,
 }
-CLASSES = {"Warm", "Hot", "StepOrder", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"}
+CLASSES = {"Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"}
 CONSTANTS = {"SKETCH_BYTES"}
 
 

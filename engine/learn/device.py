@@ -71,10 +71,8 @@ class DeviceSteps:
         learn = self._steps if in_steps(batch_size, settings.negatives) else self._batches
         with device_errors("learning"):
             losses, mean, skipped = learn(settings, batch_size, refs, fresh, window, learner.mean, learner.mean_count)
-        for tier in hot:
-            tier.learned()
         learned: tuple[int, float, int, int, int, int, int] = native.device_learned(
-            learner, planned, *columns, first_seq, losses, mean, skipped
+            learner, planned, *columns, first_seq, losses, mean, skipped, *hot
         )
         return learned
 

@@ -154,19 +154,21 @@ class Model:
         start = 0
         while start < len(users):
             with self._turn:
-                while (state := learner.plan(settings, users, items, weights, first_seq, start)) != _READY:
-                    if state == _BLOCKED:
-                        make_room(first_seq + start - 1)
-                        continue
+                while (state := learner.plan(settings, users, items, weights, first_seq, start)) == _FETCH:
                     deliver(learner.missing_users, learner.missing_items)
                     if not learner.delivered():
                         raise CorruptionError("an item of the catalogue has no row in LMDB", seq=first_seq + start)
-                if self._steps is None:
+                if state == _BLOCKED:
+                    learned = None
+                elif self._steps is None:
                     learned = learner.learn(settings, *columns, first_seq)
                 else:
                     learned = self._steps.learn(
                         learner, self._settings, settings, batch_size, start, columns, first_seq
                     )
+            if learned is None:
+                make_room(first_seq + start - 1)  # without the turn: an epoch takes long
+                continue
             start += learned[0]
             into.add(*learned)
 

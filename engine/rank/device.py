@@ -38,6 +38,10 @@ class DeviceCatalogue(Catalogue):
 
     def _room(self, items: int) -> tuple[Any, Any, Any]:
         new = {"device": self._device}
+        with device_errors(f"making room for {items} items"):
+            return self._zeros(items, new)
+
+    def _zeros(self, items: int, new: dict[str, Any]) -> tuple[Any, Any, Any]:
         return (
             self._torch.zeros((items, padded(self.dim)), dtype=self._torch.float32, **new),
             self._torch.zeros(items, dtype=self._torch.float32, **new),
@@ -60,7 +64,8 @@ class DeviceCatalogue(Catalogue):
             ordinals = np.arange(start, min(end, start + _RESTORED))
             vectors, biases = super().read(ordinals)
             rows = self._torch.from_numpy(np.column_stack([vectors, biases])).to(self._device)
-            self.publish(self.native.ids(ordinals), ordinals, rows, None)
+            with device_errors("filling its catalogue"):
+                self.publish(self.native.ids(ordinals), ordinals, rows, None)
 
     def publish(self, ids: Ids, ordinals: Ids, rows: Any, places: Ids | None) -> None:
         """Takes over items' vectors and biases from rows[places] (None: all rows, in order). The turn is held."""

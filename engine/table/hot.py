@@ -8,7 +8,6 @@ RAM before an epoch freezes it and before it can leave. Every call takes the tur
 with the Triton interpreter it is the CPU.
 """
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -21,48 +20,7 @@ _FIRST_ROWS = 1 << 16  # where memory is taken as it is needed
 _CHUNK = 1 << 16  # rows copied at a time: 19 MB of staging memory at dim 64
 
 
-class Turn:
-    """A re-entrant lock that goes to whoever has waited longest, so that a writer who takes it again starves nobody."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._owner: int | None = None
-        self._depth = 0
-        self._next = self._serving = 0
-
-    def __enter__(self) -> None:
-        me = threading.get_ident()
-        with self._changed:
-            if self._owner == me:
-                self._depth += 1
-                return
-            ticket = self._next
-            self._next += 1
-            try:
-                while self._serving != ticket:
-                    self._changed.wait()
-            except BaseException:  # an interrupt: whoever is behind must not wait for this ticket
-                self._abandon(ticket)
-                raise
-            self._owner, self._depth = me, 1
-
-    def _abandon(self, ticket: int) -> None:
-        def pass_on() -> None:
-            with self._changed:
-                while self._serving != ticket:
-                    self._changed.wait()
-                self._serving += 1
-                self._changed.notify_all()
-
-        threading.Thread(target=pass_on, name="rowtide-turn", daemon=True).start()
-
-    def __exit__(self, *error: object) -> None:
-        with self._changed:
-            self._depth -= 1
-            if self._depth == 0:
-                self._owner = None
-                self._serving += 1
-                self._changed.notify_all()
+Turn = native.Turn  # re-entrant; to whoever has waited longest
 
 
 class HotTier:
@@ -73,7 +31,7 @@ class HotTier:
         reserved: bool,
         device: Any,
         torch: Any,
-        turn: Turn,
+        turn: Any,
         catalogue: Any = None,
         publish: Callable[[Ids, Ids, Any, Ids], None] | None = None,
     ):
@@ -145,10 +103,11 @@ class HotTier:
         """Hands rows that were learned since the last time to who shows them; or those that are leaving alone."""
         if self._publish:
             with self.turn:
-                ids, ordinals, places = self.native.take_changed(only_left)
+                ids, ordinals, places = self.native.changed(only_left)
                 if len(ids):
                     with device_errors("showing what was learned"):
                         self._publish(ids, ordinals, self.rows, places)
+                    self.native.shown(only_left)  # not if it failed
 
     def stats(self) -> dict[str, int]:
         return {
@@ -163,6 +122,11 @@ class HotTier:
 def row_bytes(dim: int, optimizer: str) -> int:
     """Bytes of one row on the device."""
     return 4 * _row_floats(dim + 1 + int(native.state_floats(OPTIMIZERS.index(optimizer), dim)))
+
+
+def hot_rows(dim: int, optimizer: str, hot_bytes: int) -> int:
+    """Rows of each of the two tables that there is room for."""
+    return max(1, hot_bytes // (2 * row_bytes(dim, optimizer)))
 
 
 def _row_floats(floats: int) -> int:

@@ -137,7 +137,7 @@ def test_the_turn_is_fair_and_can_be_taken_again():
         for n, thread in enumerate(threads):
             thread.start()
             began[n].wait()
-            while turn._next < n + 2:  # it has its ticket
+            while turn.wanted < n + 2:  # it has its ticket
                 threading.Event().wait(0.001)
     with turn:  # at once again, and yet the last
         order.append("writer")
