@@ -81,7 +81,7 @@ def open(
         admit_after: sightings, within some 100,000 events, before an id gets a row, at most 255; 0, the default: at
             once. An event that names an id without a row is not learned. May change, as lr may.
         device: "cpu"; or "cuda": rows are learned and ranked in a GPU's memory, with RAM and LMDB behind it. "auto" is
-            "cpu" in this version.
+            "cpu" in this version. More than 256 events a step have other last bits than on the CPU.
         hot_bytes: of the GPU's memory for rows; half of what is free by default. Changes speed, never results.
         warm_bytes: RAM for rows and histories; half of the machine's by default. Changes speed, never results.
         epoch_seconds: how old a change may get before it is written to LMDB.
