@@ -131,12 +131,18 @@ Hot::Copy Hot::pinned() const {
     return out;
 }
 
+void Hot::require_here(uint32_t slot) const {
+    if (warm_.meta(slot).id == -1) throw std::invalid_argument("a row that is not here any more");
+}
+
 void Hot::gather(const Copy& rows, int64_t width, float* out) const {
     constexpr int64_t kAhead = 8;
     for (int64_t i = 0; i < rows.size(); ++i) {
         if (i + kAhead < rows.size()) warm_.prefetch_slot(rows.slots[static_cast<size_t>(i + kAhead)]);
         float* to = out + i * width;
-        std::memcpy(to, warm_.row(rows.slots[static_cast<size_t>(i)]), static_cast<size_t>(floats()) * 4);
+        const uint32_t slot = rows.slots[static_cast<size_t>(i)];
+        require_here(slot);
+        std::memcpy(to, warm_.row(slot), static_cast<size_t>(floats()) * 4);
         std::fill(to + floats(), to + width, 0.0f);
     }
 }
@@ -150,11 +156,12 @@ void Hot::scatter(const Copy& rows, int64_t width, const float* in, Catalogue* c
             std::lock_guard lock(warm_.mutex());
             for (int64_t i = from; i < to; ++i) {
                 const uint32_t slot = rows.slots[static_cast<size_t>(i)];
+                require_here(slot);
+                const uint64_t ordinal = warm_.meta(slot).ordinal;
+                if (catalogue && ordinal >= static_cast<uint64_t>(catalogue->reserved()))
+                    throw std::invalid_argument("an item that the catalogue does not have");
                 std::memcpy(warm_.row(slot), in + i * width, static_cast<size_t>(floats()) * 4);
-                const RowMeta& m = warm_.meta(slot);
-                if (m.id == -1 || (catalogue && m.ordinal >= static_cast<uint64_t>(catalogue->reserved())))
-                    throw std::invalid_argument("a row that is not here");
-                ordinals[i - from] = static_cast<uint32_t>(m.ordinal);
+                ordinals[i - from] = static_cast<uint32_t>(ordinal);
                 published[i - from] = in + i * width;
                 const auto place = static_cast<size_t>(rows.places[static_cast<size_t>(i)]);
                 if (place >= slot_of_.size()) throw std::invalid_argument("a place that is not there");

@@ -66,6 +66,7 @@ class Hot final : public Copies {
 
   private:
     bool evict_some();
+    void require_here(uint32_t slot) const;
     void release(uint32_t place);
     void add_changed(uint32_t place, Changed* to) const;
 
