@@ -38,6 +38,8 @@ path, settings, events, calls = sys.argv[1:]
 data = np.load(events)
 with engine.open(path, epoch_seconds=0.2, **json.loads(settings)) as eng:
     for start in range(eng.seq, len(data), int(calls)):
+        if start > 0.9 * len(data):
+            sys.stdin.read()  # to be killed here at the latest, however late the one who kills may be
         part = data[start : start + int(calls)]
         eng.ingest(*part.T, durable=False)
         print(eng.seq, flush=True)
@@ -138,7 +140,7 @@ def test_killed_and_replayed(law, home, tmp_path, crashes):
     command = [sys.executable, "-c", WRITER, home, json.dumps(options(name)), file, str(calls)]
     acknowledged = 0
     for crash in range(crashes):
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        writer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         for line in writer.stdout:
             acknowledged = int(line)
             if acknowledged >= len(data) * (crash + 1) // (crashes + 1):
@@ -146,6 +148,7 @@ def test_killed_and_replayed(law, home, tmp_path, crashes):
         writer.send_signal(signal.SIGKILL)
         rest = writer.stdout.read().split()
         writer.stdout.close()
+        writer.stdin.close()
         assert writer.wait() == -signal.SIGKILL
         acknowledged = int(rest[-1]) if rest and rest[-1].isdigit() else acknowledged
         with engine.open(home) as eng:
