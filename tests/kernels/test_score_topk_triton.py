@@ -3,8 +3,6 @@
 In the interpreter tiles, groups and turns are tiny, so that a few hundred items have many of each.
 """
 
-import os
-
 import numpy as np
 import pytest
 import torch
@@ -12,13 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_score_topk import assert_best, assert_exact, catalogue, draw_queries
 
+from engine.errors import InputError
+from engine.kernels.score_topk import padded, reference, triton_kernel
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported
-
-from engine.errors import InputError  # noqa: E402
-from engine.kernels.score_topk import padded, reference, triton_kernel  # noqa: E402
-
 MANY = 1 if DEVICE == "cpu" else 60  # times as many items where they cost nothing
 
 
