@@ -1,6 +1,7 @@
 #include "learner.h"
 
 #include <algorithm>
+#include <thread>
 
 #include "learn_steps.h"
 
@@ -9,6 +10,9 @@ constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in
 constexpr uint64_t kNoOrdinal = UINT64_MAX;
 constexpr uint64_t kRedraws = 16;       // of a negative, where a draw hits a gap of the catalogue
 constexpr int64_t kPrefetchRefs = 512;  // a micro-batch of more rows prefetches inside its kernels only
+// Rows after which the writer steps aside for whoever waits for its core: a reader that was preempted by it would
+// else wait for the whole window, milliseconds. Where nobody waits it costs less than a microsecond.
+constexpr int64_t kYieldRefs = 512;
 
 }  // namespace
 
@@ -363,7 +367,12 @@ Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
     Learned out;
     const int64_t refs = s.loss == Loss::softmax ? s.negatives : s.batch_size * s.negatives;
     const bool ahead = refs + s.batch_size <= kPrefetchRefs;
+    int64_t work = 0;
     for (int64_t b0 = begin_; b0 < end_; b0 += s.batch_size) {
+        if ((work += refs + s.batch_size) > kYieldRefs) {
+            std::this_thread::yield();
+            work = 0;
+        }
         if (const int64_t next = b0 + s.batch_size; ahead && next < end_) {
             for (int64_t b = next; b < std::min(end_, next + s.batch_size); ++b) {
                 users_.prefetch_slot(user_slots_[static_cast<size_t>(b - begin_)]);
