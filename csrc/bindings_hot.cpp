@@ -47,19 +47,17 @@ py::tuple device_refs(Learner& l, const LearnSettings& s, const Array<int64_t>& 
     return py::make_tuple(user_places, item_places, negative_places, fresh, offsets);
 }
 
-py::tuple device_learned(Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
-                         const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq,
-                         const Array<float>& losses, const Array<float>& mean, int64_t skipped, Hot& hot_users,
-                         Hot& hot_items) {
+py::tuple device_marked(Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
+                        const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq,
+                        Hot& hot_users, Hot& hot_items) {
     require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
     require(&hot_users.warm() == &l.users() && &hot_items.warm() == &l.items(), "tiers of other tables");
     const RecordView r = view(users, items, values, weights, first_seq);
-    require(l.planned(s, r) && losses.size() == l.window_events() && mean.size() == std::ssize(l.mean),
-            "not what was planned");
+    require(l.planned(s, r), "not what was planned");
     Learned out;
     {
         py::gil_scoped_release nogil;
-        out = l.device_learned(r, losses.data(), mean.data(), skipped, hot_users, hot_items);
+        out = l.device_marked(r, hot_users, hot_items);
     }
     return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm, out.cold);
 }
@@ -153,9 +151,9 @@ void bind_hot(py::module_& m) {
         py::arg("settings"), py::call_guard<py::gil_scoped_release>());
     m.def("device_refs", &device_refs, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
           fixed("values").none(true), fixed("weights").none(true), py::arg("hot_users"), py::arg("hot_items"));
-    m.def("device_learned", &device_learned, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
-          fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), fixed("losses"), fixed("mean"),
-          py::arg("skipped"), py::arg("hot_users"), py::arg("hot_items"));
+    m.def("device_marked", &device_marked, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
+          fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), py::arg("hot_users"),
+          py::arg("hot_items"));
     m.def(
         "limit_windows", [](Learner& l, int64_t users, int64_t items) { l.user_room = users, l.item_room = items; },
         py::arg("learner"), py::arg("users"), py::arg("items"), "Rows that a window may need at most, per table.");

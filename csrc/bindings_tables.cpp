@@ -373,6 +373,8 @@ void bind_tables(py::module_& m) {
             },
             [](Learner& l, const Array<float>& mean) {
                 require(mean.size() == std::ssize(l.mean), "mean must be [dim]");
+                py::gil_scoped_release nogil;
+                std::lock_guard lock(l.users().mutex());
                 std::copy(mean.data(), mean.data() + mean.size(), l.mean.begin());
             })
         .def(

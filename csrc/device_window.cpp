@@ -48,11 +48,8 @@ void Learner::device_refs(const LearnSettings& s, const RecordView& r, const Hot
     }
 }
 
-Learned Learner::device_learned(const RecordView& r, const float* losses, const float* new_mean, int64_t skipped,
-                                Hot& hot_users, Hot& hot_items) {
+Learned Learner::device_marked(const RecordView& r, Hot& hot_users, Hot& hot_items) {
     Learned out;
-    out.skipped = skipped;
-    for (int64_t i = 0; i < end_ - begin_; ++i) out.loss += losses[i];
     // Rows that the events of a micro-batch share are touched once for all of them: nothing else changes them
     // meanwhile.
     for (Warm* table : {&users_, &items_}) {
@@ -88,7 +85,6 @@ Learned Learner::device_learned(const RecordView& r, const float* losses, const 
     }
     {
         std::lock_guard lock(users_.mutex());
-        std::copy_n(new_mean, mean.size(), mean.begin());
         mean_count += static_cast<uint64_t>(end_ - begin_);
     }
     if (r.values) count_values(r, begin_, end_);

@@ -89,9 +89,9 @@ class Learner {
     int64_t negative_refs() const { return std::ssize(negative_slots_); }
     void device_refs(const LearnSettings& s, const RecordView& r, const Hot& users, const Hot& items,
                      const DeviceRefs& out) const;
-    // Last, what follows from the events alone, and the device's results; unpins the window.
-    Learned device_learned(const RecordView& r, const float* losses, const float* new_mean, int64_t skipped,
-                           Hot& hot_users, Hot& hot_items);
+    // Last, once the device has been told to learn it, what follows from the events alone; unpins the window. The
+    // losses, the steps that were refused and the mean are the device's, and come in later.
+    Learned device_marked(const RecordView& r, Hot& hot_users, Hot& hot_items);
     // Rows that a window may need at most, per table; what the tables can hold unless told otherwise.
     int64_t user_room = INT64_MAX, item_room = INT64_MAX;
     int64_t window_events() const { return end_ - begin_; }

@@ -334,7 +334,7 @@ def device_refs(
     hot_users: Hot,
     hot_items: Hot,
 ) -> tuple[_I64, _I64, _I64, _U8, _F32]: ...
-def device_learned(
+def device_marked(
     learner: Learner,
     settings: LearnSettings,
     users: _I64,
@@ -342,9 +342,6 @@ def device_learned(
     values: _F32 | None,
     weights: _F32 | None,
     first_seq: int,
-    losses: _F32,
-    mean: _F32,
-    skipped: int,
     hot_users: Hot,
     hot_items: Hot,
 ) -> tuple[int, float, int, int, int, int, int]: ...

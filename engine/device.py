@@ -11,6 +11,7 @@ from .learn.model import Model
 from .rank.device import DeviceCatalogue
 from .table.hot import HotTier, Turn, hot_rows, row_bytes
 from .table.table import Table
+from .table.transfers import Transfers
 
 _SHARE = 0.5  # of the memory that is free, for rows
 
@@ -23,6 +24,7 @@ class Device:
         self._rows = hot_rows(settings.dim, settings.optimizer, room)
         self._reserved = hot_bytes is not None
         self.turn = Turn()
+        self._transfers = Transfers(self._torch, self._device)
         self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn)
 
     @property
@@ -31,11 +33,11 @@ class Device:
 
     def put_before(self, users: Table, items: Table, model: Model) -> None:
         """Has the device hold rows of these tables and learn for the model."""
-        device = self._device, self._torch, self.turn
+        device = self._device, self._torch, self.turn, self._transfers
         users.hot = HotTier(users.warm, self._rows, self._reserved, *device)
         items.hot = HotTier(
             items.warm, self._rows, self._reserved, *device, self.catalogue.native, self.catalogue.publish
         )
         self.catalogue.refresh, self.catalogue.show = items.refresh, items.hot.show
-        steps = DeviceSteps(self._torch, self._device, users.hot, items.hot)
+        steps = DeviceSteps(self._torch, self._device, self._transfers, users.hot, items.hot)
         model.learn_on(steps, self.turn, self._rows, self._row_bytes)

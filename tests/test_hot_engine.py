@@ -11,11 +11,13 @@ import threading
 
 import numpy as np
 import pytest
+from late import LateTransfers
 
 import engine
+import engine.device
 from engine import backend
 from engine.learn import device as learning
-from engine.table.hot import HotTier, row_bytes
+from engine.table.hot import row_bytes
 
 DIM = 8
 EVENTS, USERS, ITEMS = 3_000, 300, 200
@@ -310,19 +312,57 @@ def test_readers_beside_a_writer():
 # --- what can go wrong
 
 
-def test_a_slow_copy_back_loses_nothing(monkeypatch, home):
-    """A victim that is changed, leaves and is wanted again by the next window, with the copy held up in between."""
-    copy_back = HotTier._copy_back
+@pytest.mark.parametrize("calls", [200, EVENTS])
+def test_copies_that_come_as_late_as_they_may_lose_nothing(law, calls, monkeypatch, home):
+    """Rows that a window changes, the next one evicts and the one after wants again, many windows to a record."""
+    monkeypatch.setattr(engine.device, "Transfers", LateTransfers)
+    name, data, _ = law
+    need = {"softmax": 12, "bpr": 48}.get(LAWS[name]["loss"], 16)
+    more = {"hot_bytes": room(name, need), "warm_bytes": 120 * 300 * 16 // 7}
+    found, stats = learn(home, name, data, calls, device="cuda", **more)
+    assert min(stats["users"]["hot_evicted"], stats["items"]["hot_evicted"]) > 100
+    assert found == learn(":memory:", name, data, calls)[0]
 
-    def slowly(self, rows):
-        threading.Event().wait(0.002)
-        copy_back(self, rows)
 
-    monkeypatch.setattr(HotTier, "_copy_back", slowly)
-    data = events("bpr", 600)
-    found, stats = learn(home, "bpr", data, device="cuda", hot_bytes=room("bpr", 48))
-    assert stats["users"]["hot_evicted"] > 50
-    assert found == learn(":memory:", "bpr", data)[0]
+def test_losses_and_means_of_many_windows(law):
+    """What comes in after the window's launch: the report's loss, what strangers get, and between records nothing."""
+    name, data, _ = law
+    need = {"softmax": 12, "bpr": 48}.get(LAWS[name]["loss"], 16)
+    with (
+        engine.open(":memory:", dim=DIM, **LAWS[name]) as cpu,
+        engine.open(":memory:", dim=DIM, **LAWS[name], device="cuda", hot_bytes=room(name, need)) as gpu,
+    ):
+        for part in np.split(data, 3):
+            a, b = (eng.ingest(*part.T) for eng in (cpu, gpu))
+            np.testing.assert_allclose(b.loss, a.loss, rtol=1e-12)
+            assert (a.events, a.new_users, a.new_items, a.seq) == (b.events, b.new_users, b.new_items, b.seq)
+            np.testing.assert_array_equal(cpu._model.mean, gpu._model.mean)
+            assert at_rest(gpu)
+            for eng in (cpu, gpu):
+                eng.forget(users=part[:, 0])  # of nobody there is no mean
+
+
+def at_rest(eng):
+    """Nothing is under way on the device, and all that left it has come."""
+    return eng._model._steps._flying is None and not eng._users.hot._leaving and not eng._items.hot._leaving
+
+
+def test_an_epoch_in_the_middle_of_a_record_waits_for_the_device(home):
+    """It saves the mean, too, which comes in last."""
+    data, rests = events("bpr"), []
+    small = {"device": "cuda", "hot_bytes": room("bpr", 48), "warm_bytes": 120 * 200 * 16 // 7}
+    with engine.open(home, dim=DIM, **LAWS["bpr"], **small) as eng:
+        make_room = eng._make_room
+
+        def seen(seq):
+            rests.append(at_rest(eng))
+            make_room(seq)
+
+        eng._make_room = seen
+        eng.ingest(*data.T)
+        assert eng.digest() == learn(":memory:", "bpr", data, EVENTS)[0]
+    assert len(rests) > 3
+    assert all(rests)
 
 
 def test_a_device_that_fails_leaves_the_directory_intact(home, monkeypatch):
@@ -404,7 +444,7 @@ def test_a_window_that_failed_is_in_no_answer_and_in_no_epoch(home, monkeypatch)
     with engine.open(home, dim=DIM, **LAWS["bpr"], device="cuda") as eng:
         eng.ingest(*data[:100].T)
         eng.checkpoint()
-        monkeypatch.setattr(backend.native, "device_learned", lambda *args: [][0])
+        monkeypatch.setattr(backend.native, "device_marked", lambda *args: [][0])
         with pytest.raises(IndexError):
             eng.ingest(*data[100:].T)
         monkeypatch.undo()

@@ -119,7 +119,7 @@ FUNCTIONS = {
     "isa": 0,
     "fill_fresh": 2,
     "device_refs": 8,
-    "device_learned": 12,
+    "device_marked": 9,
     "limit_windows": 3,
 }
 CLASSES = {"Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"}

@@ -26,7 +26,7 @@ def hot_calls(made, rng):
         lambda h, c: native.limit_windows(learner, rng.choice([1, 2, 64]), rng.choice([6, 64])),
         lambda h, c: native.fill_fresh(learner, settings),
         lambda h, c: native.device_refs(learner, *window, rng.choice(hot), rng.choice(hot)),
-        lambda h, c: native.device_learned(learner, *window, 11, f32(rng.choice([2, 4])), f32(8), 0, *hot),
+        lambda h, c: native.device_marked(learner, *window, 11, *hot),
         lambda h, c: keep(*(h.place() or ())),
         lambda h, c: keep(h.rows_ahead()),
         lambda h, c: keep(h.rows_ahead(rng.choice(ARRAYS))),

@@ -101,7 +101,7 @@ def tested(lmdb: bool) -> dict[str, list[str]]:
     """What of the tests makes sense on the device: kernels, and with lmdb the tier. Files by the name of the step."""
     patterns = {"tests of kernels": ["tests/kernels/test_*_triton.py", "tests/kernels/test_*_cuda.py"]}
     if lmdb:
-        patterns["tests of the tier"] = ["tests/test_hot*.py"]
+        patterns["tests of the tier"] = ["tests/test_hot*.py", "tests/table/test_hot*.py"]
     files = {
         name: sorted(str(path.relative_to(ROOT)) for pattern in chosen for path in ROOT.glob(pattern))
         for name, chosen in patterns.items()

@@ -39,6 +39,10 @@ def moved(window: Window) -> int:
     return firsts * 2 * ROW_BYTES + window.ints.nbytes + window.events * (4 + 4 * DIM)
 
 
+def to_gpu(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array).to("cuda")
+
+
 def seconds(call: Callable[[], Any], rounds: int = 5) -> float:
     """The median of some rounds, after one to warm up."""
     call()
@@ -68,15 +72,15 @@ def measure(report: Report) -> None:
         slots = columns(items, batch, events)
         kinds: dict[str, Any] = {"loss": "softmax", "batch_size": batch, "negatives": NEGATIVES}
         window = planner.plan(*slots, **kinds)
-        size, on_gpu = moved(window), window.on("cuda")
-        few = planner.plan(*columns(items, batch, 4096 * batch), **kinds).on("cuda")
+        size, on_gpu = moved(window), window.on(to_gpu)
+        few = planner.plan(*columns(items, batch, 4096 * batch), **kinds).on(to_gpu)
         alone = seconds(lambda slabs=slabs, on_gpu=on_gpu: slabs.learn(on_gpu))
         peer = seconds(lambda slabs=slabs, few=few: slabs.learn(few, each=True)) * events / few.events
         shape = f"{items} items, {batch} events a step, {events} events, {window.side_by_side:.1f} steps side by side"
         report("learn_steps", shape, alone, size, peer="a launch for each step", peer_seconds=peer)
         whole = seconds(
             lambda slabs=slabs, planner=planner, slots=slots, kinds=kinds: slabs.learn(
-                planner.plan(*slots, **kinds).on("cuda")
+                planner.plan(*slots, **kinds).on(to_gpu)
             ),
             rounds=3,
         )
@@ -87,7 +91,7 @@ def tune() -> None:
     for items, batch in SHAPES:
         events, slabs = EVENTS[items], Slabs(items)
         kinds: dict[str, Any] = {"loss": "softmax", "batch_size": batch, "negatives": NEGATIVES}
-        window = Planner(USERS, items).plan(*columns(items, batch, events), **kinds).on("cuda")
+        window = Planner(USERS, items).plan(*columns(items, batch, events), **kinds).on(to_gpu)
         for threads in (128, 192, 256, 320, 384):
             for blocks in (0, 17, 67, 133, 265, 529):
                 took = seconds(lambda s=slabs, w=window, t=threads, b=blocks: s.learn(w, block_threads=t, blocks=b), 2)

@@ -1,11 +1,14 @@
 """Learning on a device: one planned window, from the places of its rows to what the host has to know of it.
 
-Responsible for which kernels learn a window there. Not for which rows it names (csrc/learner.h), nor for where they
-live (the tiers that it is given). Small steps go to learn_steps, all of a window in one launch and with the CPU's own
-bits; large micro-batches to the row kernels, one micro-batch after the other, within their tolerances of the CPU. Which
-of the two follows from the settings alone. The writer's thread, with the device's turn.
+Responsible for which kernels learn a window there, and for what comes back. Not for which rows it names
+(csrc/learner.h), nor for where they live (the tiers that it is given). Small steps go to learn_steps, all of a window
+in one launch and with the CPU's own bits; large micro-batches to the row kernels, one micro-batch after the other,
+within their tolerances of the CPU. Which of the two follows from the settings alone. One window is under way while the
+next one is planned and its rows come; what the host knows of a window without its results is marked once it is
+launched. The writer's thread, with the device's turn.
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..backend import device_errors, native
 from ..config import Settings
-from ..events import POINTWISE, Floats, Ids
+from ..events import POINTWISE, Ids
 from ..kernels.learn_steps import MAX_BATCH, MAX_NEGATIVES, Planner, learn_steps
 from ..kernels.loss_grads.triton_kernel import loss_grads
 from ..kernels.pool_rows.triton_kernel import pool_rows
@@ -31,6 +34,19 @@ class Tier(Protocol):
 
     def place(self) -> None: ...
 
+    def settle(self) -> None: ...
+
+
+class Copies(Protocol):
+    """Copies beside what the device computes (engine/table/transfers.py)."""
+
+    def send(self, array: NDArray[Any]) -> Any: ...
+
+    def report(self, *tensors: Any) -> Callable[[], list[NDArray[Any]]]: ...
+
+
+_Results = Callable[[], list[NDArray[Any]]]  # waits for: losses [n], the mean after them, how many steps were refused
+
 
 def in_steps(batch_size: int, negatives: int) -> bool:
     """Do these settings make steps that are small enough for learn_steps?"""
@@ -38,12 +54,15 @@ def in_steps(batch_size: int, negatives: int) -> bool:
 
 
 class DeviceSteps:
-    def __init__(self, torch: Any, device: Any, users: Tier, items: Tier) -> None:
+    def __init__(self, torch: Any, device: Any, copies: Copies, users: Tier, items: Tier) -> None:
         self._torch = torch
         self._device = device
+        self._copies = copies
         self._users = users
         self._items = items
         self._planner: Planner | None = None
+        self._mean: Any = None  # of the windows under way, on the device; None: the learner's
+        self._flying: tuple[Any, _Results] | None = None  # the learner and the window under way
 
     def learn(
         self,
@@ -55,7 +74,10 @@ class DeviceSteps:
         columns: tuple[Ids, Ids, NDArray[np.float32] | None, NDArray[np.float32] | None],
         first_seq: int,
     ) -> tuple[int, float, int, int, int, int, int]:
-        """Learns the window that was planned from event `start` of a record; returns what `Learner.learn` does."""
+        """Has the window learned that was planned from event `start` of a record, and waits for the one before.
+
+        Returns what `Learner.learn` does, with losses and refused steps of the window before.
+        """
         _, _, values, weights = columns
         native.fill_fresh(learner, planned)
         self._users.place()
@@ -68,16 +90,35 @@ class DeviceSteps:
             "values": None if values is None else values[part],
             "offsets": offsets if settings.loss in POINTWISE else None,
         }
-        learn = self._steps if in_steps(batch_size, settings.negatives) else self._batches
+        launch = self._steps if in_steps(batch_size, settings.negatives) else self._batches
         with device_errors("learning"):
-            losses, mean, skipped = learn(settings, batch_size, refs, fresh, window, learner.mean, learner.mean_count)
-        learned: tuple[int, float, int, int, int, int, int] = native.device_learned(
-            learner, planned, *columns, first_seq, losses, mean, skipped, *hot
+            if self._mean is None:
+                self._mean = self._copies.send(learner.mean)
+            results = launch(settings, batch_size, refs, fresh, window, self._mean, learner.mean_count)
+        events, _, new_users, new_items, _, warm, cold = native.device_marked(
+            learner, planned, *columns, first_seq, *hot
         )
-        return learned
+        loss, skipped = self._land()
+        self._flying = learner, results
+        return events, loss, new_users, new_items, skipped, warm, cold
 
-    def _to_device(self, x: NDArray[Any]) -> Any:
-        return self._torch.from_numpy(np.ascontiguousarray(x)).to(self._device)
+    def finish(self) -> tuple[int, float, int, int, int, int, int]:
+        """Waits for the window under way, and for what left the device: RAM is all that it should be, and the mean."""
+        loss, skipped = self._land()
+        self._mean = None
+        self._users.settle()
+        self._items.settle()
+        return 0, loss, 0, 0, skipped, 0, 0
+
+    def _land(self) -> tuple[float, int]:
+        """The losses of the window under way, summed, and how many steps it refused."""
+        if self._flying is None:
+            return 0.0, 0
+        (learner, results), self._flying = self._flying, None
+        with device_errors("learning"):
+            losses, mean, skipped = results()
+        learner.mean = mean
+        return float(losses.sum(dtype=np.float64)), int(skipped)
 
     def _steps(
         self,
@@ -86,10 +127,9 @@ class DeviceSteps:
         refs: list[Ids],
         fresh: NDArray[np.uint8],
         window: dict[str, Any],
-        mean: Floats,
+        mean: Any,
         mean_count: int,
-    ) -> tuple[Floats, Floats, int]:
-        """Losses [n], the new mean, and how many rows refused their step."""
+    ) -> _Results:
         users, items = self._users.rows, self._items.rows
         if self._planner is None or (self._planner.user_rows, self._planner.item_rows) != (len(users), len(items)):
             self._planner = Planner(len(users), len(items))
@@ -108,11 +148,11 @@ class DeviceSteps:
             "optimizer": settings.optimizer,
         }
         if self._device.type == "cpu":  # Triton's interpreter: the same steps in C++
-            learned = learn_steps(users.numpy(), items.numpy(), planned, mean, mean_count, **rule)
-            return learned.losses, mean, int(learned.skipped)
-        moved = self._to_device(mean)
-        learned = learn_steps(users, items, planned.on(self._device), moved, mean_count, **rule)
-        return learned.losses.cpu().numpy(), moved.cpu().numpy(), int(learned.skipped)
+            learned = learn_steps(users.numpy(), items.numpy(), planned, mean.numpy(), mean_count, **rule)
+            arrays = [learned.losses, mean.numpy().copy(), np.array(learned.skipped)]
+            return lambda: arrays
+        learned = learn_steps(users, items, planned.on(self._copies.send), mean, mean_count, **rule)
+        return self._copies.report(learned.losses, mean, learned.skipped)
 
     def _batches(
         self,
@@ -121,13 +161,11 @@ class DeviceSteps:
         refs: list[Ids],
         fresh: NDArray[np.uint8],
         window: dict[str, Any],
-        start_mean: Floats,
+        mean: Any,
         mean_count: int,
-    ) -> tuple[Floats, Floats, int]:
-        """As `_steps`."""
-        places = [self._to_device(x) for x in refs]
-        mean = self._to_device(start_mean)
-        arguments = {name: None if x is None else self._to_device(x) for name, x in window.items()}
+    ) -> _Results:
+        places = [self._copies.send(x) for x in refs]
+        arguments = {name: None if x is None else self._copies.send(x) for name, x in window.items()}
         torch = self._torch
         users, items, dim = self._users.rows, self._items.rows, settings.dim
         step: dict[str, Any] = {"dim": dim, "lr": settings.lr, "l2": settings.l2, "optimizer": settings.optimizer}
@@ -141,7 +179,7 @@ class DeviceSteps:
             of = {name: None if x is None else x[begin:end] for name, x in arguments.items()}
             new = np.flatnonzero(fresh[begin:end])
             if len(new):
-                rows = user[self._to_device(new)]
+                rows = user[self._copies.send(new)]
                 users[rows, :dim] += mean
             if of["offsets"] is not None:
                 of["offsets"] = of["offsets"] + users[user, dim]
@@ -166,7 +204,7 @@ class DeviceSteps:
             bias = positive_coefs if settings.loss in POINTWISE else None
             skipped += update_rows(users, user, query_grads, index, ones, bias, **step)
             self._move_mean(mean, user, mean_count + begin)
-        return losses.cpu().numpy(), mean.cpu().numpy(), int(skipped)
+        return self._copies.report(losses, mean, skipped)
 
     def _move_mean(self, mean: Any, user: Any, count: int) -> None:
         """mean += rate x (vector - mean) for one event after the other, as one weighted sum of their vectors."""
@@ -177,6 +215,10 @@ class DeviceSteps:
         offsets = np.append(np.arange(0, events, _SEGMENT), events)
         # Sums of segments first, then theirs: a sum of one thread would take as long as the step.
         sums = pool_rows(
-            self._users.rows, user, self._to_device(offsets), self._to_device(weights.astype(np.float32)), dim=len(mean)
+            self._users.rows,
+            user,
+            self._copies.send(offsets),
+            self._copies.send(weights.astype(np.float32)),
+            dim=len(mean),
         )
         mean.mul_(float(left[0])).add_(sums.sum(0))

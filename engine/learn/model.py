@@ -46,7 +46,7 @@ _Columns = tuple[Ids, Ids, NDArray[np.float32] | None, NDArray[np.float32] | Non
 
 
 class Steps(Protocol):
-    """What learns a planned window in the place of the CPU."""
+    """What learns a planned window in the place of the CPU, and may be at it while the next one is planned."""
 
     def learn(
         self,
@@ -58,6 +58,8 @@ class Steps(Protocol):
         columns: _Columns,
         first_seq: int,
     ) -> tuple[int, float, int, int, int, int, int]: ...
+
+    def finish(self) -> tuple[int, float, int, int, int, int, int]: ...
 
 
 class Model:
@@ -167,10 +169,18 @@ class Model:
                         learner, self._settings, settings, batch_size, start, columns, first_seq
                     )
             if learned is None:
+                self._finish(into)
                 make_room(first_seq + start - 1)  # without the turn: an epoch takes long
                 continue
             start += learned[0]
             into.add(*learned)
+        self._finish(into)
+
+    def _finish(self, into: Learned) -> None:
+        """Waits for what a device has under way: from here on rows may leave, and be saved."""
+        if self._steps:
+            with self._turn:
+                into.add(*self._steps.finish())
 
 
 def native_settings(s: Settings, batch_size: int | None = None) -> Any:

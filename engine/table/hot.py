@@ -2,10 +2,11 @@
 demand.
 
 Responsible for which rows are on the device (csrc/hot.h decides, on the host), for copying them there and back, and for
-the turn that the writer and readers of the device take. Not for what is computed on them. Invariants: a hot row has a
-slot in the warm tier; where the device's floats are newer the row is *ahead*, and dirty in the warm tier, so it reaches
-RAM before an epoch freezes it and before it can leave. Every call takes the turn. The device is any that torch has:
-with the Triton interpreter it is the CPU.
+the turn that the writer and readers of the device take. Not for what is computed on them, nor for how copies run beside
+it (transfers.py). Invariants: a hot row has a slot in the warm tier; where the device's floats are newer the row is
+*ahead*, and dirty in the warm tier, so it reaches RAM before an epoch freezes it and before it can leave; so is one
+that has lost its place and is on its way back, and nothing is read from RAM before it has come (`settle`). Every call
+takes the turn. The device is any that torch has: with the Triton interpreter it is the CPU.
 """
 
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from ..backend import device_errors, native
 from ..config import OPTIMIZERS
 from ..errors import EngineError
 from ..events import Ids
+from .transfers import Transfers
 
 _FIRST_ROWS = 1 << 16  # where memory is taken as it is needed
 _CHUNK = 1 << 16  # rows copied at a time: 19 MB of staging memory at dim 64
@@ -32,6 +34,7 @@ class HotTier:
         device: Any,
         torch: Any,
         turn: Any,
+        transfers: Transfers,
         catalogue: Any = None,
         publish: Callable[[Ids, Ids, Any, Ids], None] | None = None,
     ):
@@ -45,7 +48,8 @@ class HotTier:
         self._torch = torch
         self._device = device
         self._catalogue = catalogue
-        self._pinned = device.type == "cuda"  # staging memory that the device copies from by itself
+        self._transfers = transfers
+        self._leaving: list[tuple[Any, Callable[[], Any]]] = []  # victims on their way to RAM, the oldest first
         self.rows = self._room(capacity if reserved else min(capacity, _FIRST_ROWS))
 
     @property
@@ -64,40 +68,58 @@ class HotTier:
             self.rows = grown
 
     def place(self) -> None:
-        """Brings the rows that the warm tier has pinned to the device; first back what leaves and is ahead."""
+        """Brings the rows that the warm tier has pinned to the device, and sends back what leaves and is ahead.
+
+        What comes is copied while the device still computes. What leaves is packed when it has, and `settle` takes it
+        over: the next call at the latest.
+        """
         placed = self.native.place()
         if placed is None:
             raise EngineError("a window of more rows than the device has places for")
         loads, victims = placed
         self._grow(int(self.native.reached))
         self.show(only_left=True)
-        self._copy_back(victims)
-        self._load(loads)
+        self.settle()  # a row that the last call sent back may be wanted again now
+        coming = self._load(loads)
+        self._send_back(victims)
+        with device_errors("copying rows to it"):
+            for places, rows in coming:
+                self.rows.index_copy_(0, places, rows())
+
+    def settle(self) -> None:
+        """Has what left the device and was ahead in RAM."""
+        while self._leaving:
+            rows, landed = self._leaving[0]
+            with device_errors("copying rows back"):
+                floats = landed()
+            self.native.scatter(rows, floats, self._catalogue)
+            del self._leaving[0]  # not before it is there: who reads may be interrupted
 
     def refresh(self, ids: Ids | None = None) -> None:
         """Brings RAM up to date, for all rows or for those of `ids`; nothing moves on the device."""
         with self.turn:
+            self.settle()
             if self.native.ahead:
-                self._copy_back(self.native.rows_ahead() if ids is None else self.native.rows_ahead(ids))
+                rows = self.native.rows_ahead() if ids is None else self.native.rows_ahead(ids)
+                for part in rows.parts(_CHUNK):  # one after the other: all of them may be as much as the tier
+                    self._send_back(part)
+                    self.settle()
 
-    def _copy_back(self, rows: Any) -> None:
-        if not len(rows):
-            return
+    def _send_back(self, rows: Any) -> None:
         with device_errors("copying rows back"):
             for part in rows.parts(_CHUNK):
-                places = self._torch.from_numpy(part.places).to(self._device)
-                floats = self.rows.index_select(0, places).cpu().numpy()
-                self.native.scatter(part, floats, self._catalogue)
+                packed = self.rows.index_select(0, self._transfers.send(part.places))
+                self._leaving.append((part, self._transfers.fetch(packed)))
 
-    def _load(self, rows: Any) -> None:
-        if not len(rows):
-            return
+    def _load(self, rows: Any) -> list[tuple[Any, Callable[[], Any]]]:
+        """Places on the device, and what gives the rows for them."""
+        coming = []
         with device_errors("copying rows to it"):
             for part in rows.parts(_CHUNK):
-                staging = self._torch.empty((len(part), self.rows.shape[1]), pin_memory=self._pinned)
+                staging = self._transfers.staging(len(part), self.rows.shape[1])
                 self.native.gather(part, staging.numpy())
-                places = self._torch.from_numpy(part.places).to(self._device)
-                self.rows.index_copy_(0, places, staging.to(self._device, non_blocking=True))
+                coming.append((self._transfers.send(part.places), self._transfers.load(staging)))
+        return coming
 
     def show(self, only_left: bool = False) -> None:
         """Hands rows that were learned since the last time to who shows them; or those that are leaving alone."""

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from late import LateTransfers
 
 from engine.backend import device_errors, native, require_device
 from engine.config import OPTIMIZERS
 from engine.errors import DeviceError, EngineError
 from engine.table import hot
 from engine.table.hot import HotTier, Turn, row_bytes
+from engine.table.transfers import Transfers
 
 DIM = 3
 ADAGRAD = OPTIMIZERS.index("adagrad")
@@ -20,10 +22,11 @@ ADAGRAD = OPTIMIZERS.index("adagrad")
 class Tier:
     """A warm tier of known rows with a hot tier before it, and what its rows should be."""
 
-    def __init__(self, rows, places, reserved=True):
+    def __init__(self, rows, places, reserved=True, transfers=Transfers):
         self.torch, device = require_device()
         self.warm = native.Warm(DIM, ADAGRAD, max(rows, places), False)
-        self.hot = HotTier(self.warm, places, reserved, device, self.torch, Turn())
+        transfers = transfers(self.torch, device)
+        self.hot = HotTier(self.warm, places, reserved, device, self.torch, Turn(), transfers)
         self.ids = np.arange(rows, dtype=np.int64) * 7 - 20
         n, missing = self.warm.bring(self.ids)
         assert n == len(missing) == rows
@@ -64,11 +67,12 @@ class Tier:
         np.testing.assert_array_equal(self.in_ram(ids), np.stack([self.known[int(i)] for i in ids]))
 
 
+@pytest.mark.parametrize("transfers", [Transfers, LateTransfers])
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_rows_are_what_was_learned_wherever_they_are(data):
+def test_rows_are_what_was_learned_wherever_they_are(transfers, data):
     rows, places = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 6))
-    tier = Tier(rows, places)
+    tier = Tier(rows, places, transfers=transfers)
     some = st.lists(st.integers(0, rows - 1), min_size=1, max_size=places)
     for _ in range(data.draw(st.integers(0, 8))):
         if data.draw(st.booleans()):
@@ -81,8 +85,9 @@ def test_rows_are_what_was_learned_wherever_they_are(data):
     np.testing.assert_array_equal(tier.in_ram(tier.ids), np.stack([tier.known[int(i)] for i in tier.ids]))
 
 
-def test_every_window_evicts_what_the_next_one_needs():
-    tier = Tier(8, 4)
+@pytest.mark.parametrize("transfers", [Transfers, LateTransfers])
+def test_every_window_evicts_what_the_next_one_needs(transfers):
+    tier = Tier(8, 4, transfers=transfers)
     for turn in range(12):
         tier.use(np.arange(4) + 4 * (turn % 2))
     assert tier.hot.stats()["hot_evicted"] == 44
@@ -144,6 +149,46 @@ def test_the_turn_is_fair_and_can_be_taken_again():
     for thread in threads:
         thread.join()
     assert order == [0, 1, 2, "writer"]
+
+
+def test_what_is_sent_back_stays_on_its_way_until_it_has_come():
+    """Whoever waits for it may be interrupted."""
+    tier = Tier(4, 2)
+    tier.use([0, 1])
+    tier.use([2, 3])
+    rows, landed = tier.hot._leaving[0]
+    answers = iter([KeyboardInterrupt, None])
+
+    def interrupted():
+        if answer := next(answers):
+            raise answer
+        return landed()
+
+    tier.hot._leaving[0] = rows, interrupted
+    with pytest.raises(KeyboardInterrupt):
+        tier.hot.refresh()
+    tier.check(np.arange(4))
+
+
+def test_transfers_keep_their_order():
+    """On a GPU: copies beside kernels, of memory that changes right after."""
+    torch, device = require_device()
+    copies = Transfers(torch, device)
+    n = 1 << 18
+    for turn in range(8):
+        staging = copies.staging(n, 4)
+        staging.fill_(turn)
+        coming = copies.load(staging)
+        counts = np.full(n, turn, np.int64)
+        sent = copies.send(counts)
+        rows = coming()
+        there = rows * 2 + sent[:, None]
+        back, told = copies.fetch(there * 1), copies.report(there[0], sent[:2])
+        there.zero_()
+        assert (back() == 3 * turn).all()
+        numbers, first = told()
+        assert (numbers == 3 * turn).all()
+        assert first.tolist() == [turn, turn]
 
 
 def test_what_torch_raises_is_a_device_error():

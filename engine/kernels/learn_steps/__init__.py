@@ -7,6 +7,7 @@ threads, the CUDA extension where they are tensors of torch on a GPU, in one lau
 one at a time per slab and per planner; the GIL is released while C++ runs.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -56,15 +57,13 @@ class Window:
         """About how many steps can run at once."""
         return min(self.steps, DEPTH_STEPS) / max(1, self.depth)
 
-    def on(self, device: Any) -> "Window":
-        """The same window with its columns on a torch device."""
-        import torch
-
-        ints = torch.from_numpy(self.ints).to(device)
+    def on(self, send: Callable[[npt.NDArray[Any]], Any]) -> "Window":
+        """The same window with its columns where `send` brings an array: tensors of a GPU."""
+        ints = send(self.ints)
         columns = _split(ints, self.events, self.columns["negative_slots"].size)
         for name in FLOATS:
             column = self.columns[name]
-            columns[name] = None if column is None else torch.from_numpy(column).to(device)
+            columns[name] = None if column is None else send(column)
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         return Window(**(fields | {"ints": ints, "columns": columns}))
 
@@ -282,7 +281,7 @@ def learn_on_device(
         raise InputError(f"mean: wanted a float32 tensor [{dim}] on the GPU of users")
     _fits(users, items, window)
     if not is_tensor(window.ints):
-        window = window.on(device)
+        window = window.on(lambda array: torch.from_numpy(array).to(device))
     n = window.events
     with torch.cuda.device(device):
         losses = torch.empty(n, dtype=torch.float32, device=device)
