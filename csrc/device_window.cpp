@@ -55,9 +55,11 @@ Learned Learner::device_marked(const RecordView& r, Hot& hot_users, Hot& hot_ite
     for (Warm* table : {&users_, &items_}) {
         const auto& pinned = table->pinned();
         for (size_t from = 0; from < pinned.size(); from += kLockRows) {
+            const size_t to = std::min(pinned.size(), from + kLockRows);
+            for (size_t i = to; i < std::min(pinned.size(), to + kLockRows); ++i) table->prefetch_flags(pinned[i]);
             std::lock_guard lock(table->mutex());
-            for (size_t i = from; i < std::min(pinned.size(), from + kLockRows); ++i) {
-                table->made(pinned[i]);
+            for (size_t i = from; i < to; ++i) {
+                if (table->flags(pinned[i]) & Warm::kFresh) table->made(pinned[i]);
                 table->touch(pinned[i]);
             }
         }

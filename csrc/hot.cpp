@@ -19,24 +19,23 @@ Hot::Changed Hot::changed(bool only_left) const {
     Changed out = left_;
     if (!only_left)
         for (const uint32_t place : changed_list_)
-            if (is_changed_[place]) add_changed(place, &out);
+            if (state_[place] & kChanged) add_changed(place, &out);
     return out;
 }
 
 void Hot::shown(bool only_left) {
     left_ = {};
     if (only_left) return;
-    for (const uint32_t place : changed_list_) is_changed_[place] = 0;
+    for (const uint32_t place : changed_list_) state_[place] &= static_cast<uint8_t>(~kChanged);
     changed_list_.clear();
 }
 
 void Hot::release(uint32_t place) {
-    if (is_changed_[place]) add_changed(place, &left_);
-    is_changed_[place] = 0;
+    if (state_[place] & kChanged) add_changed(place, &left_);
     place_of_[slot_of_[place]] = kNone;
     slot_of_[place] = kNone;
-    if (is_ahead_[place]) --ahead_count_;
-    is_ahead_[place] = 0;
+    if (state_[place] & kAhead) --ahead_count_;
+    state_[place] = 0;
     free_.push_back(place);
     --size_;
 }
@@ -59,7 +58,7 @@ bool Hot::evict_some() {
     std::partial_sort(candidates.begin(), candidates.begin() + static_cast<std::ptrdiff_t>(n), candidates.end());
     for (size_t i = 0; i < n; ++i) {
         const uint32_t place = candidates[i].second;
-        if (is_ahead_[place]) victims.add(slot_of_[place], place);
+        if (state_[place] & kAhead) victims.add(slot_of_[place], place);
         release(place);
         ++evicted_;
     }
@@ -76,8 +75,7 @@ bool Hot::place() {
         if (free_.empty() && high_water_ < capacity_) {
             free_.push_back(static_cast<uint32_t>(high_water_++));
             slot_of_.push_back(kNone);
-            is_ahead_.push_back(0);
-            is_changed_.push_back(0);
+            state_.push_back(0);
         }
         if (free_.empty()) evict_some();  // finds one: no more are pinned than there are places
         const uint32_t place = free_.back();
@@ -92,15 +90,23 @@ bool Hot::place() {
 
 void Hot::learned() {
     if (std::ssize(ahead_list_) > 2 * capacity_)
-        std::erase_if(ahead_list_, [this](uint32_t place) { return !is_ahead_[place]; });
+        std::erase_if(ahead_list_, [this](uint32_t place) { return !(state_[place] & kAhead); });
     if (std::ssize(changed_list_) > 2 * capacity_)
-        std::erase_if(changed_list_, [this](uint32_t place) { return !is_changed_[place]; });
-    for (const uint32_t slot : warm_.pinned()) {
-        const uint32_t place = at(slot);
+        std::erase_if(changed_list_, [this](uint32_t place) { return !(state_[place] & kChanged); });
+    const auto& pinned = warm_.pinned();
+    constexpr size_t kDistance = 16;
+    for (size_t i = 0; i < pinned.size(); ++i) {
+        // Two distances: a slot's place, then what is known of the place.
+        if (const size_t far = i + 2 * kDistance; far < pinned.size() && pinned[far] < place_of_.size())
+            __builtin_prefetch(&place_of_[pinned[far]]);
+        if (const size_t near = i + kDistance; near < pinned.size())
+            if (const uint32_t place = at(pinned[near]); place != kNone) __builtin_prefetch(&state_[place], 1);
+        const uint32_t place = at(pinned[i]);
         if (place == kNone) throw std::invalid_argument("a pinned row has no place");
-        if (shown_ && !is_changed_[place]) is_changed_[place] = 1, changed_list_.push_back(place);
-        if (is_ahead_[place]) continue;
-        is_ahead_[place] = 1;
+        uint8_t& state = state_[place];
+        if (shown_ && !(state & kChanged)) state |= kChanged, changed_list_.push_back(place);
+        if (state & kAhead) continue;
+        state |= kAhead;
         ++ahead_count_;
         ahead_list_.push_back(place);
     }
@@ -109,7 +115,7 @@ void Hot::learned() {
 Hot::Copy Hot::rows_ahead() {
     std::sort(ahead_list_.begin(), ahead_list_.end());
     ahead_list_.erase(std::unique(ahead_list_.begin(), ahead_list_.end()), ahead_list_.end());
-    std::erase_if(ahead_list_, [this](uint32_t place) { return !is_ahead_[place]; });
+    std::erase_if(ahead_list_, [this](uint32_t place) { return !(state_[place] & kAhead); });
     Copy out;
     for (const uint32_t place : ahead_list_) out.add(slot_of_[place], place);
     return out;
@@ -120,7 +126,7 @@ Hot::Copy Hot::rows_ahead(const int64_t* ids, int64_t n) const {
     for (int64_t i = 0; i < n; ++i) {
         const uint32_t slot = warm_.find(ids[i]);
         const uint32_t place = slot == kNone ? kNone : at(slot);
-        if (place != kNone && is_ahead_[place]) out.add(slot, place);
+        if (place != kNone && state_[place] & kAhead) out.add(slot, place);
     }
     return out;
 }
@@ -136,9 +142,9 @@ void Hot::require_here(uint32_t slot) const {
 }
 
 void Hot::gather(const Copy& rows, int64_t width, float* out) const {
-    constexpr int64_t kAhead = 8;
+    constexpr int64_t kDistance = 8;
     for (int64_t i = 0; i < rows.size(); ++i) {
-        if (i + kAhead < rows.size()) warm_.prefetch_slot(rows.slots[static_cast<size_t>(i + kAhead)]);
+        if (i + kDistance < rows.size()) warm_.prefetch_slot(rows.slots[static_cast<size_t>(i + kDistance)]);
         float* to = out + i * width;
         const uint32_t slot = rows.slots[static_cast<size_t>(i)];
         require_here(slot);
@@ -165,8 +171,8 @@ void Hot::scatter(const Copy& rows, int64_t width, const float* in, Catalogue* c
                 published[i - from] = in + i * width;
                 const auto place = static_cast<size_t>(rows.places[static_cast<size_t>(i)]);
                 if (place >= slot_of_.size()) throw std::invalid_argument("a place that is not there");
-                if (slot_of_[place] != slot || !is_ahead_[place]) continue;  // a victim, or named twice
-                is_ahead_[place] = 0;
+                if (slot_of_[place] != slot || !(state_[place] & kAhead)) continue;  // a victim, or named twice
+                state_[place] &= static_cast<uint8_t>(~kAhead);
                 --ahead_count_;
             }
         }

@@ -75,10 +75,10 @@ class Hot final : public Copies {
     bool shown_;
     std::vector<uint32_t> place_of_;        // by slot of the warm tier
     std::vector<uint32_t> slot_of_, free_;  // by place
-    std::vector<uint8_t> is_ahead_;         // by place
-    std::vector<uint8_t> is_changed_;       // by place
-    std::vector<uint32_t> changed_list_;    // places; some may be changed no more
-    Changed left_;                          // of those, the ones that have lost their places
-    std::vector<uint32_t> ahead_list_;      // places; some may be ahead no more
+    static constexpr uint8_t kAhead = 1, kChanged = 2;
+    std::vector<uint8_t> state_;          // by place
+    std::vector<uint32_t> changed_list_;  // places; some may be changed no more
+    Changed left_;                        // of those, the ones that have lost their places
+    std::vector<uint32_t> ahead_list_;    // places; some may be ahead no more
     int64_t size_ = 0, ahead_count_ = 0, evicted_ = 0, high_water_ = 0, hand_ = 0;
 };
