@@ -97,7 +97,11 @@ void Warm::release(uint32_t slot) {
 }
 
 void Warm::set_ordinal(uint32_t slot, uint64_t ordinal) {
-    meta(slot).ordinal = ordinal;
+    meta(slot).ordinal = ordinal;  // nobody reads the row yet
+    place_ordinal(slot, ordinal);
+}
+
+void Warm::place_ordinal(uint32_t slot, uint64_t ordinal) {
     if (slot_of_ordinal_.size() <= ordinal) {
         slot_of_ordinal_.resize(std::max<size_t>(ordinal + 1, slot_of_ordinal_.size() * 3 / 2), kNone);
         ordinal_bytes_ = static_cast<int64_t>(slot_of_ordinal_.capacity() * sizeof(uint32_t));
@@ -112,7 +116,7 @@ void Warm::fill(uint32_t slot, const std::byte* stored) {
         flags_[slot] = 0;
         ++rows_here_;
     }
-    if (ordinals_) set_ordinal(slot, meta(slot).ordinal);
+    if (ordinals_) place_ordinal(slot, meta(slot).ordinal);
 }
 
 void Warm::mark(uint32_t slot, uint8_t mark) {

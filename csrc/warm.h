@@ -142,6 +142,7 @@ class Warm {
 
   private:
     void grow_flags();
+    void place_ordinal(uint32_t slot, uint64_t ordinal);
     bool evict_some();
     void evict(uint32_t slot);
     void release(uint32_t slot);

@@ -61,7 +61,7 @@ THREAD = Kind(
     ("stress", "stress_catalogue", "stress_steps"),
     {"TSAN_OPTIONS": _TSAN},
     # numpy's BLAS, which the core never calls, hands work to its threads in ways that are not understood.
-    {"TSAN_OPTIONS": _TSAN, "OPENBLAS_NUM_THREADS": "1"},
+    {"TSAN_OPTIONS": f"{_TSAN}:suppressions={NATIVE / 'tsan.supp'}", "OPENBLAS_NUM_THREADS": "1"},
 )
 KINDS = {kind.name: kind for kind in (ADDRESS, THREAD)}
 
