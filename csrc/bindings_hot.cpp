@@ -113,6 +113,15 @@ void bind_hot(py::module_& m) {
             "rows_ahead", [](const Hot& h, const Array<int64_t>& ids) { return h.rows_ahead(ids.data(), ids.size()); },
             fixed("ids"))
         .def("pinned", &Hot::pinned)
+        .def(
+            "touched",
+            [](Hot& h, const Array<int64_t>& places) {
+                py::gil_scoped_release nogil;
+                h.touched(places.data(), places.size());
+            },
+            fixed("places"), "The rows there were learned, too: they are ahead of RAM, and dirty.")
+        .def(
+            "ordinals", [](const Hot& h, const Hot::Copy& rows) { return to_array(h.ordinals(rows)); }, py::arg("rows"))
         .def("learned", &Hot::learned, "The pinned rows are ahead of RAM now.")
         .def(
             "changed",
@@ -154,6 +163,20 @@ void bind_hot(py::module_& m) {
     m.def("device_marked", &device_marked, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
           fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), py::arg("hot_users"),
           py::arg("hot_items"));
+    m.def(
+        "draw_on_device",
+        [](Learner& l, const Hot* items) {
+            require(!items || &items->warm() == &l.items(), "a tier of another table");
+            l.draws_on = items;
+        },
+        py::arg("learner"), py::arg("items").none(true), py::keep_alive<1, 2>(),
+        "Negatives may be drawn on the device of this tier; None: they may not.");
+    m.def(
+        "may_draw", [](const Learner& l, const LearnSettings& s, int64_t events) { return l.may_draw(s, events); },
+        py::arg("learner"), py::arg("settings"), py::arg("events"));
+    m.def(
+        "known_items", [](const Learner& l) { return to_array(l.known_items); }, py::arg("learner"),
+        "Of the planned window: items before each step, where its negatives are to be drawn; else none.");
     m.def(
         "limit_windows", [](Learner& l, int64_t users, int64_t items) { l.user_room = users, l.item_room = items; },
         py::arg("learner"), py::arg("users"), py::arg("items"), "Rows that a window may need at most, per table.");

@@ -4,6 +4,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "kernels.h"
+#include "mix.h"
 #include "score_topk.h"
 
 namespace py = pybind11;
@@ -157,6 +158,25 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
     score_topk(task, threads);
 }
 
+void draw_negatives(const Array<int64_t>& known, const Array<int32_t>& slots, uint64_t seed, uint64_t first_seq,
+                    int64_t batch_size, int64_t negatives, Array<int32_t> out) {
+    const int64_t steps = known.size(), items = slots.size(), K = negatives;
+    require(
+        batch_size > 0 && batch_size <= 65'536 && K > 0 && K <= 65'536 && steps <= INT32_MAX && out.size() == steps * K,
+        "batch_size or negatives out of range, or out is not [S * K]");
+    const int64_t* n = known.data();
+    const int32_t* slot = slots.data();
+    for (int64_t s = 0; s < steps; ++s) require(n[s] >= 0 && n[s] <= items, "known is out of range");
+    int32_t* to = out.mutable_data();
+    py::gil_scoped_release nogil;
+    for (int64_t s = 0; s < steps; ++s)
+        for (int64_t k = 0; k < K; ++k) {
+            const uint64_t seq = first_seq + static_cast<uint64_t>(s * batch_size);
+            const int64_t ordinal = negative_ordinal(seed, seq, k, K, n[s]);
+            to[s * K + k] = ordinal < 0 ? -1 : slot[ordinal];
+        }
+}
+
 }  // namespace
 
 void bind_kernels(py::module_& m) {
@@ -180,6 +200,8 @@ void bind_kernels(py::module_& m) {
     m.def("update_rows", &update_rows, fixed("optimizer"), fixed("rows"), fixed("dim"), fixed("slots"),
           fixed("sources"), fixed("source_index"), fixed("coefs"), fixed("bias_coefs").none(true), py::arg("lr"),
           py::arg("l2"));
+    m.def("draw_negatives", &draw_negatives, fixed("known"), fixed("slots"), py::arg("seed"), py::arg("first_seq"),
+          py::arg("batch_size"), py::arg("negatives"), fixed("out"));
     m.def("score_topk", &topk, fixed("queries"), fixed("dim"), fixed("vectors"), fixed("biases"), fixed("ids"),
           fixed("k"), fixed("exclude_positions").none(true), fixed("exclude_offsets").none(true),
           fixed("include_positions").none(true), fixed("include_offsets").none(true), fixed("cosine"), fixed("out_ids"),

@@ -342,7 +342,7 @@ void bind_tables(py::module_& m) {
                const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq) {
                 require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
                 const RecordView r = view(users, items, values, weights, first_seq);
-                require(l.planned(s, r), "not what was planned");
+                require(l.planned(s, r) && l.known_items.empty(), "not what was planned");
                 Learned out;
                 {
                     py::gil_scoped_release nogil;

@@ -88,11 +88,54 @@ bool Hot::place() {
     return true;
 }
 
-void Hot::learned() {
+// Lists name what was ahead or changed once: they grow with places that are so again.
+void Hot::forget_listed() {
     if (std::ssize(ahead_list_) > 2 * capacity_)
         std::erase_if(ahead_list_, [this](uint32_t place) { return !(state_[place] & kAhead); });
     if (std::ssize(changed_list_) > 2 * capacity_)
         std::erase_if(changed_list_, [this](uint32_t place) { return !(state_[place] & kChanged); });
+}
+
+void Hot::set_ahead(uint32_t place) {
+    uint8_t& state = state_[place];
+    if (shown_ && !(state & kChanged)) state |= kChanged, changed_list_.push_back(place);
+    if (state & kAhead) return;
+    state |= kAhead;
+    ++ahead_count_;
+    ahead_list_.push_back(place);
+}
+
+void Hot::touched(const int64_t* places, int64_t n) {
+    forget_listed();
+    constexpr int64_t kDistance = 16;
+    const auto slot_at = [&](int64_t i) { return slot_of_[static_cast<size_t>(places[i])]; };
+    for (int64_t i = 0; i < n; ++i)
+        if (places[i] < 0 || places[i] >= std::ssize(slot_of_))
+            throw std::invalid_argument("a place that is not there");
+    for (int64_t from = 0; from < n; from += kLockRows) {
+        const int64_t to = std::min(n, from + kLockRows);
+        std::lock_guard lock(warm_.mutex());
+        for (int64_t i = from; i < to; ++i) {
+            if (i + kDistance < n && slot_at(i + kDistance) != kNone) warm_.prefetch_flags(slot_at(i + kDistance));
+            if (slot_at(i) != kNone) warm_.touch(slot_at(i));
+        }
+    }
+    // Only now: see Learner::device_marked.
+    for (int64_t i = 0; i < n; ++i)
+        if (slot_at(i) != kNone) set_ahead(static_cast<uint32_t>(places[i]));
+}
+
+std::vector<int64_t> Hot::ordinals(const Copy& rows) const {
+    std::vector<int64_t> out;
+    for (const uint32_t slot : rows.slots) {
+        require_here(slot);
+        out.push_back(static_cast<int64_t>(warm_.meta(slot).ordinal));
+    }
+    return out;
+}
+
+void Hot::learned() {
+    forget_listed();
     const auto& pinned = warm_.pinned();
     constexpr size_t kDistance = 16;
     for (size_t i = 0; i < pinned.size(); ++i) {
@@ -103,12 +146,7 @@ void Hot::learned() {
             if (const uint32_t place = at(pinned[near]); place != kNone) __builtin_prefetch(&state_[place], 1);
         const uint32_t place = at(pinned[i]);
         if (place == kNone) throw std::invalid_argument("a pinned row has no place");
-        uint8_t& state = state_[place];
-        if (shown_ && !(state & kChanged)) state |= kChanged, changed_list_.push_back(place);
-        if (state & kAhead) continue;
-        state |= kAhead;
-        ++ahead_count_;
-        ahead_list_.push_back(place);
+        set_ahead(place);
     }
 }
 

@@ -34,11 +34,14 @@ class Hot final : public Copies {
     uint32_t at(uint32_t slot) const { return slot < place_of_.size() ? place_of_[slot] : kNone; }
     // The pinned rows are learned on the device: all of them are ahead.
     void learned();
+    // So are rows that the device has named by itself; no matter which hold no row. From any thread.
+    void touched(const int64_t* places, int64_t n);
     // The rows that are ahead, of all or of `ids`.
     Copy rows_ahead();
     Copy rows_ahead(const int64_t* ids, int64_t n) const;
     // The pinned rows.
     Copy pinned() const;
+    std::vector<int64_t> ordinals(const Copy& rows) const;
 
     // Rows that were learned since they were last shown, by id and ordinal; in `places` until the next loads. Those
     // that have lost theirs since come first, and alone if `only_left`. shown(): they have been.
@@ -66,6 +69,8 @@ class Hot final : public Copies {
 
   private:
     bool evict_some();
+    void set_ahead(uint32_t place);
+    void forget_listed();
     void require_here(uint32_t slot) const;
     void release(uint32_t place);
     void add_changed(uint32_t place, Changed* to) const;

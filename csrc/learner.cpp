@@ -92,22 +92,33 @@ void Learner::removed(int64_t users, int64_t items) {
     mean_count = 0;
 }
 
+int64_t Learner::window_steps(const LearnSettings& s) const {
+    const int64_t items = items_needed(s);
+    return std::max<int64_t>(1, std::min({std::min(users_.capacity(), user_room) / s.batch_size,
+                                          std::min(items_.capacity(), item_room) / items, kWindowRefs / items}));
+}
+
+bool Learner::may_draw(const LearnSettings& s, int64_t events) const {
+    const int64_t most = items_.total + std::min(events, window_steps(s) * s.batch_size);
+    return draws_on && s.loss == Loss::softmax && !catalogue_.gaps() &&
+           draws_on->size() + made_items_ == items_.total && most <= std::min(items_.capacity(), draws_on->capacity());
+}
+
 Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t from) {
     const int64_t B = s.batch_size, K = s.negatives;
     const bool shared = s.loss == Loss::softmax;
-    const int64_t per_step = items_needed(s);
-    const int64_t steps =
-        std::max<int64_t>(1, std::min({std::min(users_.capacity(), user_room) / B,
-                                       std::min(items_.capacity(), item_room) / per_step, kWindowRefs / per_step}));
+    const int64_t end = std::min(r.n, from + window_steps(s) * B);
+    const bool drawn = may_draw(s, end - from);
     stand_on(this);
     ready_ = false;
     planned_ = s;
     planned_n_ = r.n;
     begin_ = from;
-    end_ = std::min(r.n, from + steps * B);
+    end_ = end;
     user_slots_.resize(static_cast<size_t>(end_ - begin_));
     item_slots_.resize(static_cast<size_t>(end_ - begin_));
     negative_slots_.clear();
+    known_items.clear();
     taken_gaps_.clear();
     // Items that existed before the window; grows as the window's own come in, also when it is planned again.
     uint64_t known = static_cast<uint64_t>(catalogue_.size());
@@ -133,14 +144,18 @@ Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t
             user_slots_[static_cast<size_t>(b - begin_)] = user;
             item_slots_[static_cast<size_t>(b - begin_)] = item;
         }
-        // Fewer items than negatives: every item once. The positive is masked later, by its row.
+        if (drawn) {
+            known_items.push_back(static_cast<int64_t>(before));
+            continue;
+        }
         const auto take_all = before <= static_cast<uint64_t>(K);
         ordinals_.clear();
         for (int64_t b = b0; b < (shared ? b0 + 1 : b1); ++b) {
             const uint64_t seq = r.first_seq + static_cast<uint64_t>(b);
             for (uint64_t k = 0; k < static_cast<uint64_t>(K); ++k) {
                 if (!catalogue_.gaps())
-                    ordinals_.push_back(take_all ? (k < before ? k : kNoOrdinal) : draw_below(s.seed, seq, k, before));
+                    ordinals_.push_back(static_cast<uint64_t>(
+                        negative_ordinal(s.seed, seq, static_cast<int64_t>(k), K, static_cast<int64_t>(before))));
                 else if (!take_all)
                     ordinals_.push_back(draw(s, seq, k, before, b0));
                 else

@@ -92,6 +92,13 @@ class Learner {
     // Last, once the device has been told to learn it, what follows from the events alone; unpins the window. The
     // losses, the steps that were refused and the mean are the device's, and come in later.
     Learned device_marked(const RecordView& r, Hot& hot_users, Hot& hot_items);
+    // Where the device may draw negatives by itself, for every item has a place in this tier; null: it may not.
+    const Hot* draws_on = nullptr;
+    // Would a window of the next `events` events have its negatives drawn there? Then its items are not planned, pinned
+    // or marked, but for the positives: nothing may leave RAM or the tier in it, and who knows what was drawn marks it.
+    bool may_draw(const LearnSettings& s, int64_t events) const;
+    // Of the planned window, if it has them drawn: the items that there were before each step. Else empty.
+    std::vector<int64_t> known_items;
     // Rows that a window may need at most, per table; what the tables can hold unless told otherwise.
     int64_t user_room = INT64_MAX, item_room = INT64_MAX;
     int64_t window_events() const { return end_ - begin_; }
@@ -121,6 +128,7 @@ class Learner {
   private:
     void stand_on(const Learner* rows_of) { users_.planned_by = items_.planned_by = catalogue_.planned_by = rows_of; }
     static constexpr uint32_t kNone = Warm::kNone;
+    int64_t window_steps(const LearnSettings& s) const;
     uint32_t resolve_user(int64_t id);
     uint32_t resolve_item(int64_t id, int64_t event, uint64_t* known);
     bool is_item(uint64_t ordinal, int64_t before_event) const;

@@ -111,6 +111,7 @@ FUNCTIONS = {
     "loss_grads": 13,
     "update_rows": 10,
     "score_topk": 15,
+    "draw_negatives": 7,
     "learn_steps": 29,
     "state_floats": 2,
     "base_score": 3,
@@ -121,6 +122,9 @@ FUNCTIONS = {
     "device_refs": 8,
     "device_marked": 9,
     "limit_windows": 3,
+    "draw_on_device": 2,
+    "may_draw": 3,
+    "known_items": 1,
 }
 CLASSES = {"Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"}
 CONSTANTS = {"SKETCH_BYTES"}

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.kernels.draw_negatives import triton_kernel as drawing
 from engine.kernels.learn_steps import Planner, Window, learn_on_device
 
 DIM, WIDTH, NEGATIVES, USERS = 64, 72, 64, 1_000_000
@@ -85,6 +86,11 @@ def measure(report: Report) -> None:
             rounds=3,
         )
         report("learn_steps with the host's part", shape, whole, size)
+        known = torch.full((-(-events // batch),), items, device="cuda")
+        places = torch.randperm(items, device="cuda", dtype=torch.int32)
+        how = {"seed": 1, "first_seq": 1, "batch_size": batch, "negatives": NEGATIVES}
+        took = seconds(lambda known=known, places=places, how=how: drawing.draw_negatives(known, places, **how))
+        report("draw_negatives", shape, took, known.numel() * (8 + 8 * NEGATIVES))
 
 
 def tune() -> None:

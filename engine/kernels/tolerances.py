@@ -24,5 +24,6 @@ TOLERANCES = {
     "update_rows": Tolerance(relative=1e-5, absolute=4e-6),
     # Some fifty steps one after the other: an error in a row enters the next step's scores, and with them its gradient.
     "learn_steps": Tolerance(relative=2e-4, absolute=2e-4),
+    "draw_negatives": Tolerance(relative=0.0, absolute=0.0),  # integers
     "score_topk": Tolerance(relative=4e-6, absolute=4e-6),
 }
