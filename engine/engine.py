@@ -386,7 +386,7 @@ class Engine(Reading, Removing, Saving):
             "items": self._items.stats(),
             "device": self._device.name if self._device else "cpu",
             "catalogue_bytes": self._catalogue.bytes,
-            **({"device_catalogue_bytes": self._device.catalogue.device_bytes} if self._device else {}),
+            **(self._device.catalogue.stats() if self._device else {}),
             "history_bytes": self._history.ram_bytes,
             "hidden_items": len(self._catalogue.native.hidden),
             "expired_rows": self._removal.expired,
