@@ -22,6 +22,7 @@ _FILTER_WORDS = 1 << 23  # of the bitmaps of some queries: 32 MiB
 _RESTORED = 1 << 16  # items copied at a time at opening
 _RANKING_BYTES = 8  # of an item
 _FIRST_ITEMS = 1 << 10
+_BLOCK = 1 << 21  # items that it holds and looks at together, beside tiles: with lists, for 128 queries
 
 Filter = tuple[Ids | None, Ids | None]
 _Lists = tuple[int, Any, Any]  # how many; of each position its list, and the position: arrays or tensors
@@ -40,7 +41,7 @@ class DeviceCatalogue(Catalogue):
         with device_errors("making room for items"):
             self._vectors, self._biases, self._ids = self._room(min(_FIRST_ITEMS, self._limit))
         self._tiles = Tiles(torch, device, dim, self.native.read_tile)
-        self._ranking: tuple[tuple[int, int], Ranking] | None = None
+        self._rankings: tuple[tuple[int, int, bool] | None, dict[int, Ranking]] = None, {}
         self._ranked: tuple[tuple[int, int, int], Any] | None = None
 
     def _room(self, items: int) -> tuple[Any, Any, Any]:
@@ -130,22 +131,25 @@ class DeviceCatalogue(Catalogue):
                 queries, k, items, offsets=offsets, exclude_all=exclude_all, exclude=exclude, include=include,
                 cosine=cosine, threads=threads,
             )  # fmt: skip
-        held = min(items, self._limit)
+        found: list[list[NDArray[Any]]] = []
         with self._turn, device_errors("ranking"):
-            asked = self._torch.from_numpy(np.ascontiguousarray(queries)).to(self._device)
-            filters = exclude_all, exclude, include
-            parts: list[Best] = []
             self.show()
-            if held:
-                block = Block(0, self._vectors[:held], self._biases[:held], self._ids[:held], self._rank(held))
-                parts.append(self._best(asked, k, items, filters, lambda: iter((block,)), held))
-            if held < items:
+            tiled = items > self._limit
+            if tiled:
                 self.refresh()
-                parts.append(
-                    self._best(asked, k, items, filters, lambda: self._tiles.blocks(held, items), self._tiles.items)
-                )
-            best = parts[0] if len(parts) == 1 else merged(self._torch, *parts)
-            ids, scores, counts = (x.cpu().numpy() for x in best)
+            asked = self._torch.from_numpy(np.ascontiguousarray(queries)).to(self._device)
+            filtered = exclude[0] is not None or include[1] is not None
+            most = min(items, max(_BLOCK, self._tiles.items)) if tiled else items
+            # The same queries together for all blocks: in what order a score is added up depends on how many they are.
+            step = max(1, _FILTER_WORDS // -(-most // 32)) if filtered else len(queries)
+            for start in range(0, len(queries), step):
+                part = slice(start, start + step)
+                n = len(asked[part])
+                wanted = self._lists(n, *_of(part, *include), tiled)
+                unwanted = [self._lists(n, *x, tiled) for x in ((exclude_all, None), _of(part, *exclude))]
+                best = self._best(asked[part], k, items, wanted, unwanted)
+                found.append([x.cpu().numpy() for x in best])
+        ids, scores, counts = (np.concatenate(x) for x in zip(*found, strict=True))
         if offsets is not None:
             scores += offsets[:, None]
             order = np.lexsort((ids, -scores), axis=1)  # two scores may have become one; padding stays last
@@ -153,50 +157,43 @@ class DeviceCatalogue(Catalogue):
             ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
         return ids, scores, counts
 
-    def _best(
-        self,
-        queries: Any,
-        k: int,
-        items: int,
-        filters: tuple[Ids | None, Filter, Filter],
-        blocks: Callable[[], Iterator[Block]],
-        size: int,
-    ) -> Best:
-        """The best k among the items of `blocks`, which are of at most `size` items."""
-        exclude_all, exclude, include = filters
-        filtered = exclude[0] is not None or include[1] is not None
-        step = max(1, _FILTER_WORDS // -(-size // 32)) if filtered else len(queries)
-        found: list[Best] = []
-        for start in range(0, len(queries), step):
-            part = slice(start, start + step)
-            n = len(queries[part])
-            tiled = size < items
-            wanted = self._lists(n, *_of(part, *include), tiled)
-            unwanted = [self._lists(n, *x, tiled) for x in ((exclude_all, None), _of(part, *exclude))]
-            best: Best | None = None
-            for first, vectors, biases, ids, ranking in blocks():
-                allowed = self._all(items)[:, first // 32 : -(-(first + len(ids)) // 32)]
-                if wanted:
-                    allowed = self._bits(wanted, first, allowed.shape[1]) & allowed
-                for lists in unwanted:
-                    if lists:
-                        allowed = ~self._bits(lists, first, allowed.shape[1]) & allowed
-                more = score_topk(
-                    queries[part], vectors, biases, ids, k if best is None else min(k, len(ids)),
-                    allowed=allowed.contiguous(), ranking=ranking,
-                )  # fmt: skip
-                best = more if best is None else merged(self._torch, best, more)
-            assert best is not None
-            found.append(best)
-        ids, scores, counts = (self._torch.cat(x) for x in zip(*found, strict=True))
-        return ids, scores, counts
+    def _best(self, queries: Any, k: int, items: int, wanted: _Lists | None, unwanted: list[_Lists | None]) -> Best:
+        """The best k of all blocks."""
+        best: Best | None = None
+        for first, vectors, biases, ids, ranking in self._blocks(items):
+            allowed = self._all(items)[:, first // 32 : -(-(first + len(ids)) // 32)]
+            if wanted:
+                allowed = self._bits(wanted, first, allowed.shape[1]) & allowed
+            for lists in unwanted:
+                if lists:
+                    allowed = ~self._bits(lists, first, allowed.shape[1]) & allowed
+            more = score_topk(
+                queries, vectors, biases, ids, k if best is None else min(k, len(ids)),
+                allowed=allowed.contiguous(), ranking=ranking,
+            )  # fmt: skip
+            best = more if best is None else merged(self._torch, best, more)
+        assert best is not None
+        return best
 
-    def _rank(self, items: int) -> Ranking:
-        """The order of ids, which is the same until an item comes or goes."""
-        key = items, self.moves
-        if self._ranking is None or self._ranking[0] != key:
-            self._ranking = key, rank_ids(self._ids[:items])
-        return self._ranking[1]
+    def _blocks(self, items: int) -> Iterator[Block]:
+        """All items: at once where the device holds them; else those that it holds, in blocks, then tiles."""
+        held = min(items, self._limit)
+        size = held if held == items else _BLOCK
+        for first in range(0, held, size):
+            part = slice(first, min(held, first + size))
+            ranking = self._rank(part, (held, self.moves, held < items))
+            yield Block(first, self._vectors[part], self._biases[part], self._ids[part], ranking)
+        if held < items:
+            yield from self._tiles.blocks(held, items)
+
+    def _rank(self, part: slice, key: tuple[int, int, bool]) -> Ranking:
+        """The order of a block's ids, which is the same until an item comes or goes, or blocks are other ones."""
+        if self._rankings[0] != key:
+            self._rankings = key, {}
+        rankings = self._rankings[1]
+        if part.start not in rankings:
+            rankings[part.start] = rank_ids(self._ids[part])
+        return rankings[part.start]
 
     def _all(self, items: int) -> Any:
         """Which items are ranked, int32 [1, words]: not gaps, not hidden."""
