@@ -1,8 +1,9 @@
 """The catalogue in a device's memory: ranking there, with the host's copy behind it for everything else.
 
-Responsible for the device's copy of every item that can be ranked and for filters as bits. Not for which items there
-are: ids, ordinals, gaps and hidden items are the host's (catalogue.py). Invariants: what ranks has been shown all that
-was learned; every access takes the device's turn. The host's vectors are brought up to date before they are read.
+Responsible for the device's copy of the items that it has room for, the first ones by ordinal, and for filters as bits.
+Not for which items there are: ids, ordinals, gaps and hidden items are the host's (catalogue.py); nor for how the
+others come to the device for a ranking (tiles.py). Invariants: what ranks has been shown all that was learned; every
+access takes the device's turn. The host's vectors are brought up to date before they are read.
 """
 
 from collections.abc import Callable, Iterator
