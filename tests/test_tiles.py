@@ -1,7 +1,7 @@
 """A catalogue that the device has no room for: ranked in tiles from RAM, with the answers of one that it holds.
 
-Most of it is about how the catalogue is cut, so the kernel is numpy's there; a few go through Triton's. In what order tiles
-are copied and ranked: test_tile_copies.py.
+Most of it is about how the catalogue is cut, so the kernel is numpy's there; a few go through Triton's. In what order
+tiles are copied and ranked: test_tile_copies.py.
 """
 
 import threading
