@@ -71,6 +71,22 @@ Array<int64_t> ids_of(const Catalogue& c, const Array<int64_t>& ordinals) {
     return ids;
 }
 
+// Items from `first` on into memory of the caller: vectors [n, dim or more] (what is beyond stays), biases and ids [n].
+void read_tile(const Catalogue& c, int64_t first, Array<float> vectors, Array<float> biases, Array<int64_t> ids) {
+    const int64_t n = ids.size(), shown = c.most();
+    require(vectors.ndim() == 2 && vectors.shape(0) == n && vectors.shape(1) >= c.dim() && biases.size() == n,
+            "vectors must be [n, dim or more], biases [n]");
+    require(first >= 0 && first <= shown && n <= shown - first, "items must have been shown");
+    const int64_t width = vectors.shape(1);
+    float *vector = vectors.mutable_data(), *bias = biases.mutable_data();
+    int64_t* id = ids.mutable_data();
+    py::gil_scoped_release nogil;
+    for (int64_t i = 0; i < n; ++i) {
+        c.read(first + i, vector + i * width, bias + i);
+        id[i] = c.id(first + i);
+    }
+}
+
 // Bit n % 32 of word n / 32: may item n be returned?
 Array<int32_t> ranked(const Catalogue& c, int64_t items) {
     require(items >= 0 && items <= c.most(), "items must have been shown");
@@ -202,6 +218,7 @@ void bind_catalogue(py::module_& m) {
         .def("ordinals", &ordinals, fixed("ids"))
         .def("read", &read_items, fixed("ordinals"))
         .def("ids", &ids_of, fixed("ordinals"))
+        .def("read_tile", &read_tile, py::arg("first"), fixed("vectors"), fixed("biases"), fixed("ids"))
         .def("ranked", &ranked, py::arg("items"))
         .def_property_readonly("flips", &Catalogue::flips)
         .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))

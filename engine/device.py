@@ -14,18 +14,21 @@ from .table.table import Table
 from .table.transfers import Transfers
 
 _SHARE = 0.5  # of the memory that is free, for rows
+_CATALOGUE_SHARE = 0.5  # of what they leave, for items that rank; while they grow half as much again; and for scratch
 
 
 class Device:
     def __init__(self, settings: Settings, hot_bytes: int | None):
         self._torch, self._device = backend.require_device()
-        room = int(backend.free_bytes(self._device) * _SHARE) if hot_bytes is None else hot_bytes
+        free = backend.free_bytes(self._device)
+        room = int(free * _SHARE) if hot_bytes is None else hot_bytes
         self._row_bytes = row_bytes(settings.dim, settings.optimizer)
         self._rows = hot_rows(settings.dim, settings.optimizer, room)
         self._reserved = hot_bytes is not None
         self.turn = Turn()
         self._transfers = Transfers(self._torch, self._device)
-        self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn)
+        left = max(0, int((free - room) * _CATALOGUE_SHARE))
+        self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn, left)
 
     @property
     def name(self) -> str:

@@ -369,7 +369,8 @@ class Engine(Reading, Removing, Saving):
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seqs by tier; `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what
-        opening and syncing took.
+        opening and syncing took. On a device also what it holds for ranking: `device_catalogue_bytes`, items of
+        `device_catalogue_items`; `catalogue_tiled` says that there are more, brought there from RAM for each ranking.
 
         >>> report = eng.ingest([7, 8], [100, 100])
         >>> eng.stats()["users"]["rows"], eng.stats()["items"]["rows"]
@@ -386,7 +387,7 @@ class Engine(Reading, Removing, Saving):
             "items": self._items.stats(),
             "device": self._device.name if self._device else "cpu",
             "catalogue_bytes": self._catalogue.bytes,
-            **({"device_catalogue_bytes": self._device.catalogue.device_bytes} if self._device else {}),
+            **(self._device.catalogue.stats() if self._device else {}),
             "history_bytes": self._history.ram_bytes,
             "hidden_items": len(self._catalogue.native.hidden),
             "expired_rows": self._removal.expired,

@@ -281,6 +281,7 @@ def methods(made, rng):
         lambda: history.thaw(users, rng.random() < 0.5),
         lambda: catalogue.ordinals(pick()),
         lambda: catalogue.read(pick()),
+        lambda: catalogue.read_tile(number(0, 1), pick(f32(3, 8)), pick(f32(3)), pick(i64(0, 1, 2))),
         lambda: catalogue.score(pick(f32(3, 8)), pick(i64(0, 1, 2))),
         lambda: catalogue.restore(pick(i64(1, 2)), pick(u8(2, users.stored_bytes)), number(8, 8), number(10, 100)),
         lambda: catalogue.reserve_for(rng.choice(counts), rng.choice(counts)),
