@@ -18,6 +18,7 @@ from ..kernels.learn_steps import MAX_BATCH, MAX_NEGATIVES, Planner, learn_steps
 from ..kernels.loss_grads.triton_kernel import loss_grads
 from ..kernels.pool_rows.triton_kernel import pool_rows
 from ..kernels.update_rows.triton_kernel import update_rows
+from ..ranges import marked
 
 _MEAN_HORIZON = 4096  # events over which the running mean forgets
 _SEGMENT = 64  # events whose vectors are summed at a time for the mean
@@ -45,6 +46,7 @@ class DeviceSteps:
         self._items = items
         self._planner: Planner | None = None
 
+    @marked("learn")
     def learn(
         self,
         learner: Any,

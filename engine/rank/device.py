@@ -16,6 +16,8 @@ from ..backend import device_errors
 from ..events import Floats, Ids
 from ..kernels.score_topk import padded
 from ..kernels.score_topk.triton_kernel import Ranking, rank_ids, score_topk
+from ..kernels.work import published
+from ..ranges import marked
 from .catalogue import Catalogue
 
 _FILTER_WORDS = 1 << 23  # of the bitmaps of some queries: 32 MiB
@@ -67,6 +69,7 @@ class DeviceCatalogue(Catalogue):
             with device_errors("filling its catalogue"):
                 self.publish(self.native.ids(ordinals), ordinals, rows, None)
 
+    @marked("show", published)
     def publish(self, ids: Ids, ordinals: Ids, rows: Any, places: Ids | None) -> None:
         """Takes over items' vectors and biases from rows[places] (None: all rows, in order). The turn is held."""
         if not len(ordinals):
@@ -92,6 +95,7 @@ class DeviceCatalogue(Catalogue):
         self.refresh()
         return super().score(queries, ordinals)
 
+    @marked("rank")
     def topk(
         self,
         queries: Floats,

@@ -15,6 +15,8 @@ from ..backend import device_errors, native
 from ..config import OPTIMIZERS
 from ..errors import EngineError
 from ..events import Ids
+from ..kernels import work
+from ..ranges import marked
 
 _FIRST_ROWS = 1 << 16  # where memory is taken as it is needed
 _CHUNK = 1 << 16  # rows copied at a time: 19 MB of staging memory at dim 64
@@ -63,6 +65,7 @@ class HotTier:
             grown[: len(self.rows)] = self.rows
             self.rows = grown
 
+    @marked("place")
     def place(self) -> None:
         """Brings the rows that the warm tier has pinned to the device; first back what leaves and is ahead."""
         placed = self.native.place()
@@ -80,6 +83,7 @@ class HotTier:
             if self.native.ahead:
                 self._copy_back(self.native.rows_ahead() if ids is None else self.native.rows_ahead(ids))
 
+    @marked("copy_back", work.copied)
     def _copy_back(self, rows: Any) -> None:
         if not len(rows):
             return
@@ -89,6 +93,7 @@ class HotTier:
                 floats = self.rows.index_select(0, places).cpu().numpy()
                 self.native.scatter(part, floats, self._catalogue)
 
+    @marked("load", work.copied)
     def _load(self, rows: Any) -> None:
         if not len(rows):
             return
