@@ -178,7 +178,7 @@ def profile(
         events=events, queries=queries, at_once=at_once, k=k, hot_bytes=hot_bytes, seed=seed,
     )  # fmt: skip
     if ranges_only:
-        profiling.mark(chosen)
+        profiling.run_marked(chosen)
         return
     found = profiling.profile(chosen, folder)
     table = Table(*profiling.HEAD, title=f"{workload} on {found.device}: {chosen.shape}", title_justify="left")

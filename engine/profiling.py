@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .backend import device_name, require_device
+from .backend import device_errors, device_name, require_device
 from .engine import Engine
 from .errors import InputError
 from .kernels.arguments import integer
@@ -25,7 +25,7 @@ from .opening import open_engine
 from .ranges import PREFIX, Reckoned, Watch, Work, marked, watching
 from .roofline import NOT_MEASURED, Point, Roofs
 
-__all__ = ["WORKLOADS", "Profile", "Row", "Workload", "cells", "mark", "profile"]
+__all__ = ["WORKLOADS", "Profile", "Row", "Workload", "cells", "profile", "run_marked"]
 
 WORKLOADS = ("ingest", "topk", "mixed")
 HEAD = ("range / kernel", "calls", "host ms", "device ms", "bytes", "GB/s", "of copy")
@@ -141,7 +141,11 @@ def profile(workload: Workload, folder: Path) -> Profile:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     all_threads = torch.profiler._ExperimentalConfig(profile_all_threads=True)  # also the one that ingests
     with _engine(workload) as eng:
-        roofs = Roofs.measured() if on_gpu else Roofs()
+        roofs = Roofs()
+        if on_gpu:
+            with device_errors("measuring its copies"):
+                roofs = Roofs.measured()
+                torch.cuda.empty_cache()
         run = _passes(eng, workload)
         run()
         watch = Watch(nvtx=on_gpu)
@@ -161,7 +165,7 @@ def profile(workload: Workload, folder: Path) -> Profile:
     return Profile(workload, device_name(), on_gpu, roofs, rows, trace)
 
 
-def mark(workload: Workload) -> None:
+def run_marked(workload: Workload) -> None:
     """Runs the workload as `profile` does, with ranges alone: for profilers from outside, Nsight's above all, since the
     counters of a GPU have one user at a time. What is to warm up has no ranges. Raises as `profile`.
     """

@@ -135,7 +135,7 @@ def draw(points: Sequence[Point], roofs: Roofs, title: str, path: Path) -> None:
         axes.legend(loc="lower right")
     else:
         axes.text(0.5, 0.5, NOT_MEASURED, transform=axes.transAxes, ha="center", fontsize=24, color="0.7")
-        axes.set_yticks([])
+        axes.tick_params(axis="y", which="both", left=False, labelleft=False)
     axes.set_xlim(low, high)
     for number, point in enumerate(sorted(points, key=lambda point: point.intensity)):
         color = f"C{number % 10}"

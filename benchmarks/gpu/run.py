@@ -21,7 +21,7 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-SECTIONS = ("rows", "topk", "steps", "ingest")
+SECTIONS = ("rows", "topk", "steps", "ingest", "workloads")
 BUILD_SECONDS, TEST_SECONDS, SECTION_SECONDS = 180, 180, 180
 
 sys.path[:0] = [str(HERE), str(ROOT)]
@@ -102,6 +102,8 @@ def tested(lmdb: bool) -> dict[str, list[str]]:
     patterns = {"tests of kernels": ["tests/kernels/test_*_triton.py", "tests/kernels/test_*_cuda.py"]}
     if lmdb:
         patterns["tests of the tier"] = ["tests/test_hot*.py"]
+        if find_spec("matplotlib"):
+            patterns["tests of the tier"].append("tests/test_profiling.py")
     files = {
         name: sorted(str(path.relative_to(ROOT)) for pattern in chosen for path in ROOT.glob(pattern))
         for name, chosen in patterns.items()
