@@ -20,6 +20,7 @@ _NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip in
 
 try:
     import typer
+    from rich import box
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.table import Table
@@ -181,14 +182,16 @@ def profile(
         profiling.run_marked(chosen)
         return
     found = profiling.profile(chosen, folder)
-    table = Table(*profiling.HEAD, title=f"{workload} on {found.device}: {chosen.shape}", title_justify="left")
-    table.columns[0].min_width = 16
+    out.print(f"{workload} on {found.device}: {chosen.shape}", soft_wrap=True)
+    table = Table(*profiling.HEAD, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.columns[0].overflow = table.columns[4].overflow = "fold"
+    table.columns[4].no_wrap = True  # bytes: a number cut off would be another number
     for column in table.columns[1:]:
         column.justify = "right"
     for row in profiling.cells(found):
         table.add_row(*row)
     out.print(table)
-    out.print(found.roofs.said())
+    out.print(found.roofs.said(), soft_wrap=True)
     out.print(f"trace: {found.trace}", soft_wrap=True)
     picture = folder / "roofline.png"
     try:

@@ -311,11 +311,11 @@ def cells(found: Profile) -> list[tuple[str, ...]]:
     table: list[tuple[str, ...]] = []
     for row in found.rows:
         if row.kernel is not None:
-            table.append((f"  {row.kernel[:60]}", f"{row.calls:,}", "", _milliseconds(row.device_seconds), "", "", ""))
+            table.append((f"  {row.kernel[:32]}", f"{row.calls:,}", "", _milliseconds(row.device_seconds), "", "", ""))
             continue
         moved, rate, share = "", "", ""
         if row.work is not None:
-            link = " of the host's" if row.work.host else ""
+            link = " (host)" if row.work.host else ""
             moved = f"{row.work.bytes:,}"
             rate = NOT_MEASURED if row.rate is None else f"{row.rate / 1e9:,.0f}"
             share = NOT_MEASURED if row.of_copy is None else f"{row.of_copy:.0%}{link}"

@@ -205,8 +205,8 @@ TINY = ("--items", 40, "--users", 20, "--dim", 4, "--events", 16, "--queries", 1
 def test_profile(run, tmp_path):
     status, out, _ = run("profile", "--workload", "mixed", *TINY, "--out", tmp_path / "p")
     assert status == 0
-    assert re.search(r"│ score_topk +│ +1 │ +[\d.,]+ │.* 2,720 │", out)
-    assert re.search(r"│ learn_steps +│ +1 │", out)
+    assert re.search(r"score_topk +1 +[\d.,]+ .* 2,720 ", out)
+    assert re.search(r"learn_steps +1 +[\d.,]+ ", out)
     assert "not measured" in out or not backend.interpreted()
     assert (tmp_path / "p" / "trace.json").stat().st_size > 1_000
     assert (tmp_path / "p" / "roofline.png").read_bytes().startswith(b"\x89PNG")

@@ -232,7 +232,7 @@ def test_rows_are_fractions_of_the_copy_that_they_stand_for():
     assert {len(row) for row in table} == {len(profiling.HEAD)}
     assert table[6] == ("inner", "2", "0.040", "750.000", "3,000,000,000", "4", "50%")
     assert table[7] == ("  step_rows", "2", "", "750.000", "", "", "")
-    assert table[2][-2:] == ("0", "25% of the host's")
+    assert table[2][-2:] == ("0", "25% (host)")
 
 
 def test_what_was_not_measured_is_called_so():
