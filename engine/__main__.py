@@ -20,6 +20,7 @@ _NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip in
 
 try:
     import typer
+    from rich import box
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.table import Table
@@ -144,6 +145,61 @@ def demo(
     from .demo import run
 
     run(out, keep, events, seed)
+
+
+@app.command()
+def profile(
+    workload: Annotated[str, typer.Option(help="ingest, topk or mixed: both beside each other.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where trace.json and roofline.png go; made if absent.")] = Path(
+        "profile"
+    ),
+    items: Annotated[int, typer.Option(help="Items of the catalogue.")] = 1_000_000,
+    users: Annotated[int, typer.Option(help="Users that have a row.")] = 100_000,
+    dim: Annotated[int, typer.Option(help="Length of the vectors.")] = 64,
+    loss: Annotated[str, typer.Option(help="softmax, bpr, logistic or squared.")] = "softmax",
+    optimizer: Annotated[str, typer.Option(help="adagrad, adam or sgd.")] = "adagrad",
+    batch_size: Annotated[int, typer.Option(help="Events of a step; more than 256 run the row kernels.")] = 16,
+    events: Annotated[int, typer.Option(help="Events to learn.")] = 65_536,
+    queries: Annotated[int, typer.Option(help="Calls of topk.")] = 200,
+    at_once: Annotated[int, typer.Option(help="Users of one call.")] = 1,
+    k: Annotated[int, typer.Option("-k", help="Length of the lists.")] = 10,
+    hot_bytes: Annotated[
+        int | None, typer.Option(help="Device memory for rows; less than they take: they move.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    ranges_only: Annotated[
+        bool, typer.Option("--ranges-only", help="Run with NVTX ranges and nothing else, for Nsight around it.")
+    ] = False,
+) -> None:
+    """Profile a made-up workload on the GPU: a trace, time and bytes of every kernel, a roofline."""
+    from . import profiling, roofline
+
+    chosen = profiling.Workload(
+        kind=workload, items=items, users=users, dim=dim, loss=loss, optimizer=optimizer, batch_size=batch_size,
+        events=events, queries=queries, at_once=at_once, k=k, hot_bytes=hot_bytes, seed=seed,
+    )  # fmt: skip
+    if ranges_only:
+        profiling.run_marked(chosen)
+        return
+    found = profiling.profile(chosen, folder)
+    out.print(f"{workload} on {found.device}: {chosen.shape}", soft_wrap=True)
+    table = Table(*profiling.HEAD, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.columns[0].overflow = table.columns[4].overflow = "fold"
+    table.columns[4].no_wrap = True  # bytes: a number cut off would be another number
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in profiling.cells(found):
+        table.add_row(*row)
+    out.print(table)
+    out.print(found.roofs.said(), soft_wrap=True)
+    out.print(f"trace: {found.trace}", soft_wrap=True)
+    picture = folder / "roofline.png"
+    try:
+        roofline.draw(found.points, found.roofs, f"{workload} on {found.device}", picture)
+    except ModuleNotFoundError as missing:
+        out.print(f"no roofline: {missing.name} is missing; pip install 'rowtide[profile]'")
+    else:
+        out.print(f"roofline: {picture}", soft_wrap=True)
 
 
 def _present(directory: Path) -> Path:

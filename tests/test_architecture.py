@@ -17,7 +17,7 @@ CORE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
 # From the bottom up; a module imports from lower layers, and from its own where no other rule forbids it.
 LAYERS = [
     {"_native", "_cuda"},
-    {"backend", "errors", "events", "config", "metrics", "files", "tensors"},
+    {"backend", "errors", "events", "config", "metrics", "files", "tensors", "ranges"},
     {"kernels"},
     {"rank", "learn", "table", "log"},
     {"directory"},
@@ -38,7 +38,7 @@ LAYERS = [
     {"engine", "opening"},
     {"popularity", "evaluate"},
     {"sources"},
-    {"demo"},
+    {"demo", "profiling", "roofline"},
     {"__main__"},
 ]
 SIBLINGS = {"rank", "learn", "table", "log", "kernels"}  # rooms: none imports another of its layer
@@ -182,7 +182,7 @@ def test_no_torch_before_there_is_a_use_for_it(path):
     top = [node for node in tree(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
     names = [name.name for node in top if isinstance(node, ast.Import) for name in node.names]
     names += [node.module or "" for node in top if isinstance(node, ast.ImportFrom) and not node.level]
-    extras = {name.split(".")[0] for name in names} & {"torch", "triton", "pyarrow", "typer", "rich"}
+    extras = {name.split(".")[0] for name in names} & {"torch", "triton", "pyarrow", "typer", "rich", "matplotlib"}
     assert not extras or room(path) in {"__main__", "sources", "demo"} or path.name.startswith("triton_"), path
 
 

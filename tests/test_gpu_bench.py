@@ -1,6 +1,7 @@
 """What of `make gpu` needs no GPU: the report, its files and table, what is told when something is missing or fails."""
 
 import csv
+import importlib
 import importlib.util
 import os
 import subprocess
@@ -10,6 +11,11 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+
+from engine import profiling, roofline
+from engine.backend import interpreted
+from engine.ranges import Work
+from engine.roofline import Roofs
 
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 
@@ -180,6 +186,46 @@ def test_tests_are_those_of_the_device(run):
     assert "tests/kernels/test_score_topk_triton.py" in found
     assert all(name.startswith("tests/kernels/") for name in found)
     assert run.tested(lmdb=True)["tests of kernels"] == found
+
+
+def test_workloads_are_profiled_and_give_lines(run, report, monkeypatch, capsys):
+    """Without a GPU there is the profile's table and no line: nothing was measured."""
+    section = importlib.import_module("workloads")
+    tiny = {"items": 40, "users": 20, "dim": 4, "events": 16, "queries": 1}
+    monkeypatch.setattr(section, "WORKLOADS", [section.Workload(kind="topk", **tiny)])
+    section.measure(report)
+    head, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert head.split()[:4] == ["range", "/", "kernel", "calls"]
+    assert any(row.split()[:2] == ["score_topk", "1"] for row in rows)
+    if interpreted():
+        assert report.rows == []
+        assert all("not measured" in row for row in rows)
+
+
+def test_what_a_workload_measured_is_a_line(run, report, monkeypatch):
+    section = importlib.import_module("workloads")
+    rows = (
+        profiling.Row("rank", None, 2, 1e-3, 5e-3),
+        profiling.Row("score_topk", None, 2, 1e-3, 4e-3, Work(4 * 10**9), 2e12),
+        profiling.Row("score_topk", "scan_rows", 2, None, 4e-3),
+        profiling.Row("load", None, 4, 1e-3, 4e-3, Work(10**8, host=True), 5e10),
+    )
+    workload = section.Workload(kind="topk")
+    found = profiling.Profile(workload, "a GPU", True, Roofs(2e12, 5e10, None), rows, Path("gone"))
+    monkeypatch.setattr(section, "WORKLOADS", [workload])
+    monkeypatch.setattr(section, "profile", lambda workload, folder: found)
+    section.measure(report)
+    score, load = report.rows
+    assert (score["kernel"], score["seconds"], score["bytes"]) == ("engine, topk: score_topk", 2e-3, 2e9)
+    assert (score["of_copy"], score["note"]) == (pytest.approx(0.5), "2 calls")
+    assert (load["bytes"], load["of_copy"], load["note"]) == (None, None, "4 calls, 25.0 GB/s to or from the host")
+
+
+def test_bandwidths_are_measured_in_one_place(run):
+    """And those of the engine's own profile are the same."""
+    timing = importlib.import_module("timing")
+    assert timing.copy_bandwidth is roofline.copy_bandwidth
+    assert timing.host_copy_bandwidth is roofline.host_copy_bandwidth
 
 
 def test_kernels_do_without_lmdb():

@@ -11,7 +11,7 @@ import pytest
 
 import engine
 from engine import __main__ as command
-from engine import demo
+from engine import backend, demo
 from engine.errors import CorruptionError, InputError
 
 
@@ -197,6 +197,46 @@ def test_import_engine_leaves_the_extras_alone():
     code = "import sys, engine, engine.evaluate; print({'typer', 'rich', 'pyarrow', 'torch'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+TINY = ("--items", 40, "--users", 20, "--dim", 4, "--events", 16, "--queries", 1)
+
+
+def test_profile(run, tmp_path):
+    status, out, _ = run("profile", "--workload", "mixed", *TINY, "--out", tmp_path / "p")
+    assert status == 0
+    assert re.search(r"score_topk +1 +[\d.,]+ .* 2,720 ", out)
+    assert re.search(r"learn_steps +1 +[\d.,]+ ", out)
+    assert "not measured" in out or not backend.interpreted()
+    assert (tmp_path / "p" / "trace.json").stat().st_size > 1_000
+    assert (tmp_path / "p" / "roofline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_profile_without_matplotlib_or_with_ranges_only(run, tmp_path, monkeypatch):
+    for name in [n for n in sys.modules if n.split(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    status, out, _ = run("profile", "--workload", "ingest", *TINY, "--out", tmp_path / "p")
+    assert status == 0
+    assert "pip install 'rowtide[profile]'" in out
+    assert [path.name for path in (tmp_path / "p").iterdir()] == ["trace.json"]
+    assert run("profile", "--workload", "ingest", *TINY, "--out", tmp_path / "q", "--ranges-only")[:2] == (0, "")
+    assert not (tmp_path / "q").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--workload", "all"), "InputError: workload: got 'all'"),
+        (("--workload", "topk", "--items", 0), "InputError: items: got 0"),
+        (("--workload", "topk", "--loss", "l1"), "ConfigError: loss: got str 'l1'"),
+    ],
+)
+def test_profile_refuses(run, tmp_path, words, says):
+    status, _, said = run("profile", *words, "--out", tmp_path / "p")
+    assert status == 1
+    assert said.startswith(f"rowtide: {says}")
+    assert run("profile")[0] == run("profile", "--workload", "topk", "--items", "x")[0] == 2
 
 
 def test_the_shop_is_seeded_and_everything_arrives_all_along():

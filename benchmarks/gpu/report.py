@@ -7,7 +7,7 @@ import csv
 import json
 import re
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,9 +134,12 @@ def table(rows: list[dict[str, Any]]) -> str:
         "published, not measured here",
         "note",
     ]
-    cells = [head, *(_cells(row) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
-    right = {2, 3, 4, 6, 7}
+    return columns([head, *(_cells(row) for row in rows)], right={2, 3, 4, 6, 7})
+
+
+def columns(cells: Sequence[Sequence[str]], right: Container[int]) -> str:
+    """Lines of cells below each other; `right`: which columns end, rather than begin, at one place."""
+    widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return "\n".join(
         "  ".join(
             c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True))

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from engine.kernels import work
 from engine.kernels.draw_negatives import triton_kernel as drawing
 from engine.kernels.learn_steps import Planner, Window, learn_on_device
 
 DIM, WIDTH, NEGATIVES, USERS = 64, 72, 64, 1_000_000
-ROW_BYTES = 4 * (DIM + 3)
 KINDS: dict[str, Any] = {"dim": DIM, "lr": 0.05, "l2": 0.0, "optimizer": "adagrad"}
 SHAPES = [(items, batch) for items in (10_000, 100_000, 1_000_000) for batch in (1, 4, 16)]
 EVENTS = {10_000: 16_384, 100_000: 65_536, 1_000_000: 262_144}
@@ -36,8 +36,7 @@ def columns(items: int, batch: int, events: int, seed: int = 0) -> tuple[np.ndar
 
 def moved(window: Window) -> int:
     """Bytes that must move for a window."""
-    firsts = sum(int((window.columns[f"{kind}_before"] != -2).sum()) for kind in ("user", "item", "negative"))
-    return firsts * 2 * ROW_BYTES + window.ints.nbytes + window.events * (4 + 4 * DIM)
+    return work.learn_steps(None, None, window, dim=DIM, optimizer="adagrad")().bytes
 
 
 def to_gpu(array: np.ndarray) -> torch.Tensor:

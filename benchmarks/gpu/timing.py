@@ -3,7 +3,7 @@
 `calls` do the same on different inputs, in rotation; together these should be several times the L2 cache, or repeated
 runs measure the cache. Short calls are captured once and replayed as a CUDA graph, so that the gaps of launching stay
 out (`host_seconds` measures those); a call that cannot be captured, since it waits for the device, is launched. From
-one thread; asserts nothing.
+one thread; asserts nothing. Bandwidths of copies are the engine's own to measure.
 """
 
 import statistics
@@ -12,6 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from engine.roofline import copy_bandwidth, host_copy_bandwidth
+
+__all__ = ["copy_bandwidth", "host_copy_bandwidth", "host_seconds", "median_seconds"]
 
 Call = Callable[[], Any]
 
@@ -45,24 +49,6 @@ def host_seconds(calls: Sequence[Call], repeats: int = 20) -> float:
         taken.append(time.perf_counter() - begin)
     torch.cuda.synchronize()
     return statistics.median(taken) / len(calls)
-
-
-def copy_bandwidth(size: int = 2**31) -> float:
-    """Bytes per second of a copy within the device's memory, read and written bytes both counted.
-
-    The faster of the driver's copy and a kernel's: either may be, by a fifth.
-    """
-    source = torch.randn(size // 4, device="cuda")
-    target = torch.empty_like(source)
-    ways = [lambda: target.copy_(source), lambda: torch.neg(source, out=target)]
-    return 2 * size / min(median_seconds([way]) for way in ways)
-
-
-def host_copy_bandwidth(size: int = 2**30) -> float:
-    """Bytes per second of a copy from pinned host memory to the device."""
-    source = torch.empty(size, dtype=torch.uint8, pin_memory=True).fill_(1)
-    target = torch.empty(size, dtype=torch.uint8, device="cuda")
-    return size / median_seconds([lambda: target.copy_(source, non_blocking=True)])
 
 
 def _round(calls: Sequence[Call]) -> float:

@@ -21,6 +21,7 @@ from ..kernels.learn_steps import MAX_BATCH, MAX_NEGATIVES, Planner, learn_steps
 from ..kernels.loss_grads.triton_kernel import loss_grads
 from ..kernels.pool_rows.triton_kernel import pool_rows
 from ..kernels.update_rows.triton_kernel import update_rows
+from ..ranges import marked
 
 _MEAN_HORIZON = 4096  # events over which the running mean forgets
 _SEGMENT = 64  # events whose vectors are summed at a time for the mean
@@ -64,6 +65,7 @@ class DeviceSteps:
         self._mean: Any = None  # of the windows under way, on the device; None: the learner's
         self._flying: tuple[Any, _Results] | None = None  # the learner and the window under way
 
+    @marked("learn")
     def learn(
         self,
         learner: Any,

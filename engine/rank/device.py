@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from ..backend import device_errors
 from ..events import Floats, Ids
 from ..kernels.score_topk.triton_kernel import Ranking, rank_ids, score_topk
+from ..kernels.work import published
+from ..ranges import marked
 from .catalogue import Catalogue
 from .tiles import ALIGNED, Best, Block, Tiles, item_bytes, merged, room
 
@@ -87,6 +89,7 @@ class DeviceCatalogue(Catalogue):
             new[:held] = old
         self._vectors, self._biases, self._ids = grown
 
+    @marked("show", published)
     def publish(self, ids: Ids, ordinals: Ids, rows: Any, places: Ids | None) -> None:
         """Takes over items' vectors and biases from rows[places] (None: all rows, in order), of items that it holds;
         others are read from RAM. The turn is held."""
@@ -112,6 +115,7 @@ class DeviceCatalogue(Catalogue):
         self.refresh()
         return super().score(queries, ordinals)
 
+    @marked("rank")
     def topk(
         self,
         queries: Floats,

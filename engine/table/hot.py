@@ -16,6 +16,8 @@ from ..backend import device_errors, native
 from ..config import OPTIMIZERS
 from ..errors import EngineError
 from ..events import Ids
+from ..kernels import work
+from ..ranges import marked
 from .transfers import Transfers
 
 _FIRST_ROWS = 1 << 16  # where memory is taken as it is needed
@@ -67,6 +69,7 @@ class HotTier:
             grown[: len(self.rows)] = self.rows
             self.rows = grown
 
+    @marked("place")
     def place(self) -> None:
         """Brings the rows that the warm tier has pinned to the device, and sends back what leaves and is ahead.
 
@@ -105,12 +108,14 @@ class HotTier:
                     self._send_back(part)
                     self.settle()
 
+    @marked("copy_back", work.copied)
     def _send_back(self, rows: Any) -> None:
         with device_errors("copying rows back"):
             for part in rows.parts(_CHUNK):
                 packed = self.rows.index_select(0, self._transfers.send(part.places))
                 self._leaving.append((part, self._transfers.fetch(packed)))
 
+    @marked("load", work.copied)
     def _load(self, rows: Any) -> list[tuple[Any, Callable[[], Any]]]:
         """Places on the device, and what gives the rows for them."""
         coming = []

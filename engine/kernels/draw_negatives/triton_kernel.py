@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ...ranges import marked
+from .. import work
 from ..launch import Case
 
 BLOCK = 1024  # draws of a program
@@ -45,6 +47,7 @@ def draw(known, slots, out, seed, first_seq, batch_size, negatives, count, BLOCK
     tl.store(out + i, slot, mask=inside)
 
 
+@marked("draw_negatives", work.draw_negatives)
 def draw_negatives(
     known: torch.Tensor, slots: torch.Tensor, *, seed: int, first_seq: int, batch_size: int, negatives: int
 ) -> torch.Tensor:

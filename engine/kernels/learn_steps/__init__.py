@@ -18,7 +18,9 @@ from ...backend import cuda, cuda_missing, native
 from ...config import LOSSES, OPTIMIZERS
 from ...errors import DeviceError, InputError
 from ...events import POINTWISE
+from ...ranges import marked
 from ...tensors import is_tensor
+from .. import work
 from ..arguments import F32, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
 
 __all__ = ["MAX_BATCH", "MAX_NEGATIVES", "Learned", "Planner", "Window", "learn_steps"]
@@ -155,6 +157,7 @@ _ORDERED = (
 )
 
 
+@marked("learn_steps", work.learn_steps)
 def learn_steps(
     users: Any,
     items: Any,

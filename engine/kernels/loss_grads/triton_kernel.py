@@ -15,6 +15,8 @@ import triton
 import triton.language as tl
 
 from ...events import POINTWISE
+from ...ranges import marked
+from .. import work
 from ..launch import Case, power_of_two, tile_of
 
 PAIR_FLOATS = 128  # of a tile of a warp
@@ -225,6 +227,7 @@ def softmax_grads(
         tl.store(query_grads + event[:, None] * DIM + column, grad, mask=mask)
 
 
+@marked("loss_grads", work.loss_grads)
 def loss_grads(
     loss: str,
     queries: torch.Tensor,

@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from ...ranges import marked
+from .. import work
 from ..launch import Case, tile_of
 
 GATHER_FLOATS = 2048  # of a tile: four loads of 16 bytes under way in each of 128 lanes
@@ -82,6 +84,7 @@ def pool_bags(
     tl.store(out + bag[:, None] * DIM + column[None, :], total, mask=live[:, None] & inside_row)
 
 
+@marked("pool_rows", work.pool_rows)
 def pool_rows(
     rows: torch.Tensor,
     slots: torch.Tensor,

@@ -31,6 +31,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ...errors import InputError
+from ...ranges import marked
+from .. import work
 from . import padded
 from .triton_scan import EMPTY, pack, scan_products, scan_rows, scan_tiles
 
@@ -56,6 +58,7 @@ class Ranking(NamedTuple):
     order: Tensor
 
 
+@marked("rank_ids", work.rank_ids)
 def rank_ids(ids: Tensor) -> Ranking:
     """The ranking of ids int64 [N]; of equal ids the lower position is first. A sort: keep it while `ids` stays."""
     order = torch.argsort(ids, stable=True).to(torch.int32)
@@ -195,6 +198,7 @@ def cases() -> Iterator[Case]:
     yield Case("k 10", answer, types, {"BLOCK": 16}, 1, False)
 
 
+@marked("score_topk", work.score_topk)
 def score_topk(
     queries: Tensor,
     vectors: Tensor,

@@ -25,6 +25,8 @@ import triton
 import triton.language as tl
 
 from ...config import OPTIMIZERS
+from ...ranges import marked
+from .. import work
 from ..launch import Case, tile_of
 
 SEGMENT = 64  # terms that are summed one after the other
@@ -338,6 +340,7 @@ def sort_slots(slots: torch.Tensor, row_count: int) -> tuple[torch.Tensor, torch
     return ordered, order
 
 
+@marked("update_rows", work.update_rows)
 def update_rows(
     rows: torch.Tensor,
     slots: torch.Tensor,
