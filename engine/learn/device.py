@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 from ..backend import device_errors, native
 from ..config import Settings
 from ..events import POINTWISE, Ids
-from ..kernels.learn_steps import MAX_BATCH, MAX_NEGATIVES, Planner, learn_steps
+from ..kernels.draw_negatives.triton_kernel import draw_negatives
+from ..kernels.learn_steps import MAX_BATCH, MAX_NEGATIVES, Planner, Window, learn_steps
+from ..kernels.learn_steps.device import window_on_device
 from ..kernels.loss_grads.triton_kernel import loss_grads
 from ..kernels.pool_rows.triton_kernel import pool_rows
 from ..kernels.update_rows.triton_kernel import update_rows
 from ..ranges import marked
 
 _MEAN_HORIZON = 4096  # events over which the running mean forgets
+_LEAST_DRAWS = 1 << 14  # for which the device is asked: below that, looking them up takes the host less than launches
 _SEGMENT = 64  # events whose vectors are summed at a time for the mean
 
 
@@ -32,10 +35,13 @@ class Tier(Protocol):
 
     native: Any
     rows: Any
+    drawn: Any  # what the device has to know to name rows by itself, of items
 
     def place(self) -> None: ...
 
     def settle(self) -> None: ...
+
+    def collect(self) -> None: ...
 
 
 class Copies(Protocol):
@@ -65,6 +71,13 @@ class DeviceSteps:
         self._mean: Any = None  # of the windows under way, on the device; None: the learner's
         self._flying: tuple[Any, _Results] | None = None  # the learner and the window under way
 
+    def prepare(self, learner: Any, settings: Settings, planned: Any, batch_size: int, events: int) -> None:
+        """Before a window of at most so many events is planned: decides who draws its negatives."""
+        draws = -(-events // batch_size) * settings.negatives
+        native.draw_on_device(learner, self._items.native if draws >= _LEAST_DRAWS else None)
+        if not native.may_draw(learner, planned, events):
+            self._items.collect()
+
     @marked("learn")
     def learn(
         self,
@@ -85,7 +98,9 @@ class DeviceSteps:
         self._users.place()
         self._items.place()
         hot = self._users.native, self._items.native
-        *refs, fresh, offsets = native.device_refs(learner, planned, *columns, *hot)
+        *places, fresh, offsets = native.device_refs(learner, planned, *columns, *hot)
+        refs: list[Any] = places
+        known = native.known_items(learner)
         part = slice(start, start + len(fresh))
         window = {
             "weights": None if weights is None else weights[part],
@@ -94,6 +109,8 @@ class DeviceSteps:
         }
         launch = self._steps if in_steps(batch_size, settings.negatives) else self._batches
         with device_errors("learning"):
+            if len(known):
+                refs[2] = self._draw(known, settings, batch_size, first_seq + start)
             if self._mean is None:
                 self._mean = self._copies.send(learner.mean)
             results = launch(settings, batch_size, refs, fresh, window, self._mean, learner.mean_count)
@@ -103,6 +120,19 @@ class DeviceSteps:
         loss, skipped = self._land()
         self._flying = learner, results
         return events, loss, new_users, new_items, skipped, warm, cold
+
+    def _draw(self, known: Ids, settings: Settings, batch_size: int, first_seq: int) -> Any:
+        """The places of a window's negatives, an int32 tensor: drawn, and remembered as named, on the device."""
+        drawn = draw_negatives(
+            self._copies.send(known),
+            self._items.drawn.slots,
+            seed=settings.seed,
+            first_seq=first_seq,
+            batch_size=batch_size,
+            negatives=settings.negatives,
+        )
+        self._items.drawn.name(drawn, len(self._items.rows))
+        return drawn
 
     def finish(self) -> tuple[int, float, int, int, int, int, int]:
         """Waits for the window under way, and for what left the device: RAM is all that it should be, and the mean."""
@@ -126,23 +156,14 @@ class DeviceSteps:
         self,
         settings: Settings,
         batch_size: int,
-        refs: list[Ids],
+        refs: list[Any],
         fresh: NDArray[np.uint8],
         window: dict[str, Any],
         mean: Any,
         mean_count: int,
     ) -> _Results:
         users, items = self._users.rows, self._items.rows
-        if self._planner is None or (self._planner.user_rows, self._planner.item_rows) != (len(users), len(items)):
-            self._planner = Planner(len(users), len(items))
-        planned = self._planner.plan(
-            *refs,
-            loss=settings.loss,
-            batch_size=batch_size,
-            negatives=settings.negatives,
-            fresh=fresh if fresh.any() else None,
-            **window,
-        )
+        planned = self._ordered(settings, batch_size, refs, fresh if fresh.any() else None, window)
         rule: dict[str, Any] = {
             "dim": settings.dim,
             "lr": settings.lr,
@@ -153,20 +174,43 @@ class DeviceSteps:
             learned = learn_steps(users.numpy(), items.numpy(), planned, mean.numpy(), mean_count, **rule)
             arrays = [learned.losses, mean.numpy().copy(), np.array(learned.skipped)]
             return lambda: arrays
-        learned = learn_steps(users, items, planned.on(self._copies.send), mean, mean_count, **rule)
+        learned = learn_steps(users, items, planned, mean, mean_count, **rule)
         return self._copies.report(learned.losses, mean, learned.skipped)
+
+    def _ordered(
+        self,
+        settings: Settings,
+        batch_size: int,
+        refs: list[Any],
+        fresh: NDArray[np.uint8] | None,
+        window: dict[str, Any],
+    ) -> Window:
+        """The window with its steps in order, where it is learned: found there if its negatives are there, too."""
+        users, items = self._users.rows, self._items.rows
+        shape: dict[str, Any] = {"batch_size": batch_size, "negatives": settings.negatives}
+        if not isinstance(refs[2], np.ndarray):
+            rest = {"weights": window["weights"], "fresh": fresh}
+            shape |= {name: None if x is None else self._copies.send(x) for name, x in rest.items()}
+            shape |= {"user_rows": len(users), "item_rows": len(items)}
+            found = window_on_device(self._copies.send(refs[0]), self._copies.send(refs[1]), refs[2], **shape)
+            return found if self._device.type != "cpu" else found.on(_numpy)
+        if self._planner is None or (self._planner.user_rows, self._planner.item_rows) != (len(users), len(items)):
+            self._planner = Planner(len(users), len(items))
+        shape |= {"fresh": fresh, **window}
+        planned = self._planner.plan(*refs, loss=settings.loss, **shape)
+        return planned if self._device.type == "cpu" else planned.on(self._copies.send)
 
     def _batches(
         self,
         settings: Settings,
         batch_size: int,
-        refs: list[Ids],
+        refs: list[Any],
         fresh: NDArray[np.uint8],
         window: dict[str, Any],
         mean: Any,
         mean_count: int,
     ) -> _Results:
-        places = [self._copies.send(x) for x in refs]
+        places = [self._copies.send(x) if isinstance(x, np.ndarray) else x.long() for x in refs]
         arguments = {name: None if x is None else self._copies.send(x) for name, x in window.items()}
         torch = self._torch
         users, items, dim = self._users.rows, self._items.rows, settings.dim
@@ -224,3 +268,8 @@ class DeviceSteps:
             dim=len(mean),
         )
         mean.mul_(float(left[0])).add_(sums.sum(0))
+
+
+def _numpy(tensor: Any) -> NDArray[Any]:
+    array: NDArray[Any] = tensor.numpy()
+    return array

@@ -61,6 +61,8 @@ class Steps(Protocol):
 
     def finish(self) -> tuple[int, float, int, int, int, int, int]: ...
 
+    def prepare(self, learner: Any, settings: Settings, planned: Any, batch_size: int, events: int) -> None: ...
+
 
 class Model:
     def __init__(self, settings: Settings, users: Any, items: Any, catalogue: Any, history: Any):
@@ -156,6 +158,8 @@ class Model:
         start = 0
         while start < len(users):
             with self._turn:
+                if self._steps:
+                    self._steps.prepare(learner, self._settings, settings, batch_size, len(users) - start)
                 while (state := learner.plan(settings, users, items, weights, first_seq, start)) == _FETCH:
                     deliver(learner.missing_users, learner.missing_items)
                     if not learner.delivered():

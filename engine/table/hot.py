@@ -18,6 +18,7 @@ from ..errors import EngineError
 from ..events import Ids
 from ..kernels import work
 from ..ranges import marked
+from .drawn import Drawn
 from .transfers import Transfers
 
 _FIRST_ROWS = 1 << 16  # where memory is taken as it is needed
@@ -52,6 +53,7 @@ class HotTier:
         self._catalogue = catalogue
         self._transfers = transfers
         self._leaving: list[tuple[Any, Callable[[], Any]]] = []  # victims on their way to RAM, the oldest first
+        self.drawn = Drawn(torch, device, transfers) if publish else None
         self.rows = self._room(capacity if reserved else min(capacity, _FIRST_ROWS))
 
     @property
@@ -84,10 +86,22 @@ class HotTier:
         self.show(only_left=True)
         self.settle()  # a row that the last call sent back may be wanted again now
         coming = self._load(loads)
+        if self.drawn:
+            with device_errors("placing items"):
+                self.drawn.placed(self.native.ordinals(loads), loads.places)
         self._send_back(victims)
         with device_errors("copying rows to it"):
             for places, rows in coming:
                 self.rows.index_copy_(0, places, rows())
+
+    def collect(self) -> None:
+        """Has the host know which rows the device has named by itself. Until then they are not ahead for it, nor dirty
+        in RAM, so before it looks at that, and before any may lose its place or leave RAM."""
+        if self.drawn and self.drawn.pending:
+            with device_errors("learning"):
+                places = self.drawn.named()
+            self.native.touched(places)
+            self.drawn.clear()
 
     def settle(self) -> None:
         """Has what left the device and was ahead in RAM."""
@@ -102,6 +116,7 @@ class HotTier:
         """Brings RAM up to date, for all rows or for those of `ids`; nothing moves on the device."""
         with self.turn:
             self.settle()
+            self.collect()
             if self.native.ahead:
                 rows = self.native.rows_ahead() if ids is None else self.native.rows_ahead(ids)
                 for part in rows.parts(_CHUNK):  # one after the other: all of them may be as much as the tier
@@ -130,6 +145,8 @@ class HotTier:
         """Hands rows that were learned since the last time to who shows them; or those that are leaving alone."""
         if self._publish:
             with self.turn:
+                if not only_left:
+                    self.collect()
                 ids, ordinals, places = self.native.changed(only_left)
                 if len(ids):
                     with device_errors("showing what was learned"):

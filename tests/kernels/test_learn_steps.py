@@ -333,3 +333,31 @@ def test_a_gpu_that_is_not_there():
     args.pop("lr")
     with pytest.raises((DeviceError, InputError)):
         learn_on_device(**args, lr=0.1, l2=0.0, optimizer="adagrad")
+
+
+@pytest.mark.parametrize(
+    "case", [(1, 1, 1), (7, 1, 4), (300, 1, 16), (61, 4, 5), (255, 256, 3), (257, 16, 40)], ids=str
+)
+@pytest.mark.parametrize("rows", [1, 5, 400])
+def test_the_order_found_on_a_device_is_the_planners(case, rows):
+    torch = pytest.importorskip("torch")
+    from engine.backend import require_device
+    from engine.kernels.learn_steps.device import window_on_device
+
+    _, device = require_device()
+    events, batch_size, negatives = case
+    rng = np.random.default_rng(events)
+    count = -(-events // batch_size) * negatives
+    slots = [rng.integers(0, rows, n).astype(np.int32) for n in (events, events, count)]
+    slots[2][rng.random(count) < 0.1] = -1
+    optional = {"weights": rng.random(events).astype(np.float32), "fresh": rng.integers(0, 2, events, dtype=np.uint8)}
+    shape = {"batch_size": batch_size, "negatives": negatives}
+    want = Planner(rows, rows).plan(*slots, **shape, **optional)
+    tensors = [torch.from_numpy(x).to(device) for x in slots]
+    moved = {name: torch.from_numpy(x).to(device) for name, x in optional.items()}
+    got = window_on_device(*tensors, **shape, user_rows=rows, item_rows=rows, **moved)
+    got = got.on(lambda tensor: tensor.cpu().numpy())
+    np.testing.assert_array_equal(got.ints, want.ints)
+    assert (got.events, got.steps, got.loss, got.user_rows) == (want.events, want.steps, "softmax", rows)
+    for name, column in want.columns.items():
+        np.testing.assert_array_equal(got.columns[name], column, err_msg=name)

@@ -62,7 +62,7 @@ class Window:
     def on(self, send: Callable[[npt.NDArray[Any]], Any]) -> "Window":
         """The same window with its columns where `send` brings an array: tensors of a GPU."""
         ints = send(self.ints)
-        columns = _split(ints, self.events, self.columns["negative_slots"].size)
+        columns = split(ints, self.events, len(self.columns["negative_slots"]))
         for name in FLOATS:
             column = self.columns[name]
             columns[name] = None if column is None else send(column)
@@ -122,7 +122,7 @@ class Planner:
         integer("events", n, 0, MAX_ROWS)
         count = negatives * (-(-n // batch_size) if loss == "softmax" else n)
         ints = np.empty(6 * n + 3 * count, np.int32)
-        columns = _split(ints, n, count)
+        columns = split(ints, n, count)
         if negative_slots is None:
             negative_slots = np.zeros(0, np.int32)
         columns["user_slots"][:] = _slots("user_slots", user_slots, n, 0, self.user_rows)
@@ -317,7 +317,8 @@ def learn_on_device(
     return Learned(losses, workspace[:8].view(torch.int64)[0])
 
 
-def _split(ints: Any, n: int, count: int) -> dict[str, Any]:
+def split(ints: Any, n: int, count: int) -> dict[str, Any]:
+    """The columns of a window of n events with `count` negatives, as parts of one array or tensor."""
     parts = {name: ints[i * n : (i + 1) * n] for i, name in enumerate(SLOTS)}
     return parts | {name: ints[6 * n + i * count : 6 * n + (i + 1) * count] for i, name in enumerate(NEGATIVES)}
 
