@@ -192,8 +192,8 @@ def test_drawn_with_epochs_and_answers_in_between(drawn, home):
             eng.checkpoint()
         elif which == 1:
             asked = data[:3, 0]
-            answer = eng.topk(asked, 5)
-            np.testing.assert_allclose(answer.scores[0], eng.score(asked[0], answer.ids[0]), rtol=1e-5, atol=1e-6)
+            answer = eng.topk(asked, 50)
+            np.testing.assert_allclose(answer.scores, eng.score(asked[:, None], answer.ids), rtol=1e-5, atol=1e-6)
         elif which == 2:
             rows.append(eng.vectors(items=data[:20, 1]))
 
@@ -206,16 +206,27 @@ def test_drawn_with_epochs_and_answers_in_between(drawn, home):
         assert eng.digest() == digest
 
 
-def test_drawn_until_there_is_no_room_for_all(drawn, home):
+@pytest.mark.parametrize("path", [":memory:", "disk"])  # in memory no epoch asks what was named
+def test_drawn_until_there_is_no_room_for_all(path, drawn, home):
     """Then the host draws again, and knows of all that was named before any row leaves."""
     data = events("softmax")
     data = np.concatenate([data[data[:, 1] < np.median(data[:, 1])], data])
     digest = learn(":memory:", "softmax", data, 300)[0]
-    some = {"hot_bytes": room("softmax", 130), "warm_bytes": 150 * 200 * 16 // 7}
-    found, stats = learn(home, "softmax", data, 300, device="cuda", **some)
+    some = {"hot_bytes": room("softmax", 130)}
+    if path == "disk":
+        path, some["warm_bytes"] = home, 150 * 200 * 16 // 7
+    found, stats = learn(path, "softmax", data, 300, device="cuda", **some)
     assert found == digest
     assert 600 < 4 * sum(drawn) < len(data) - 600  # events of steps whose negatives the device drew
     assert stats["items"]["hot_evicted"] > 50
+
+
+def test_what_was_drawn_is_known_before_it_leaves(drawn):
+    """One event a call, one item more each time: the first that leave were named by the device alone."""
+    data = np.stack([np.arange(170) % 7, np.arange(170)], axis=1)
+    law = {"batch_size": 1, "hot_bytes": room("softmax", 130), "device": "cuda"}
+    assert learn(":memory:", "softmax", data, 1, **law)[0] == learn(":memory:", "softmax", data, 1, batch_size=1)[0]
+    assert len(drawn) == 130
 
 
 def test_drawn_beside_everything_that_takes_rows_away(drawn, home):
