@@ -225,7 +225,13 @@ def test_what_was_drawn_is_known_before_it_leaves(drawn):
     """One event a call, one item more each time: the first that leave were named by the device alone."""
     data = np.stack([np.arange(170) % 7, np.arange(170)], axis=1)
     law = {"batch_size": 1, "hot_bytes": room("softmax", 130), "device": "cuda"}
-    assert learn(":memory:", "softmax", data, 1, **law)[0] == learn(":memory:", "softmax", data, 1, batch_size=1)[0]
+
+    def each(eng):
+        if eng.seq == 120:
+            eng.digest()  # RAM is up to date: what is named from here on is ahead of it for that alone
+
+    found = learn(":memory:", "softmax", data, 1, each, **law)[0]
+    assert found == learn(":memory:", "softmax", data, 1, batch_size=1)[0]
     assert len(drawn) == 130
 
 
