@@ -28,7 +28,7 @@ class Device:
         self.turn = Turn()
         self._transfers = Transfers(self._torch, self._device)
         left = max(0, int((free - room) * _CATALOGUE_SHARE))
-        self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn, left)
+        self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn, self._transfers.send, left)
 
     @property
     def name(self) -> str:

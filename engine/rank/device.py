@@ -32,14 +32,24 @@ _Lists = tuple[int, Any, Any]  # how many; of each position its list, and the po
 
 
 class DeviceCatalogue(Catalogue):
-    def __init__(self, dim: int, torch: Any, device: Any, turn: AbstractContextManager[None], room: int):
-        """`room`: bytes that items may take on the device for good; while it grows, half as much again."""
+    def __init__(
+        self,
+        dim: int,
+        torch: Any,
+        device: Any,
+        turn: AbstractContextManager[None],
+        send: Callable[[NDArray[Any]], Any],
+        room: int,
+    ):
+        """`send` brings an array to the device; `room`: bytes that items may take there for good; while the catalogue
+        grows, half as much again."""
         super().__init__(dim)
         self.refresh: Callable[[], None] = lambda: None  # brings the host's vectors up to date
         self.show: Callable[[], None] = lambda: None  # and the device's
         self._torch = torch
         self._device = device
         self._turn = turn
+        self._send = send
         self._limit = room // (item_bytes(dim) + _RANKING_BYTES) // ALIGNED * ALIGNED
         with device_errors("making room for items"):
             self._vectors, self._biases, self._ids = self._room(min(_FIRST_ITEMS, self._limit))
@@ -72,7 +82,7 @@ class DeviceCatalogue(Catalogue):
             for start in range(0, min(end, self._limit), _RESTORED):
                 ordinals = np.arange(start, min(end, self._limit, start + _RESTORED))
                 vectors, biases = super().read(ordinals)
-                rows = self._torch.from_numpy(np.column_stack([vectors, biases])).to(self._device)
+                rows = self._send(np.column_stack([vectors, biases]))
                 self.publish(self.native.ids(ordinals), ordinals, rows, None)
 
     def _grow(self, items: int) -> None:
@@ -95,17 +105,16 @@ class DeviceCatalogue(Catalogue):
         others are read from RAM. The turn is held."""
         if not len(ordinals):
             return
-        torch = self._torch
         self._grow(int(ordinals.max()) + 1)
         if not (held := ordinals < self._limit).all():
             places = (np.arange(len(ordinals)) if places is None else places)[held]
             ids, ordinals = ids[held], ordinals[held]
-        at = torch.from_numpy(ordinals).to(self._device)
+        at = self._send(ordinals)
         if places is not None:
-            rows = rows.index_select(0, torch.from_numpy(places).to(self._device))
+            rows = rows.index_select(0, self._send(places))
         self._vectors[at, : self.dim] = rows[:, : self.dim]
         self._biases[at] = rows[:, self.dim]
-        self._ids[at] = torch.from_numpy(ids).to(self._device)
+        self._ids[at] = self._send(ids)
 
     def read(self, ordinals: Ids) -> tuple[Floats, Floats]:
         self.refresh()
@@ -142,7 +151,7 @@ class DeviceCatalogue(Catalogue):
             tiled = items > self._limit
             if tiled:
                 self.refresh()
-            asked = self._torch.from_numpy(np.ascontiguousarray(queries)).to(self._device)
+            asked = self._send(queries)
             filtered = exclude[0] is not None or include[1] is not None
             most = min(items, max(_BLOCK, self._tiles.items)) if tiled else items
             # The same queries together for all blocks: in what order a score is added up depends on how many they are.
