@@ -61,6 +61,7 @@ def replay(
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     negatives: Annotated[int | None, typer.Option(help="Negatives of a step.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Events of a step.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Learn a file of events. Run again after an interruption, it goes on where it stopped."""
     from .sources.columns import Columns, EventFile
@@ -71,7 +72,7 @@ def replay(
     events = EventFile(file, Columns(user, item, value, time, basket, where))
     name = source or str(file.resolve())
     settings: dict[str, Any] = {"dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr}
-    settings |= {"negatives": negatives, "batch_size": batch_size}
+    settings |= {"negatives": negatives, "batch_size": batch_size, "device": device}
     with engine.open(str(path), **settings) as eng:
         if evaluate:
             with _bar("judging") as step:

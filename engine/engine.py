@@ -212,7 +212,8 @@ class Engine(Reading, Removing, Saving):
         learned: Learned,
         progress: Callable[[int, int], None] | None,
     ) -> None:
-        """Each record is durable before it is learned; its fsync overlaps the learning of the one before."""
+        """Each record is durable before it is learned; its fsync overlaps the learning of the one before. So do its
+        plan and its rows' way to a device: what that has under way is waited for at the end."""
         waiting: Record | None = None
         try:
             for record in records(events, self._seq + 1, self._model.settings.batch_size, position):
@@ -221,7 +222,7 @@ class Engine(Reading, Removing, Saving):
                     continue
                 self._directory.log.append(record)
                 if not durable:
-                    self._learn(record, learned)
+                    self._learn(record, learned, finish=False)
                 elif waiting is None and record.count == len(events):
                     self._sync()  # the only record: no thread to go through
                     self._learn(record, learned)
@@ -231,7 +232,7 @@ class Engine(Reading, Removing, Saving):
                     last, waiting = waiting, None
                     try:
                         if last is not None:
-                            self._learn(last, learned)
+                            self._learn(last, learned, finish=False)
                     finally:
                         synced.result()
                         waiting = record
@@ -239,7 +240,9 @@ class Engine(Reading, Removing, Saving):
                     progress(learned.events + learned.unlearned, len(events))
         finally:
             if waiting is not None and self._failure is None:
-                self._learn(waiting, learned)
+                self._learn(waiting, learned, finish=False)
+            if self._failure is None:
+                self._finish(learned)
         if progress:
             progress(learned.events + learned.unlearned, len(events))
 
@@ -255,8 +258,18 @@ class Engine(Reading, Removing, Saving):
         self._directory.log.sync()
         self._sync_seconds += time.perf_counter() - began
 
-    def _learn(self, record: Record, learned: Learned, start: int = 0) -> None:
-        """Applies one record that is in the log. Also the replay's path."""
+    def _finish(self, learned: Learned) -> None:
+        """Waits for what a device has under way; before anything but the next record's learning."""
+        skipped = learned.skipped
+        try:
+            self._model.finish(learned)
+        except BaseException as e:
+            self._failure = self._failure or f"{type(e).__name__}: {e}"
+            raise
+        self._skipped += learned.skipped - skipped
+
+    def _learn(self, record: Record, learned: Learned, start: int = 0, finish: bool = True) -> None:
+        """Applies one record that is in the log. Also the replay's path. `finish`: leaves nothing under way."""
         try:
             if record.settings is not None:
                 self._model.settings = self._model.settings.changed(record.settings)
@@ -283,6 +296,8 @@ class Engine(Reading, Removing, Saving):
                     )
                 self._admission.end()
                 self._skipped += learned.skipped - before[0]
+                if finish or settings.row_ttl or settings.admit_after:
+                    self._finish(learned)
                 learned.unlearned += record.count - start - (learned.events - before[1])
                 self._seq = record.last_seq
                 if ttl := settings.row_ttl:
@@ -301,6 +316,7 @@ class Engine(Reading, Removing, Saving):
             if self._epochs.crowded():
                 self._epochs.finish()
             if self._epochs.due():
+                self._finish(learned)
                 self._epochs.begin()
 
     def _deliver(self, users: Ids, items: Ids) -> None:

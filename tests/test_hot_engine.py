@@ -16,6 +16,7 @@ from late import LateTransfers
 
 import engine
 import engine.device
+import engine.log.record
 from engine import backend
 from engine.learn import device as learning
 from engine.table.hot import row_bytes
@@ -473,6 +474,32 @@ def test_losses_and_means_of_many_windows(law):
 def at_rest(eng):
     """Nothing is under way on the device, and all that left it has come."""
     return eng._model._steps._flying is None and not eng._users.hot._leaving and not eng._items.hot._leaving
+
+
+def test_a_record_comes_while_the_one_before_is_learned(law, monkeypatch, home):
+    """A call of many records; what follows it, and an epoch in between, find nothing under way."""
+    name, data, _ = law
+    monkeypatch.setattr(engine.log.record, "MAX_EVENTS", 128)
+    monkeypatch.setattr(engine.device, "Transfers", LateTransfers)
+    found = {}
+    for device in ("cpu", "cuda"):
+        with engine.open(home.with_name(device), dim=DIM, **LAWS[name], device=device) as eng:
+            if device == "cuda":
+                learn_one, flying = eng._learn, []
+
+                def seen(*args, of=eng, learn_one=learn_one, flying=flying, **more):
+                    flying.append(of._model._steps._flying is not None)
+                    learn_one(*args, **more)
+
+                eng._learn = seen
+            report = eng.ingest(*data[:1500].T)
+            eng.ingest(*data[1500:2500].T, durable=False)
+            found[device] = report.loss, report.seq, eng.digest(), eng.stats()["skipped_updates"]
+            if device == "cuda":
+                assert at_rest(eng)
+                assert flying == [False, *[True] * 11, False, *[True] * 7]
+    np.testing.assert_allclose(found["cuda"][0], found["cpu"][0], rtol=1e-12)
+    assert found["cuda"][1:] == found["cpu"][1:]
 
 
 def test_an_epoch_in_the_middle_of_a_record_waits_for_the_device(home):

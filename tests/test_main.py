@@ -67,6 +67,19 @@ def test_replay_learns_values(run, tmp_path, loss, optimizer):
         assert eng.seq == 400
 
 
+def test_replay_learns_where_it_is_told_to(run, log, tmp_path):
+    found = set()
+    for device in ("cpu", "auto", "cuda"):
+        words = learn(log, tmp_path / device, "--where", "kind == 'buy'", "--dim", 8, "--device", device)
+        assert run(*words)[0] == 0
+        with engine.open(tmp_path / device) as eng:
+            found.add(eng.digest())
+    assert len(found) == 1
+    status, _, said = run(*learn(log, tmp_path / "none", "--device", "gpu"))
+    assert status == 1
+    assert "ConfigError: device: got str 'gpu', wanted one of" in said
+
+
 def test_replay_learns_and_goes_on(run, log, tmp_path):
     words = learn(log, tmp_path / "d", "--where", "kind == 'buy'", "--lr", 0.5, "--dim", 8)
     status, out, _ = run(*words)

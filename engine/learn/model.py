@@ -147,7 +147,7 @@ class Model:
         """Learns consecutive events, in micro-batches of `batch_size`.
 
         deliver(user ids, item ids) brings rows in from LMDB; make_room(seq) ends an epoch at that seq, so that rows can
-        leave RAM.
+        leave RAM. On a device the last window may still be under way afterwards: `finish`.
         """
         settings = self._native
         if batch_size != self._settings.batch_size:
@@ -173,15 +173,14 @@ class Model:
                         learner, self._settings, settings, batch_size, start, columns, first_seq
                     )
             if learned is None:
-                self._finish(into)
+                self.finish(into)
                 make_room(first_seq + start - 1)  # without the turn: an epoch takes long
                 continue
             start += learned[0]
             into.add(*learned)
-        self._finish(into)
 
-    def _finish(self, into: Learned) -> None:
-        """Waits for what a device has under way: from here on rows may leave, and be saved."""
+    def finish(self, into: Learned) -> None:
+        """Waits for what a device has under way: from here on rows may be removed and saved, and the mean is right."""
         if self._steps:
             with self._turn:
                 into.add(*self._steps.finish())
