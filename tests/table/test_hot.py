@@ -1,5 +1,7 @@
 """The hot tier: which rows are on the device, that they come back as they were changed there, and its turn."""
 
+import _thread
+import signal
 import threading
 
 import numpy as np
@@ -149,6 +151,45 @@ def test_the_turn_is_fair_and_can_be_taken_again():
     for thread in threads:
         thread.join()
     assert order == [0, 1, 2, "writer"]
+
+
+def test_no_interrupt_keeps_the_turn():
+    """Whenever it comes: while the turn is taken, waited for, or given back."""
+    turn, rng, done = Turn(), np.random.default_rng(0), threading.Event()
+
+    def another():
+        while not done.is_set():
+            with turn:
+                pass
+
+    def interrupt(after):
+        done.wait(after)
+        _thread.interrupt_main()
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    other = threading.Thread(target=another)
+    other.start()
+    try:
+        for after in rng.exponential(0.0003, 150):
+            thread = threading.Thread(target=interrupt, args=(after,))
+            try:
+                thread.start()
+                while True:
+                    with turn, turn:
+                        pass
+            except KeyboardInterrupt:
+                thread.join()
+            done.set()
+            other.join(30)
+            assert not other.is_alive()
+            assert turn.wanted == 0
+            done.clear()
+            other = threading.Thread(target=another)
+            other.start()
+    finally:
+        done.set()
+        other.join(30)
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_is_sent_back_stays_on_its_way_until_it_has_come():
