@@ -11,7 +11,7 @@ from .learn.model import Model
 from .rank.device import DeviceCatalogue
 from .table.hot import HotTier, Turn, hot_rows, row_bytes
 from .table.table import Table
-from .table.transfers import Transfers
+from .transfers import Transfers
 
 _SHARE = 0.5  # of the memory that is free, for rows
 _CATALOGUE_SHARE = 0.5  # of what they leave, for items that rank; while they grow half as much again; and for scratch
@@ -28,7 +28,7 @@ class Device:
         self.turn = Turn()
         self._transfers = Transfers(self._torch, self._device)
         left = max(0, int((free - room) * _CATALOGUE_SHARE))
-        self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn, self._transfers.send, left)
+        self.catalogue = DeviceCatalogue(settings.dim, self._torch, self._device, self.turn, self._transfers, left)
 
     @property
     def name(self) -> str:

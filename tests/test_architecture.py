@@ -17,7 +17,7 @@ CORE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
 # From the bottom up; a module imports from lower layers, and from its own where no other rule forbids it.
 LAYERS = [
     {"_native", "_cuda"},
-    {"backend", "errors", "events", "config", "metrics", "files", "tensors", "ranges"},
+    {"backend", "errors", "events", "config", "metrics", "files", "tensors", "transfers", "ranges"},
     {"kernels"},
     {"rank", "learn", "table", "log"},
     {"directory"},

@@ -19,7 +19,7 @@ from engine.rank import tiles
 from engine.rank.catalogue import Catalogue
 from engine.rank.device import DeviceCatalogue
 from engine.table.hot import Turn
-from engine.table.transfers import Transfers
+from engine.transfers import Transfers
 
 DIM = 8
 END = 230  # ordinals; the last tile is cut
@@ -75,7 +75,7 @@ def filled(catalogue, seed=0):
 
 
 def on_device(room, seed=0):
-    return filled(DeviceCatalogue(DIM, *require_device(), Turn(), Transfers(*require_device()).send, room), seed)
+    return filled(DeviceCatalogue(DIM, *require_device(), Turn(), Transfers(*require_device()), room), seed)
 
 
 def same(a, b):
@@ -138,7 +138,7 @@ def test_other_reads_and_no_items():
     task = NOTHING | {"cosine": True, "threads": 1}
     same(cut.topk(queries(2), 5, END, **task), cpu.topk(queries(2), 5, END, **task))
     same(cut.read(np.arange(60, 70)), cpu.read(np.arange(60, 70)))
-    empty = DeviceCatalogue(DIM, *require_device(), Turn(), Transfers(*require_device()).send, 0)
+    empty = DeviceCatalogue(DIM, *require_device(), Turn(), Transfers(*require_device()), 0)
     assert empty.topk(queries(2), 5, 0, **(task | {"cosine": False}))[2].tolist() == [0, 0]
     assert empty.stats() == {"device_catalogue_bytes": 0, "device_catalogue_items": 0, "catalogue_tiled": False}
 

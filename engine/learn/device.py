@@ -24,6 +24,7 @@ from ..kernels.loss_grads.triton_kernel import loss_grads
 from ..kernels.pool_rows.triton_kernel import pool_rows
 from ..kernels.update_rows.triton_kernel import update_rows
 from ..ranges import marked
+from ..transfers import Transfers
 
 _MEAN_HORIZON = 4096  # events over which the running mean forgets
 _LEAST_DRAWS = 1 << 14  # for which the device is asked: below that, looking them up takes the host less than launches
@@ -44,14 +45,6 @@ class Tier(Protocol):
     def collect(self) -> None: ...
 
 
-class Copies(Protocol):
-    """Copies beside what the device computes (engine/table/transfers.py)."""
-
-    def send(self, array: NDArray[Any]) -> Any: ...
-
-    def report(self, *tensors: Any) -> Callable[[], list[NDArray[Any]]]: ...
-
-
 _Results = Callable[[], list[NDArray[Any]]]  # waits for: losses [n], the mean after them, how many steps were refused
 
 
@@ -61,10 +54,10 @@ def in_steps(batch_size: int, negatives: int) -> bool:
 
 
 class DeviceSteps:
-    def __init__(self, torch: Any, device: Any, copies: Copies, users: Tier, items: Tier) -> None:
+    def __init__(self, torch: Any, device: Any, transfers: Transfers, users: Tier, items: Tier) -> None:
         self._torch = torch
         self._device = device
-        self._copies = copies
+        self._transfers = transfers
         self._users = users
         self._items = items
         self._planner: Planner | None = None
@@ -112,7 +105,7 @@ class DeviceSteps:
             if len(known):
                 refs[2] = self._draw(known, settings, batch_size, first_seq + start)
             if self._mean is None:
-                self._mean = self._copies.send(learner.mean)
+                self._mean = self._transfers.send(learner.mean)
             results = launch(settings, batch_size, refs, fresh, window, self._mean, learner.mean_count)
         events, _, new_users, new_items, _, warm, cold = native.device_marked(
             learner, planned, *columns, first_seq, *hot
@@ -124,7 +117,7 @@ class DeviceSteps:
     def _draw(self, known: Ids, settings: Settings, batch_size: int, first_seq: int) -> Any:
         """The places of a window's negatives, an int32 tensor: drawn, and remembered as named, on the device."""
         drawn = draw_negatives(
-            self._copies.send(known),
+            self._transfers.send(known),
             self._items.drawn.slots,
             seed=settings.seed,
             first_seq=first_seq,
@@ -175,7 +168,7 @@ class DeviceSteps:
             arrays = [learned.losses, mean.numpy().copy(), np.array(learned.skipped)]
             return lambda: arrays
         learned = learn_steps(users, items, planned, mean, mean_count, **rule)
-        return self._copies.report(learned.losses, mean, learned.skipped)
+        return self._transfers.report(learned.losses, mean, learned.skipped)
 
     def _ordered(
         self,
@@ -190,15 +183,15 @@ class DeviceSteps:
         shape: dict[str, Any] = {"batch_size": batch_size, "negatives": settings.negatives}
         if not isinstance(refs[2], np.ndarray):
             rest = {"weights": window["weights"], "fresh": fresh}
-            shape |= {name: None if x is None else self._copies.send(x) for name, x in rest.items()}
+            shape |= {name: None if x is None else self._transfers.send(x) for name, x in rest.items()}
             shape |= {"user_rows": len(users), "item_rows": len(items)}
-            found = window_on_device(self._copies.send(refs[0]), self._copies.send(refs[1]), refs[2], **shape)
+            found = window_on_device(self._transfers.send(refs[0]), self._transfers.send(refs[1]), refs[2], **shape)
             return found if self._device.type != "cpu" else found.on(_numpy)
         if self._planner is None or (self._planner.user_rows, self._planner.item_rows) != (len(users), len(items)):
             self._planner = Planner(len(users), len(items))
         shape |= {"fresh": fresh, **window}
         planned = self._planner.plan(*refs, loss=settings.loss, **shape)
-        return planned if self._device.type == "cpu" else planned.on(self._copies.send)
+        return planned if self._device.type == "cpu" else planned.on(self._transfers.send)
 
     def _batches(
         self,
@@ -210,8 +203,8 @@ class DeviceSteps:
         mean: Any,
         mean_count: int,
     ) -> _Results:
-        places = [self._copies.send(x) if isinstance(x, np.ndarray) else x.long() for x in refs]
-        arguments = {name: None if x is None else self._copies.send(x) for name, x in window.items()}
+        places = [self._transfers.send(x) if isinstance(x, np.ndarray) else x.long() for x in refs]
+        arguments = {name: None if x is None else self._transfers.send(x) for name, x in window.items()}
         torch = self._torch
         users, items, dim = self._users.rows, self._items.rows, settings.dim
         step: dict[str, Any] = {"dim": dim, "lr": settings.lr, "l2": settings.l2, "optimizer": settings.optimizer}
@@ -225,7 +218,7 @@ class DeviceSteps:
             of = {name: None if x is None else x[begin:end] for name, x in arguments.items()}
             new = np.flatnonzero(fresh[begin:end])
             if len(new):
-                rows = user[self._copies.send(new)]
+                rows = user[self._transfers.send(new)]
                 users[rows, :dim] += mean
             if of["offsets"] is not None:
                 of["offsets"] = of["offsets"] + users[user, dim]
@@ -250,7 +243,7 @@ class DeviceSteps:
             bias = positive_coefs if settings.loss in POINTWISE else None
             skipped += update_rows(users, user, query_grads, index, ones, bias, **step)
             self._move_mean(mean, user, mean_count + begin)
-        return self._copies.report(losses, mean, skipped)
+        return self._transfers.report(losses, mean, skipped)
 
     def _move_mean(self, mean: Any, user: Any, count: int) -> None:
         """mean += rate x (vector - mean) for one event after the other, as one weighted sum of their vectors."""
@@ -263,8 +256,8 @@ class DeviceSteps:
         sums = pool_rows(
             self._users.rows,
             user,
-            self._copies.send(offsets),
-            self._copies.send(weights.astype(np.float32)),
+            self._transfers.send(offsets),
+            self._transfers.send(weights.astype(np.float32)),
             dim=len(mean),
         )
         mean.mul_(float(left[0])).add_(sums.sum(0))

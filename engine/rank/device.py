@@ -18,6 +18,7 @@ from ..events import Floats, Ids
 from ..kernels.score_topk.triton_kernel import Ranking, rank_ids, score_topk
 from ..kernels.work import published
 from ..ranges import marked
+from ..transfers import Transfers
 from .catalogue import Catalogue
 from .tiles import ALIGNED, Best, Block, Tiles, item_bytes, merged, room
 
@@ -38,18 +39,17 @@ class DeviceCatalogue(Catalogue):
         torch: Any,
         device: Any,
         turn: AbstractContextManager[None],
-        send: Callable[[NDArray[Any]], Any],
+        transfers: Transfers,
         room: int,
     ):
-        """`send` brings an array to the device; `room`: bytes that items may take there for good; while the catalogue
-        grows, half as much again."""
+        """`room`: bytes that items may take on the device for good; while the catalogue grows, half as much again."""
         super().__init__(dim)
         self.refresh: Callable[[], None] = lambda: None  # brings the host's vectors up to date
         self.show: Callable[[], None] = lambda: None  # and the device's
         self._torch = torch
         self._device = device
         self._turn = turn
-        self._send = send
+        self._transfers = transfers
         self._limit = room // (item_bytes(dim) + _RANKING_BYTES) // ALIGNED * ALIGNED
         with device_errors("making room for items"):
             self._vectors, self._biases, self._ids = self._room(min(_FIRST_ITEMS, self._limit))
@@ -82,7 +82,7 @@ class DeviceCatalogue(Catalogue):
             for start in range(0, min(end, self._limit), _RESTORED):
                 ordinals = np.arange(start, min(end, self._limit, start + _RESTORED))
                 vectors, biases = super().read(ordinals)
-                rows = self._send(np.column_stack([vectors, biases]))
+                rows = self._transfers.send(np.column_stack([vectors, biases]))
                 self.publish(self.native.ids(ordinals), ordinals, rows, None)
 
     def _grow(self, items: int) -> None:
@@ -109,12 +109,12 @@ class DeviceCatalogue(Catalogue):
         if not (held := ordinals < self._limit).all():
             places = (np.arange(len(ordinals)) if places is None else places)[held]
             ids, ordinals = ids[held], ordinals[held]
-        at = self._send(ordinals)
+        at = self._transfers.send(ordinals)
         if places is not None:
-            rows = rows.index_select(0, self._send(places))
+            rows = rows.index_select(0, self._transfers.send(places))
         self._vectors[at, : self.dim] = rows[:, : self.dim]
         self._biases[at] = rows[:, self.dim]
-        self._ids[at] = self._send(ids)
+        self._ids[at] = self._transfers.send(ids)
 
     def read(self, ordinals: Ids) -> tuple[Floats, Floats]:
         self.refresh()
@@ -145,13 +145,13 @@ class DeviceCatalogue(Catalogue):
                 queries, k, items, offsets=offsets, exclude_all=exclude_all, exclude=exclude, include=include,
                 cosine=cosine, threads=threads,
             )  # fmt: skip
-        found: list[list[NDArray[Any]]] = []
+        found: list[Callable[[], list[NDArray[Any]]]] = []
         with self._turn, device_errors("ranking"):
             self.show()
             tiled = items > self._limit
             if tiled:
                 self.refresh()
-            asked = self._send(queries)
+            asked = self._transfers.send(queries)
             filtered = exclude[0] is not None or include[1] is not None
             most = min(items, max(_BLOCK, self._tiles.items)) if tiled else items
             # The same queries together for all blocks: in what order a score is added up depends on how many they are.
@@ -162,8 +162,8 @@ class DeviceCatalogue(Catalogue):
                 wanted = self._lists(n, *_of(part, *include), tiled)
                 unwanted = [self._lists(n, *x, tiled) for x in ((exclude_all, None), _of(part, *exclude))]
                 best = self._best(asked[part], k, items, wanted, unwanted)
-                found.append([x.cpu().numpy() for x in best])
-        ids, scores, counts = (np.concatenate(x) for x in zip(*found, strict=True))
+                found.append(self._transfers.report(*best))
+            ids, scores, counts = (np.concatenate(x) for x in zip(*(landed() for landed in found), strict=True))
         if offsets is not None:
             scores += offsets[:, None]
             order = np.lexsort((ids, -scores), axis=1)  # two scores may have become one; padding stays last

@@ -8,7 +8,7 @@ calls has the device's turn.
 from typing import Any
 
 from ..events import Ids
-from .transfers import Transfers
+from ..transfers import Transfers
 
 
 class Drawn:

@@ -18,8 +18,8 @@ from ..errors import EngineError
 from ..events import Ids
 from ..kernels import work
 from ..ranges import marked
+from ..transfers import Transfers
 from .drawn import Drawn
-from .transfers import Transfers
 
 _FIRST_ROWS = 1 << 16  # where memory is taken as it is needed
 _CHUNK = 1 << 16  # rows copied at a time: 19 MB of staging memory at dim 64

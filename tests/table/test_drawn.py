@@ -4,7 +4,7 @@ import numpy as np
 
 from engine.backend import require_device
 from engine.table.drawn import Drawn
-from engine.table.transfers import Transfers
+from engine.transfers import Transfers
 
 torch, DEVICE = require_device()
 

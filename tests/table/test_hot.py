@@ -15,7 +15,7 @@ from engine.config import OPTIMIZERS
 from engine.errors import DeviceError, EngineError
 from engine.table import hot
 from engine.table.hot import HotTier, Turn, row_bytes
-from engine.table.transfers import Transfers
+from engine.transfers import Transfers
 
 DIM = 3
 ADAGRAD = OPTIMIZERS.index("adagrad")
