@@ -1,4 +1,4 @@
-"""Negatives that a device draws by itself, where every item has a place there: the host's draws, and nothing lost of it.
+"""Negatives that a device draws by itself, where every item has a place there: the host's draws, and nothing lost.
 
 The host does not know which rows were named until it asks; these tests ask in every way there is, and not at all.
 """
