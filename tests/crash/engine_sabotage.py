@@ -51,9 +51,9 @@ def no_order_check():
     """`_learn` takes any record: what else it would refuse."""
     plain = whole.Engine._learn
 
-    def learn(self, record, learned, start=0):
+    def learn(self, record, learned, start=0, **how):
         self._seq = record.first_seq + start - 1
-        plain(self, record, learned, start)
+        plain(self, record, learned, start, **how)
 
     whole.Engine._learn = learn
 
