@@ -183,7 +183,7 @@ class Engine(Reading, Removing, Saving):
             try:
                 self._log_and_learn(events, position, durable, learned, progress)
             except BaseException as e:
-                if self._directory and self._directory.log.last_seq != self._seq:
+                if self._model.under_way or (self._directory and self._directory.log.last_seq != self._seq):
                     # Whatever it was, an interrupt perhaps: RAM is behind the log, and only a replay brings it there.
                     self._failure = self._failure or f"{type(e).__name__}: {e}"
                 if isinstance(e, MemoryError):
@@ -239,10 +239,12 @@ class Engine(Reading, Removing, Saving):
                 if progress:
                     progress(learned.events + learned.unlearned, len(events))
         finally:
-            if waiting is not None and self._failure is None:
-                self._learn(waiting, learned, finish=False)
-            if self._failure is None:
-                self._finish(learned)
+            try:
+                if waiting is not None and self._failure is None:
+                    self._learn(waiting, learned, finish=False)
+            finally:  # also where what follows a record's learning, an epoch, was interrupted
+                if self._failure is None:
+                    self._finish(learned)
         if progress:
             progress(learned.events + learned.unlearned, len(events))
 
@@ -331,6 +333,8 @@ class Engine(Reading, Removing, Saving):
         self._epochs.complete()
 
     def _snapshot(self) -> State:
+        if self._model.under_way:
+            raise EngineError("a device has not finished what it learns")
         users, items = self._model.totals
         return State(
             seq=self._seq,

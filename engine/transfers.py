@@ -3,14 +3,17 @@
 Responsible for the order of copies and kernels: each method says what comes before what. Not for what is copied. On a
 GPU copies there and copies back have a stream each, and RAM that is copied is pinned, so that the host waits for
 nothing but what it asks for; with the Triton interpreter, whose device is the CPU, all is done at once. Kernels are
-those of the calling thread's current stream. Whoever calls has the device's turn.
+those of one stream, whatever the calling thread's own is (`computing`). Whoever calls has the device's turn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from .backend import device_errors
 
 _Array = NDArray[Any]
 
@@ -21,6 +24,15 @@ class Transfers:
         self._streams = device.type == "cuda"
         self._there: Any = torch.cuda.Stream(device) if self._streams else None
         self._back: Any = torch.cuda.Stream(device) if self._streams else None
+        self._kernels: Any = torch.cuda.default_stream(device) if self._streams else None
+
+    @contextmanager
+    def computing(self, what: str) -> Iterator[None]:
+        """Kernels of the block come after those of all blocks before, on this device, from any thread. What fails in it
+        is a DeviceError that says `what`."""
+        stream = self._torch.cuda.stream(self._kernels) if self._streams else nullcontext()
+        with device_errors(what), stream:
+            yield
 
     def staging(self, *shape: int) -> Any:
         """Memory of the host to fill for `load`: a float32 tensor, used once, for a copy may be under way from it."""
@@ -33,15 +45,13 @@ class Transfers:
         """
         if not self._streams:
             return lambda: staging
-        cuda = self._torch.cuda
-        with cuda.stream(self._there):
+        with self._torch.cuda.stream(self._there):
             loaded = staging.to(self._device, non_blocking=True)
             done = self._there.record_event()
 
         def landed() -> Any:
-            computing = cuda.current_stream(self._device)
-            computing.wait_event(done)
-            loaded.record_stream(computing)  # its memory is given to nobody else before they have run
+            self._kernels.wait_event(done)
+            loaded.record_stream(self._kernels)  # its memory is given to nobody else before they have run
             return loaded
 
         return landed
@@ -61,7 +71,7 @@ class Transfers:
         """
         if not self._streams:
             return lambda: _array(rows)
-        self._back.wait_stream(self._torch.cuda.current_stream(self._device))
+        self._back.wait_stream(self._kernels)
         with self._torch.cuda.stream(self._back):
             fetched = rows.to("cpu", non_blocking=True)
             rows.record_stream(self._back)
@@ -81,8 +91,9 @@ class Transfers:
         if not self._streams:
             copies = [tensor.clone() for tensor in tensors]
             return lambda: [_array(copy) for copy in copies]
-        copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
-        done = self._torch.cuda.current_stream(self._device).record_event()
+        with self._torch.cuda.stream(self._kernels):
+            copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
+            done = self._kernels.record_event()
 
         def landed() -> list[_Array]:
             done.synchronize()

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import device_errors, native
+from ..backend import native
 from ..config import Settings
 from ..events import POINTWISE, Ids
 from ..kernels.draw_negatives.triton_kernel import draw_negatives
@@ -63,6 +63,7 @@ class DeviceSteps:
         self._planner: Planner | None = None
         self._mean: Any = None  # of the windows under way, on the device; None: the learner's
         self._flying: tuple[Any, _Results] | None = None  # the learner and the window under way
+        self._landed = 0.0, 0  # losses and refused steps that no report has yet
 
     def prepare(self, learner: Any, settings: Settings, planned: Any, batch_size: int, events: int) -> None:
         """Before a window of at most so many events is planned: decides who draws its negatives."""
@@ -101,7 +102,7 @@ class DeviceSteps:
             "offsets": offsets if settings.loss in POINTWISE else None,
         }
         launch = self._steps if in_steps(batch_size, settings.negatives) else self._batches
-        with device_errors("learning"):
+        with self._transfers.computing("learning"):
             if len(known):
                 refs[2] = self._draw(known, settings, batch_size, first_seq + start)
             if self._mean is None:
@@ -110,8 +111,9 @@ class DeviceSteps:
         events, _, new_users, new_items, _, warm, cold = native.device_marked(
             learner, planned, *columns, first_seq, *hot
         )
-        loss, skipped = self._land()
+        self.land()
         self._flying = learner, results
+        loss, skipped = self._reported()
         return events, loss, new_users, new_items, skipped, warm, cold
 
     def _draw(self, known: Ids, settings: Settings, batch_size: int, first_seq: int) -> Any:
@@ -129,21 +131,32 @@ class DeviceSteps:
 
     def finish(self) -> tuple[int, float, int, int, int, int, int]:
         """Waits for the window under way, and for what left the device: RAM is all that it should be, and the mean."""
-        loss, skipped = self._land()
+        self.land()
+        loss, skipped = self._reported()
         self._mean = None
         self._users.settle()
         self._items.settle()
         return 0, loss, 0, 0, skipped, 0, 0
 
-    def _land(self) -> tuple[float, int]:
-        """The losses of the window under way, summed, and how many steps it refused."""
+    @property
+    def under_way(self) -> bool:
+        return self._flying is not None
+
+    def land(self) -> None:
+        """Waits for the window under way: the learner's mean is right then. Any thread, with the turn."""
         if self._flying is None:
-            return 0.0, 0
-        (learner, results), self._flying = self._flying, None
-        with device_errors("learning"):
+            return
+        learner, results = self._flying
+        with self._transfers.computing("learning"):
             losses, mean, skipped = results()
         learner.mean = mean
-        return float(losses.sum(dtype=np.float64)), int(skipped)
+        self._flying = None
+        self._landed = self._landed[0] + float(losses.sum(dtype=np.float64)), self._landed[1] + int(skipped)
+
+    def _reported(self) -> tuple[float, int]:
+        """The losses, summed, and refused steps of the windows that have landed since the last time."""
+        landed, self._landed = self._landed, (0.0, 0)
+        return landed
 
     def _steps(
         self,

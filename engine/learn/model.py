@@ -61,6 +61,11 @@ class Steps(Protocol):
 
     def finish(self) -> tuple[int, float, int, int, int, int, int]: ...
 
+    def land(self) -> None: ...
+
+    @property
+    def under_way(self) -> bool: ...
+
     def prepare(self, learner: Any, settings: Settings, planned: Any, batch_size: int, events: int) -> None: ...
 
 
@@ -97,6 +102,9 @@ class Model:
     @property
     def mean(self) -> Floats:
         """The running mean of the users' vectors, float32 [dim]: what a stranger is ranked with."""
+        if self._steps:
+            with self._turn:
+                self._steps.land()
         mean: Floats = self._learner.mean
         return mean
 
@@ -178,6 +186,11 @@ class Model:
                 continue
             start += learned[0]
             into.add(*learned)
+
+    @property
+    def under_way(self) -> bool:
+        """Has a device a window that nobody has waited for?"""
+        return self._steps is not None and self._steps.under_way
 
     def finish(self, into: Learned) -> None:
         """Waits for what a device has under way: from here on rows may be removed and saved, and the mean is right."""

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import device_errors
 from ..events import Floats, Ids
 from ..kernels.score_topk.triton_kernel import Ranking, rank_ids, score_topk
 from ..kernels.work import published
@@ -51,7 +50,7 @@ class DeviceCatalogue(Catalogue):
         self._turn = turn
         self._transfers = transfers
         self._limit = room // (item_bytes(dim) + _RANKING_BYTES) // ALIGNED * ALIGNED
-        with device_errors("making room for items"):
+        with self._transfers.computing("making room for items"):
             self._vectors, self._biases, self._ids = self._room(min(_FIRST_ITEMS, self._limit))
         self._tiles = Tiles(torch, device, dim, self.native.read_tile)
         self._rankings: tuple[tuple[int, int, bool] | None, dict[int, Ranking]] = None, {}
@@ -77,7 +76,7 @@ class DeviceCatalogue(Catalogue):
 
     def restore(self, stored: Any, n: int, end: int, hidden: Any, n_hidden: int) -> None:
         super().restore(stored, n, end, hidden, n_hidden)
-        with device_errors("filling its catalogue"):
+        with self._transfers.computing("filling its catalogue"):
             self._grow(end)
             for start in range(0, min(end, self._limit), _RESTORED):
                 ordinals = np.arange(start, min(end, self._limit, start + _RESTORED))
@@ -146,7 +145,7 @@ class DeviceCatalogue(Catalogue):
                 cosine=cosine, threads=threads,
             )  # fmt: skip
         found: list[Callable[[], list[NDArray[Any]]]] = []
-        with self._turn, device_errors("ranking"):
+        with self._turn, self._transfers.computing("ranking"):
             self.show()
             tiled = items > self._limit
             if tiled:

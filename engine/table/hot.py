@@ -12,7 +12,7 @@ takes the turn. The device is any that torch has: with the Triton interpreter it
 from collections.abc import Callable
 from typing import Any
 
-from ..backend import device_errors, native
+from ..backend import native
 from ..config import OPTIMIZERS
 from ..errors import EngineError
 from ..events import Ids
@@ -61,15 +61,16 @@ class HotTier:
         return int(self.rows.nbytes)
 
     def _room(self, rows: int) -> Any:
-        with device_errors(f"making room for {rows} rows"):
+        with self._transfers.computing(f"making room for {rows} rows"):
             width = _row_floats(self.native.floats)
             return self._torch.zeros((rows, width), device=self._device, dtype=self._torch.float32)
 
     def _grow(self, rows: int) -> None:
         if rows > len(self.rows):
-            grown = self._room(min(int(self.native.capacity), max(rows, 2 * len(self.rows))))
-            grown[: len(self.rows)] = self.rows
-            self.rows = grown
+            with self._transfers.computing("making room for rows"):
+                grown = self._room(min(int(self.native.capacity), max(rows, 2 * len(self.rows))))
+                grown[: len(self.rows)] = self.rows
+                self.rows = grown
 
     @marked("place")
     def place(self) -> None:
@@ -87,10 +88,10 @@ class HotTier:
         self.settle()  # a row that the last call sent back may be wanted again now
         coming = self._load(loads)
         if self.drawn:
-            with device_errors("placing items"):
+            with self._transfers.computing("placing items"):
                 self.drawn.placed(self.native.ordinals(loads), loads.places)
         self._send_back(victims)
-        with device_errors("copying rows to it"):
+        with self._transfers.computing("copying rows to it"):
             for places, rows in coming:
                 self.rows.index_copy_(0, places, rows())
 
@@ -98,16 +99,17 @@ class HotTier:
         """Has the host know which rows the device has named by itself. Until then they are not ahead for it, nor dirty
         in RAM, so before it looks at that, and before any may lose its place or leave RAM."""
         if self.drawn and self.drawn.pending:
-            with device_errors("learning"):
+            with self._transfers.computing("learning"):
                 places = self.drawn.named()
             self.native.touched(places)
-            self.drawn.clear()
+            with self._transfers.computing("learning"):
+                self.drawn.clear()
 
     def settle(self) -> None:
         """Has what left the device and was ahead in RAM."""
         while self._leaving:
             rows, landed = self._leaving[0]
-            with device_errors("copying rows back"):
+            with self._transfers.computing("copying rows back"):
                 floats = landed()
             self.native.scatter(rows, floats, self._catalogue)
             del self._leaving[0]  # not before it is there: who reads may be interrupted
@@ -125,7 +127,7 @@ class HotTier:
 
     @marked("copy_back", work.copied)
     def _send_back(self, rows: Any) -> None:
-        with device_errors("copying rows back"):
+        with self._transfers.computing("copying rows back"):
             for part in rows.parts(_CHUNK):
                 packed = self.rows.index_select(0, self._transfers.send(part.places))
                 self._leaving.append((part, self._transfers.fetch(packed)))
@@ -134,7 +136,7 @@ class HotTier:
     def _load(self, rows: Any) -> list[tuple[Any, Callable[[], Any]]]:
         """Places on the device, and what gives the rows for them."""
         coming = []
-        with device_errors("copying rows to it"):
+        with self._transfers.computing("copying rows to it"):
             for part in rows.parts(_CHUNK):
                 staging = self._transfers.staging(len(part), self.rows.shape[1])
                 self.native.gather(part, staging.numpy())
@@ -149,7 +151,7 @@ class HotTier:
                     self.collect()
                 ids, ordinals, places = self.native.changed(only_left)
                 if len(ids):
-                    with device_errors("showing what was learned"):
+                    with self._transfers.computing("showing what was learned"):
                         self._publish(ids, ordinals, self.rows, places)
                     self.native.shown(only_left)  # not if it failed
 

@@ -6,6 +6,7 @@ froze. Not for what the rows mean or when an epoch is due. The warm tier itself 
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -66,9 +67,10 @@ class Table:
         """
         found: NDArray[np.bool_]
         rows: Rows
-        if self.hot:
-            self.hot.refresh(ids)
-        found, rows = self.warm.peek(ids)
+        with self.hot.turn if self.hot else nullcontext():  # no window comes between the two
+            if self.hot:
+                self.hot.refresh(ids)
+            found, rows = self.warm.peek(ids)
         if self.cold is not None and not found.all():
             missed = ~found
             missed[missed] = ~contains(self._gone, ids[missed])  # looked at before LMDB is read
