@@ -388,7 +388,8 @@ class Engine(Reading, Removing, Saving):
         return self._positions.get(source)
 
     def stats(self) -> dict[str, Any]:
-        """Rows, bytes and seqs by tier; `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what
+        """Rows, bytes and seqs by tier (on a device without the rows that it drew and nobody has asked for yet in
+        `dirty_rows` and `ahead_rows`); `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what
         opening and syncing took. On a device also what it holds for ranking: `device_catalogue_bytes`, items of
         `device_catalogue_items`; `catalogue_tiled` says that there are more, brought there from RAM for each ranking.
 

@@ -3,6 +3,8 @@
 tests/late.py makes every copy as late as it may be made.
 """
 
+import threading
+
 import numpy as np
 import pytest
 from late import LateTransfers
@@ -10,7 +12,9 @@ from test_hot_engine import DIM, EVENTS, LAWS, events, learn, room
 
 import engine
 import engine.device
+import engine.engine
 import engine.log.record
+from engine import backend
 
 
 @pytest.mark.parametrize("calls", [200, EVENTS])
@@ -43,6 +47,94 @@ def test_losses_and_means_of_many_windows(name):
             assert at_rest(gpu)
             for eng in (cpu, gpu):
                 eng.forget(users=part[:, 0])  # of nobody there is no mean
+
+
+def test_an_interrupt_after_the_last_record_leaves_nothing_under_way(home, monkeypatch):
+    """In what follows a record's learning, which may take long: the epoch before. The Engine goes on."""
+    monkeypatch.setattr(engine.log.record, "MAX_EVENTS", 64)
+    data = events("softmax", 640)
+    with engine.open(home, dim=DIM, **LAWS["softmax"], device="cuda") as eng:
+        asked = iter([False] * 9 + [KeyboardInterrupt])
+
+        def crowded():
+            if answer := next(asked, False):
+                raise answer
+            return False
+
+        eng._epochs.crowded = crowded
+        with pytest.raises(KeyboardInterrupt):
+            eng.ingest(*data.T)
+        assert at_rest(eng)
+        assert eng.seq == 640
+        eng.ingest(*data.T)
+        digest = eng.digest()
+    monkeypatch.undo()
+    assert digest == learn(":memory:", "softmax", np.concatenate([data, data]), 640)[0]
+
+
+def test_what_is_still_under_way_after_an_error_closes_the_engine(home, monkeypatch):
+    data = events("softmax", 640)
+    with engine.open(home, dim=DIM, **LAWS["softmax"], device="cuda") as eng:
+        monkeypatch.setattr(engine.engine.Engine, "_finish", lambda self, learned: [][0])
+        with pytest.raises(IndexError):
+            eng.ingest(*data.T)
+        monkeypatch.undo()
+        with pytest.raises(engine.EngineError, match="close and open"):
+            eng.checkpoint()
+    with engine.open(home) as eng:
+        assert eng.digest() == learn(":memory:", "softmax", data, 640)[0]
+
+
+def test_strangers_get_the_mean_of_the_seq_that_they_are_told(monkeypatch, home):
+    """While a call goes on, too: from its progress function, and so from any thread."""
+    monkeypatch.setattr(engine.log.record, "MAX_EVENTS", 64)
+    data, told = events("softmax", 640), {}
+    for device in ("cpu", "cuda"):
+        with engine.open(home.with_name(device), dim=DIM, **LAWS["softmax"], device=device) as eng:
+            answers = told[device] = []
+            eng.ingest(*data.T, progress=lambda *_, e=eng, to=answers: to.append(e.topk(10**6, 3)))
+            loss = eng.ingest(*data.T).loss
+            answers.append(eng.topk(10**6, 3))
+            answers.append(loss)
+    assert len(told["cpu"]) > 10
+    for a, b in zip(told["cpu"][:-1], told["cuda"][:-1], strict=True):
+        assert a.seq == b.seq
+        np.testing.assert_allclose(b.scores, a.scores, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(told["cuda"][-1], told["cpu"][-1], rtol=1e-12)
+
+
+def test_a_new_user_is_not_read_before_it_was_learned():
+    """The device comes up to date and RAM is read in one turn: a window between them would leave noise to be read."""
+    with engine.open(":memory:", dim=DIM, **LAWS["softmax"], device="cuda") as eng:
+        eng.ingest([1, 2, 3] * 30, [10, 11, 12] * 30)
+        hot, refresh, threads = eng._users.hot, eng._users.hot.refresh, []
+
+        def learned_meanwhile(ids=None):
+            refresh(ids)
+            if ids is not None and not threads:
+                threads.append(threading.Thread(target=eng.ingest, args=([77] * 20, [10, 11] * 10)))
+                threads[0].start()
+                threads[0].join(0.5)  # it waits for the turn
+
+        hot.refresh = learned_meanwhile
+        with pytest.raises(engine.UnknownIdError):
+            eng.vectors([77])
+        threads[0].join()
+        assert np.abs(eng.vectors([77])).max() > 0.01  # more than noise
+
+
+@pytest.mark.skipif(backend.interpreted(), reason="needs a GPU's streams")
+def test_callers_streams_are_their_own(home):
+    """What a thread has as its current stream is of no account: the engine's kernels keep their own order."""
+    torch, device = backend.require_device()
+    data = events("softmax")
+    with engine.open(home, dim=DIM, **LAWS["softmax"], device="cuda", hot_bytes=room("softmax", 40)) as eng:
+        for start in range(0, EVENTS, 100):
+            with torch.cuda.stream(torch.cuda.Stream(device)):
+                eng.topk(data[start, 0], 3)
+                eng.ingest(*data[start : start + 100].T)
+            eng.vectors(data[start, 0])
+        assert eng.digest() == learn(":memory:", "softmax", data, 100)[0]
 
 
 def at_rest(eng):

@@ -1,6 +1,7 @@
 """Interrupts, and what must not reach the log: afterwards the directory opens at what the log has."""
 
 import signal
+import sys
 
 import numpy as np
 import pytest
@@ -50,6 +51,41 @@ def test_an_interrupted_checkpoint_goes_on(home, stream, monkeypatch):
     assert engine.verify(home).lmdb_seq == 500
     with engine.open(home) as eng:
         assert eng.digest() == reference(first, second)
+
+
+def test_an_interrupted_read_keeps_nobody_from_closing(home, stream):
+    """Wherever it comes while LMDB is read: a signal's handler may run where a function begins, and after any call."""
+    first = stream(60)
+    eng = engine.open(home, **SMALL, epoch_seconds=1e6, warm_bytes=40_000)
+    eng.ingest(*first)
+    eng.checkpoint()
+    cold = eng._directory.cold
+
+    def read():
+        with cold.snapshot():
+            pass
+
+    for moment in range(200):
+        left = [moment]
+
+        def tick(frame, event, arg, left=left):
+            left[0] -= event in ("call", "c_return")
+            if left[0] < 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        try:
+            sys.setprofile(tick)
+            read()
+            sys.setprofile(None)
+            break
+        except KeyboardInterrupt:
+            pass
+    assert 10 < moment < 199  # moments at which it came
+    assert not cold._mapped.inside
+    eng.close()
+    with engine.open(home) as eng:
+        assert eng.seq == 60
 
 
 def test_an_epoch_interrupted_at_its_beginning_closes_the_engine(home, stream, monkeypatch):

@@ -39,7 +39,7 @@ class _Mapped:
         self.generation = generation
         self.path = data_file(directory, generation)
         self.env: Any = map_file(self.path, readonly=readonly)
-        self.inside = 0  # calls that are using the map now; closing waits for them
+        self.inside: set[object] = set()  # calls that are using the map now; closing waits for them
         self.scans = 0  # unfinished ones: a newer generation leaves the map to them, closing does not
 
 
@@ -53,7 +53,10 @@ class Cold:
         self._retired: list[_Mapped] = []
         self._pid = os.getpid()
         self._writing = threading.Lock()
-        self._turn = threading.Condition()
+        # Taken by itself, not as the Condition that it belongs to: that one's way in is Python, where an interrupt
+        # could leave it taken.
+        self._lock = threading.RLock()
+        self._left = threading.Condition(self._lock)
         self._closed = False
         self._failed: str | None = None
         self.entries: dict[int, int] = {}  # by table, when it was opened
@@ -131,12 +134,13 @@ class Cold:
 
     def close(self) -> None:
         """Waits for the calls that are in progress, then unmaps. Unfinished scans raise at their next step."""
-        with self._turn:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
             every = [self._mapped, *self._retired]
-            self._turn.wait_for(lambda: not any(mapped.inside for mapped in every))
+            while any(mapped.inside for mapped in every):
+                self._left.wait(0.1)  # whoever leaves may be interrupted before it can say so
         if os.getpid() == self._pid:  # a child that closed it would take the parent's locks away
             for mapped in every:
                 cold_file.unmap(mapped.env)
@@ -146,23 +150,24 @@ class Cold:
         """Keeps the map (the current one if none is given) in place for a block; translates what LMDB raises in it."""
         if os.getpid() != self._pid:
             raise EngineError("a cold tier cannot be used after fork; open it in the child")
-        with self._turn:
-            if self._closed:
-                raise EngineError("the cold tier is closed")
-            mapped = of or self._mapped
-            mapped.inside += 1
+        call, mapped = object(), of or self._mapped
         try:
+            with self._lock:
+                if self._closed:
+                    raise EngineError("the cold tier is closed")
+                mapped = of or self._mapped
+                mapped.inside.add(call)
             yield mapped
         except lmdb.Error as e:
             raise translated(e, mapped.path) from e
         finally:
-            self._leave(mapped, inside=1)
+            mapped.inside.discard(call)  # in one step, and first: an interrupt may end the rest
+            self._leave(mapped)
 
-    def _leave(self, mapped: _Mapped, *, inside: int = 0, scans: int = 0) -> None:
-        with self._turn:
-            mapped.inside -= inside
+    def _leave(self, mapped: _Mapped, *, scans: int = 0) -> None:
+        with self._lock:
             mapped.scans -= scans
-            self._turn.notify_all()
+            self._left.notify_all()
             idle = mapped in self._retired and not mapped.inside and not mapped.scans and not self._closed
             if idle:
                 self._retired.remove(mapped)
@@ -203,7 +208,7 @@ class Cold:
     def _walk(self, begin: Callable[[Snapshot], Iterator[T]]) -> Iterator[T]:
         with self._using() as mapped:
             txn = mapped.env.begin()
-            with self._turn:
+            with self._lock:
                 mapped.scans += 1
         try:
             steps = begin(Snapshot(txn, str(mapped.path)))
@@ -302,7 +307,7 @@ class Cold:
                 raise
             _sync(self.directory)
             mapped = _Mapped(self.directory, old.generation + 1, readonly=False)
-            with self._turn:
+            with self._lock:
                 self._mapped = mapped
                 self._retired.append(old)
             self._failed = None

@@ -143,7 +143,9 @@ def map_file(data: Path, *, readonly: bool, lock: bool = True) -> Any:
     lmdb.enable_drop_gil()
     if lock:
         reserve_lock(data)
-    floor = max(1 << 20, 2 * data.stat().st_size if data.exists() else 0)
+    floor = 1 << 20
+    with contextlib.suppress(FileNotFoundError):  # not made yet, or compacted away by another process
+        floor = max(floor, 2 * data.stat().st_size)
     size = max(MAP_BYTES, floor)
     while True:
         try:
