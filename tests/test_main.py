@@ -230,7 +230,7 @@ def test_profile_fits_80_columns(run, tmp_path, monkeypatch):
     status, out, _ = run("profile", "--workload", "mixed", *TINY, "--out", tmp_path)
     table = re.split(r"\n *\n", out)[1].splitlines()
     assert status == 0
-    assert all(re.match(r"[\w()]+ +[\d,]+ +[\d,.]+ +(-|[\d,.]+)( |$)", line) for line in table[2:]), out
+    assert all(re.match(r" [\w()]+ +[\d,]+ +[\d,.]+ +(-|[\d,.]+)( |$)", line) for line in table[2:]), out
 
 
 @pytest.mark.parametrize("name", ["trace.json", "roofline.png"])
