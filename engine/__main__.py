@@ -185,18 +185,22 @@ def profile(
     found = profiling.profile(chosen, folder)
     out.print(f"{workload} on {found.device}: {chosen.shape}", soft_wrap=True)
     table = Table(*profiling.HEAD, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    table.columns[0].overflow = table.columns[4].overflow = "fold"
-    table.columns[4].no_wrap = True  # bytes: a number cut off would be another number
+    for column in table.columns:
+        column.overflow = "fold"
     for column in table.columns[1:]:
-        column.justify = "right"
-    for row in profiling.cells(found):
-        table.add_row(*row)
+        column.justify, column.no_wrap = "right", True  # a number cut off would be another number
+    rows = profiling.cells(found)
+    for row in rows:
+        table.add_row(*("-" if cell == roofline.NOT_MEASURED else cell for cell in row))
     out.print(table)
+    if any(roofline.NOT_MEASURED in row for row in rows):
+        out.print(f"-: {roofline.NOT_MEASURED}")
     out.print(found.roofs.said(), soft_wrap=True)
     out.print(f"trace: {found.trace}", soft_wrap=True)
-    picture = folder / "roofline.png"
+    picture = folder / profiling.PICTURE
     try:
-        roofline.draw(found.points, found.roofs, f"{workload} on {found.device}", picture)
+        with profiling.writing(picture) as fresh:
+            roofline.draw(found.points, found.roofs, f"{workload} on {found.device}", fresh)
     except ModuleNotFoundError as missing:
         out.print(f"no roofline: {missing.name} is missing; pip install 'rowtide[profile]'")
     else:

@@ -7,6 +7,9 @@ nor matplotlib. One profile at a time in a process.
 """
 
 import json
+import os
+import tempfile
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,18 +22,21 @@ import numpy as np
 
 from .backend import device_errors, device_name, require_device
 from .engine import Engine
-from .errors import InputError
+from .errors import EngineError, InputError
+from .files import NO_ROOM, as_engine_error
 from .kernels.arguments import integer
 from .opening import open_engine
 from .ranges import PREFIX, Reckoned, Watch, Work, marked, watching
 from .roofline import NOT_MEASURED, Point, Roofs
 
-__all__ = ["WORKLOADS", "Profile", "Row", "Workload", "cells", "profile", "run_marked"]
+__all__ = ["PICTURE", "TRACE", "WORKLOADS", "Profile", "Row", "Workload", "cells", "profile", "run_marked", "writing"]
 
 WORKLOADS = ("ingest", "topk", "mixed")
+TRACE, PICTURE = "trace.json", "roofline.png"
 HEAD = ("range / kernel", "calls", "host ms", "device ms", "bytes", "GB/s", "of copy")
 OUTSIDE = "(no range)"
 _CALL = 65_536  # events of a call
+_ASKED = 2**24  # users of all calls of topk: they are drawn before the first
 _ON_DEVICE = {"kernel", "gpu_memcpy", "gpu_memset"}
 _LAUNCHES = {"cuda_runtime", "cuda_driver"}
 
@@ -61,13 +67,16 @@ class Workload:
         most = {
             "items": 2**31 - 1,
             "users": 2**31 - 1,
-            "events": 2**31 - 1,
+            "events": 2**24,  # what each call named is kept until the profile's end
             "queries": 2**20,
             "at_once": 2**16,
             "k": 1000,
         }
         for name, high in most.items():
             integer(name, getattr(self, name), 1, high)
+        if (asked := self.queries * self.at_once) > _ASKED:
+            got = f"{self.queries} x {self.at_once} = {asked}"
+            raise InputError(f"queries, at_once: got {got} users to ask for, wanted at most {_ASKED} in all")
 
     @property
     def shape(self) -> str:
@@ -128,14 +137,13 @@ class Profile:
 def profile(workload: Workload, folder: Path) -> Profile:
     """Runs the workload once unseen, which compiles, and once profiled; writes `trace.json` into the folder.
 
-    Raises DeviceError that says what is missing, ConfigError for a setting, InputError for the folder.
+    Raises DeviceError that says what is missing, ConfigError for a setting. InputError for the folder, before anything
+    runs: both `trace.json` and `roofline.png`, which a caller may draw, must be writable there. StorageFullError and
+    EngineError if the trace could not be written; one of an earlier run is still there then.
     """
     torch, device = require_device()
     on_gpu = device.type == "cuda"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"out: got {folder}, wanted a directory that is there or can be made: {e}") from e
+    _try_folder(folder)
     activities = [torch.profiler.ProfilerActivity.CPU]
     if on_gpu:
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -156,13 +164,56 @@ def profile(workload: Workload, folder: Path) -> Profile:
             run()
             if on_gpu:
                 torch.cuda.synchronize()
-        trace = folder / "trace.json"
-        seen.export_chrome_trace(str(trace))
+        ranges = attributed(_exported(seen, folder / TRACE))
         work = reckoned(watch.calls)
-    with trace.open() as f:
-        ranges = attributed(json.load(f)["traceEvents"])
     rows = tuple(rows_of(ranges, work, roofs, on_gpu))
-    return Profile(workload, device_name(), on_gpu, roofs, rows, trace)
+    return Profile(workload, device_name(), on_gpu, roofs, rows, folder / TRACE)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yields where to write a file that takes the place of `path` when the block ends; if it raises, `path` stays.
+
+    Raises InputError that names `out`, or StorageFullError.
+    """
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as fresh:
+            yield Path(fresh, path.name)
+            os.replace(Path(fresh, path.name), path)
+    except OSError as e:
+        raise _refused(path.parent, e) from e
+
+
+def _try_folder(folder: Path) -> None:
+    """Refuses at once where `writing` would after the run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".probe-") as fresh:
+            Path(fresh, TRACE).write_bytes(b"{}")
+        for name in (TRACE, PICTURE):
+            if (folder / name).is_dir():
+                raise IsADirectoryError(f"{name} is a directory")
+    except OSError as e:
+        raise _refused(folder, e) from e
+
+
+def _refused(folder: Path, error: OSError) -> EngineError:
+    if error.errno in NO_ROOM:
+        return as_engine_error(f"out: {folder}", error)
+    return InputError(f"out: got {folder}, wanted a directory where {TRACE} and {PICTURE} can be written: {error}")
+
+
+def _exported(seen: Any, path: Path) -> list[Mapping[str, Any]]:
+    """Writes the trace and returns its events. torch only logs that it could not write: what counts is there."""
+    with writing(path) as fresh:
+        seen.export_chrome_trace(str(fresh))
+        try:
+            with fresh.open(encoding="utf-8") as f:
+                events: list[Mapping[str, Any]] = json.load(f)["traceEvents"]
+        except (OSError, ValueError, KeyError) as e:
+            says = f"torch could not write {path.name}, or not all of it; is there room?"
+            raise EngineError(f"out: got {path.parent}, but {says} ({type(e).__name__}: {e})") from e
+    return events
 
 
 def run_marked(workload: Workload) -> None:
@@ -200,27 +251,22 @@ def _values(workload: Workload, rng: np.random.Generator, n: int) -> Any:
 
 
 def _passes(eng: Engine, workload: Workload) -> Callable[[], None]:
-    """What runs the workload, on other draws each time; what it draws is drawn outside of the profile."""
-    rng = np.random.default_rng(workload.seed)
+    """What runs the workload, on other draws each time. Users to ask for are drawn before; events between the calls,
+    outside of every range, so that memory does not grow with them."""
+    seeds = list(np.random.SeedSequence(workload.seed).spawn(2))
     ingest, topk = marked("ingest")(eng.ingest), marked("topk")(eng.topk)
-    n = workload.events
-    draws = [
-        (
-            rng.integers(0, workload.users, n),
-            rng.integers(0, workload.items, n),
-            _values(workload, rng, n),
-            rng.integers(0, workload.users, (workload.queries, workload.at_once)),
-        )
-        for _ in range(2)
-    ]
 
     def run() -> None:
-        users, items, values, asked = draws.pop()
+        of_events, of_users = (np.random.default_rng(seed) for seed in seeds.pop().spawn(2))
+        stopped = threading.Event()
 
         def learn() -> None:
-            for start in range(0, n, _CALL):
-                part = slice(start, start + _CALL)
-                ingest(users[part], items[part], None if values is None else values[part])
+            for start in range(0, workload.events, _CALL):
+                if stopped.is_set():
+                    return
+                n = min(_CALL, workload.events - start)
+                users, items = of_events.integers(0, workload.users, n), of_events.integers(0, workload.items, n)
+                ingest(users, items, _values(workload, of_events, n))
 
         def ask() -> None:
             for some in asked:
@@ -228,13 +274,18 @@ def _passes(eng: Engine, workload: Workload) -> Callable[[], None]:
 
         if workload.kind == "ingest":
             learn()
-        elif workload.kind == "topk":
+            return
+        asked = of_users.integers(0, workload.users, (workload.queries, workload.at_once))
+        if workload.kind == "topk":
             ask()
-        else:
-            with ThreadPoolExecutor(1) as writer:
-                learning = writer.submit(learn)
+            return
+        with ThreadPoolExecutor(1) as writer:
+            learning = writer.submit(learn)
+            try:
                 ask()
                 learning.result()
+            finally:  # an interrupt, say: the executor waits for learn, which ends with its call
+                stopped.set()
 
     return run
 

@@ -220,9 +220,26 @@ def test_profile(run, tmp_path):
     assert status == 0
     assert re.search(r"score_topk +1 +[\d.,]+ .* 2,720 ", out)
     assert re.search(r"learn_steps +1 +[\d.,]+ ", out)
-    assert "not measured" in out or not backend.interpreted()
+    assert "-: not measured\n" in out or not backend.interpreted()
     assert (tmp_path / "p" / "trace.json").stat().st_size > 1_000
     assert (tmp_path / "p" / "roofline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_profile_fits_80_columns(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(command.out, "_width", 80)
+    status, out, _ = run("profile", "--workload", "mixed", *TINY, "--out", tmp_path)
+    assert status == 0
+    for name in ("ingest", "topk", "score_topk", "learn_steps"):
+        assert re.search(rf"\n {name} +1 +[\d,.]+ +(-|[\d,.]+)[ \d,.%-]*\n", out), out
+
+
+@pytest.mark.parametrize("name", ["trace.json", "roofline.png"])
+def test_profile_says_what_it_cannot_write(run, tmp_path, name):
+    (tmp_path / name).mkdir()
+    status, out, said = run("profile", "--workload", "ingest", *TINY, "--out", tmp_path)
+    assert (status, out) == (1, "")
+    assert said.startswith(f"rowtide: InputError: out: got {tmp_path}, wanted ")
+    assert f"{name} is a directory" in said
 
 
 def test_profile_without_matplotlib_or_with_ranges_only(run, tmp_path, monkeypatch):

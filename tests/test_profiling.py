@@ -4,11 +4,15 @@ Without a GPU the workloads run in Triton's interpreter, where every number of a
 makes numbers out of a GPU's trace is tested on traces written by hand.
 """
 
+import errno
 import json
 import subprocess
 import sys
 import threading
+import time
+import tracemalloc
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -297,6 +301,12 @@ def test_a_workload_that_is_none():
         Workload(kind="all")
 
 
+def test_only_so_many_users_are_asked_for():
+    assert Workload(kind="topk", queries=2**8, at_once=2**16).queries == 256
+    with pytest.raises(InputError, match=r"^queries, at_once: got 1048576 x 65536 = \d+ users .* at most 16777216 "):
+        Workload(kind="topk", queries=2**20, at_once=2**16)
+
+
 def test_settings_and_folders_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(engine.ConfigError, match=r"^loss: "):
         profile(Workload(kind="ingest", loss="hinge"), tmp_path)
@@ -304,6 +314,31 @@ def test_settings_and_folders_are_refused_before_anything_runs(tmp_path):
     with pytest.raises(InputError, match=r"^out: got "):
         profile(Workload(kind="ingest"), tmp_path / "file" / "x")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("name", ["trace.json", "roofline.png", None])
+def test_files_that_cannot_be_written_are_refused_before_anything_runs(monkeypatch, tmp_path, name):
+    monkeypatch.setattr(profiling, "_engine", None)
+    folder = Path("/proc/self") if name is None else tmp_path
+    if name is not None:
+        (tmp_path / name).mkdir()
+    with pytest.raises(InputError, match=rf"^out: got {folder}, wanted a directory where trace.json and roofline.png "):
+        profile(Workload(kind="ingest"), folder)
+    assert [path.name for path in tmp_path.iterdir()] == ([] if name is None else [name])
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES])
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path, number):
+    (tmp_path / "roofline.png").write_text("before")
+
+    def write():
+        with profiling.writing(tmp_path / "roofline.png") as fresh:
+            fresh.write_text("half")
+            raise OSError(number, "planted")
+
+    with pytest.raises(engine.StorageFullError if number == errno.ENOSPC else InputError, match=r"out: "):
+        write()
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("roofline.png", "before")]
 
 
 @pytest.mark.parametrize("run", [lambda w, path: profile(w, path), lambda w, path: profiling.run_marked(w)])
@@ -357,6 +392,23 @@ def test_a_workload_is_profiled(tmp_path, case):
     assert (tmp_path / "roofline.png").read_bytes().startswith(PNG)
 
 
+@pytest.mark.parametrize("left", [None, '{"traceEvents": [', "{}"])
+def test_a_trace_that_torch_could_not_write_is_an_error(monkeypatch, tmp_path, left):
+    """It only logs that; what an earlier run wrote is no answer, and stays."""
+
+    def export(_, path):
+        Path(f"{path}.tmp").touch()
+        if left is not None:
+            Path(path).write_text(left)
+
+    monkeypatch.setattr(torch.profiler.profile, "export_chrome_trace", export)
+    before = json.dumps({"traceEvents": TRACE})
+    (tmp_path / "trace.json").write_text(before)
+    with pytest.raises(EngineError, match=r"^out: got .*, but torch could not write trace.json"):
+        profile(Workload(kind="topk", **SMALL), tmp_path)
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("trace.json", before)]
+
+
 def test_what_a_step_moves_is_reckoned_from_what_it_named(tmp_path):
     """logistic, a step of all its events: each distinct user and item once, whatever the draw."""
     shape = SMALL | {"loss": "logistic", "batch_size": 8, "events": 8, "users": 1, "items": 1, "hot_bytes": None}
@@ -375,6 +427,44 @@ def test_an_error_of_the_writer_comes_out():
     with pytest.raises(ValueError, match="planted in ThreadPool"):
         run()
     assert asked == [3, 3]
+
+
+def test_an_interrupt_ends_the_writer_after_its_call(monkeypatch):
+    monkeypatch.setattr(profiling, "_CALL", 4)
+    calls = []
+
+    def ingest(*_):
+        calls.append(1)
+        time.sleep(0.02)
+
+    def topk(*_):
+        raise KeyboardInterrupt
+
+    eng = SimpleNamespace(ingest=marked("x")(ingest), topk=marked("x")(topk))
+    run = profiling._passes(eng, Workload(kind="mixed", **(SMALL | {"events": 800})))
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert len(calls) < 200
+
+
+def test_memory_does_not_grow_with_events():
+    most = []
+
+    def ingest(users, items, _):
+        assert len(users) == len(items) <= 65_536
+        most.append(tracemalloc.get_traced_memory()[1])
+        if len(most) == 3:
+            raise InterruptedError
+
+    eng = SimpleNamespace(ingest=marked("x")(ingest), topk=marked("x")(lambda *_: None))
+    tracemalloc.start()
+    try:
+        run = profiling._passes(eng, Workload(kind="ingest", **(SMALL | {"events": 2**24})))
+        with pytest.raises(InterruptedError):
+            run()
+    finally:
+        tracemalloc.stop()
+    assert most[-1] < 8 * 2**20
 
 
 def test_the_two_passes_draw_otherwise_and_the_same_for_a_seed():
