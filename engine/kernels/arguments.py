@@ -149,17 +149,17 @@ def apart(name: str, array: npt.NDArray[Any], written: npt.NDArray[Any]) -> None
 
 def _array(name: str, value: Any, dtype: Any, shape: tuple[Axis, ...], like: Any) -> npt.NDArray[Any]:
     wanted = np.dtype(dtype)
-    wanted_where = f" on {like.device}" if is_tensor(like) else ""
-    fits, came_as, where = False, type(value).__name__, ""
-    if is_tensor(value):
-        came_as = str(value.dtype).removeprefix("torch.")
-        fits, where = came_as == wanted.name, f" on {value.device}"
+    there, fits = is_tensor(value), False
+    if there:
+        fits = str(value.dtype) == f"torch.{wanted.name}" and is_tensor(like) and value.device == like.device
     elif isinstance(value, np.ndarray):
-        came_as = str(value.dtype)
-        fits = value.dtype == wanted
-    if fits and where == wanted_where and value.ndim == len(shape) and all(map(_fits, value.shape, shape)):
+        fits = value.dtype == wanted and not is_tensor(like)
+    if fits and value.ndim == len(shape) and all(map(_fits, value.shape, shape)):
         array: npt.NDArray[Any] = value
         return array
+    came_as = str(value.dtype).removeprefix("torch.") if hasattr(value, "dtype") else type(value).__name__
+    where = f" on {value.device}" if there else ""
+    wanted_where = f" on {like.device}" if is_tensor(like) else ""
     if hasattr(value, "shape"):
         came_as += f" [{', '.join(map(str, value.shape))}]{where}"
     raise InputError(f"{name}: got {came_as}, wanted {wanted} [{', '.join(map(str, shape))}]{wanted_where}")

@@ -83,6 +83,8 @@ class HotTier:
         if placed is None:
             raise EngineError("a window of more rows than the device has places for")
         loads, victims = placed
+        if not len(loads):
+            return  # and so nobody has lost a place
         self._grow(int(self.native.reached))
         self.show(only_left=True)
         self.settle()  # a row that the last call sent back may be wanted again now
