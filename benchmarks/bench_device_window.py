@@ -5,24 +5,22 @@ back take no time. So this is the host's share alone, and no speed of any device
 negatives looked up on the host, and drawn on the device. Needs torch and triton. Asserts no times.
 """
 
-import os
-
 import numpy as np
 import pytest
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
-torch = pytest.importorskip("torch")
-pytest.importorskip("triton")
-
-import engine  # noqa: E402
-from engine.learn import device as learning  # noqa: E402
-from engine.table.hot import row_bytes  # noqa: E402
+import engine
+from engine.table.hot import row_bytes
 
 USERS, ITEMS, EVENTS = 200_000, 1_000_000, 65_536
 
 
 @pytest.mark.parametrize("draws", ["host", "device"])
 def test_host_share(benchmark, monkeypatch, draws):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")  # kernels look at it when they are defined: before the import
+    from engine.learn import device as learning
+
     def nothing(self, settings, batch_size, refs, fresh, window, mean, mean_count):
         if isinstance(refs[2], np.ndarray):
             self._ordered(settings, batch_size, refs, None, window)  # the host's order is its share, too

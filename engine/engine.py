@@ -225,7 +225,7 @@ class Engine(Reading, Removing, Saving):
                     self._learn(record, learned, finish=False)
                 elif waiting is None and record.count == len(events):
                     self._sync()  # the only record: no thread to go through
-                    self._learn(record, learned)
+                    self._learn(record, learned, finish=False)
                 else:
                     assert self._syncer
                     synced = self._syncer.submit(self._sync)

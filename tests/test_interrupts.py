@@ -108,7 +108,7 @@ def test_an_interrupt_between_log_and_learning_closes_the_engine(home, stream, m
     first, second = stream(100), stream(60)
     eng = engine.open(home, **SMALL, epoch_seconds=1e6)
     eng.ingest(*first)
-    monkeypatch.setattr(eng, step, lambda *args: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(eng, step, lambda *args, **how: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         eng.ingest(*second)
     monkeypatch.undo()
