@@ -56,7 +56,7 @@ fuzz: $(VENV)/test
 	cd tests && ../$(PY) -m fuzz.run $(SECONDS) $(SEED)
 
 stress: $(VENV)/test
-	$(PY) -m pytest -m 'heavy or not heavy' tests/test_stress.py tests/test_reader_stress.py -s
+	$(PY) -m pytest -m 'heavy or not heavy' tests/laws/test_stress.py tests/laws/test_reader_stress.py -s
 
 bench: $(VENV)/bench
 	$(PY) benchmarks/run.py

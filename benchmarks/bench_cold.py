@@ -7,9 +7,9 @@ state), the page cache warm.
 import numpy as np
 import pytest
 
-from engine.backend import native
-from engine.table.cold import Cold, verify
-from engine.table.cold_file import data_file
+from engine.cold.cold import Cold, verify
+from engine.cold.file import data_file
+from engine.machine.backend import native
 
 ROWS, WIDTH, BATCH = 500_000, 296, 8192
 

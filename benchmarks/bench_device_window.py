@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.table.hot import row_bytes
+from engine.device.hot import row_bytes
 
 USERS, ITEMS, EVENTS = 200_000, 1_000_000, 65_536
 
@@ -19,7 +19,7 @@ def test_host_share(benchmark, monkeypatch, draws):
     torch = pytest.importorskip("torch")
     pytest.importorskip("triton")
     monkeypatch.setenv("TRITON_INTERPRET", "1")  # kernels look at it when they are defined: before the import
-    from engine.learn import device as learning
+    from engine.device import steps as learning
 
     def nothing(self, settings, batch_size, refs, fresh, window, mean, mean_count):
         if isinstance(refs[2], np.ndarray):

@@ -7,9 +7,9 @@ with what belongs to it: finding rows by id, drawing negatives, catalogue and hi
 import numpy as np
 import pytest
 
-from engine.backend import native
-from engine.config import LOSSES
+from engine.contract.losses import LOSSES
 from engine.kernels.learn_steps import Planner, learn_steps
+from engine.machine.backend import native
 
 DIM, WIDTH, NEGATIVES, USERS, EVENTS = 64, 80, 64, 1_000_000, 8192
 ITEMS = pytest.mark.parametrize("items", [10_000, 1_000_000])

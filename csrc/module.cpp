@@ -2,7 +2,7 @@
 #include "bindings.h"
 
 PYBIND11_MODULE(_native, m) {
-    m.doc() = "The C++ core of Rowtide. Arrays in, arrays out; engine.backend is the only importer.";
+    m.doc() = "The C++ core of Rowtide. Arrays in, arrays out; engine.machine.backend is the only importer.";
     bind_checksum(m);
     bind_kernels(m);
     bind_steps(m);

@@ -6,8 +6,7 @@ It learns from every event and shows what it learned in the next request.
 from typing import Any
 
 from . import evaluate
-from .engine import Engine
-from .errors import (
+from .contract.errors import (
     BusyError,
     ConfigError,
     CorruptionError,
@@ -18,10 +17,11 @@ from .errors import (
     StorageFullError,
     UnknownIdError,
 )
-from .events import IngestReport, TopK
+from .contract.reports import IngestReport, TopK
+from .directory.verify import VerifyReport, verify
+from .engine import Engine
 from .opening import open_engine
 from .reader import Reader
-from .verify import VerifyReport, verify
 
 __all__ = [
     "BusyError",

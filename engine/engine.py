@@ -13,25 +13,33 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from . import epoch
-from .admission import Admission
-from .config import Resources, Settings
-from .directory import Directory, State
-from .errors import EngineError, InputError
-from .events import Events, Ids, IngestReport, describe, flag
+from .answers import Reading
+from .cold.keys import ITEMS, USERS
+from .contract.arguments import checked_position, describe, flag
+from .contract.arrays import NO_IDS, Ids
+from .contract.errors import EngineError, InputError
+from .contract.events import Events
+from .contract.reports import IngestReport
+from .contract.settings import Settings
+from .directory import epochs as epoch
+from .directory import recovery
+from .directory.directory import Directory
 from .learn.model import Learned, Model
-from .log.record import NO_IDS, Record, checked_position, records
-from .rank.catalogue import Catalogue
-from .rank.history import History
-from .rank.topk import Ranker
-from .reading import Reading
-from .removal import Removal
+from .log.record import Record, records
+from .machine.resources import Resources
+from .rank.ranker import Ranker
 from .removing import Removing
 from .saving import Saving
-from .table.table import ITEMS, USERS, Table, capacities
+from .store.admission import Admission
+from .store.catalogue import Catalogue
+from .store.history import History
+from .store.removal import Removal
+from .store.state import State
+from .table.layout import capacities
+from .table.table import Table
 
 if TYPE_CHECKING:
-    from .device import Device
+    from .device.device import Device
 
 
 class Engine(Reading, Removing, Saving):
@@ -88,7 +96,7 @@ class Engine(Reading, Removing, Saving):
     def _recover(self, directory: Directory) -> None:
         state = directory.state
         began = time.monotonic()
-        epoch.restore(
+        recovery.restore(
             directory, (self._users, self._items), self._catalogue, self._removal, self._admission, self._model
         )
         scanned = time.monotonic()
@@ -105,7 +113,7 @@ class Engine(Reading, Removing, Saving):
         self._removal.settle = self._epochs.finish
         self._removal.make_room = self._epochs.complete
         self._syncer = ThreadPoolExecutor(1, "rowtide-sync")
-        replayed = epoch.replay(directory, lambda record, start: self._learn(record, Learned(), start))
+        replayed = recovery.replay(directory, lambda record, start: self._learn(record, Learned(), start))
         self._opening = {
             "scan_seconds": scanned - began,
             "scanned_items": state.items,
@@ -484,7 +492,7 @@ class Engine(Reading, Removing, Saving):
 def _device(settings: Settings, resources: Resources) -> "Device | None":
     if resources.device == "cpu":
         return None
-    from .device import Device  # here, because it imports torch and Triton
+    from .device.device import Device  # here, because it imports torch and Triton
 
     return Device(settings, resources.hot_bytes)
 

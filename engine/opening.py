@@ -3,23 +3,24 @@
 import shutil
 from typing import Any, cast
 
-from . import config, untrusted
-from .config import Resources, Settings
-from .directory import MEMORY, Directory, checked_path
+from .contract.arguments import choice, flag
+from .contract.errors import ConfigError
+from .contract.settings import Settings
+from .device.hot import hot_rows, row_bytes
+from .directory import untrusted
+from .directory.directory import MEMORY, Directory, checked_path
 from .engine import Engine
-from .errors import ConfigError
-from .events import flag
 from .learn.model import require_room
+from .machine.resources import Resources
 from .reader import Reader
-from .table.hot import hot_rows, row_bytes
-from .table.table import capacities
+from .table.layout import capacities
 
 
 def open_engine(
     path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any], is_untrusted: bool = False
 ) -> Engine:
     """`engine.open`, whose arguments these are; `given` holds the settings, None where not given."""
-    config.choice("mode", mode, ("r", "a", "x"))
+    choice("mode", mode, ("r", "a", "x"), ConfigError)
     if flag("untrusted", is_untrusted):
         return _open_untrusted(path, mode, given, resources)
     if isinstance(path, str) and path == MEMORY:

@@ -13,19 +13,22 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from .config import Settings
-from .digest import digest
-from .directory import State, exists, hold
-from .errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
-from .events import describe
-from .files import as_engine_error
-from .rank.catalogue import Catalogue
-from .rank.history import HISTORY, StoredHistory, stored_chunks
-from .rank.topk import Ranker
-from .reading import Reading
-from .table import changes
-from .table.cold import Cold, Snapshot
-from .table.table import HIDDEN, ITEMS, USERS, StoredTable, stored_bytes
+from .answers import Reading
+from .cold import changes
+from .cold.cold import Cold, Snapshot
+from .cold.keys import HIDDEN, HISTORY, ITEMS, USERS
+from .contract.arguments import describe
+from .contract.errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
+from .contract.settings import Settings
+from .directory.directory import exists, hold
+from .machine.files import as_engine_error
+from .rank.ranker import Ranker
+from .store.catalogue import Catalogue
+from .store.digest import digest
+from .store.history import StoredHistory, stored_chunks
+from .store.state import State
+from .table.layout import stored_bytes
+from .table.stored import StoredTable
 
 
 class _Turns:

@@ -7,11 +7,12 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .directory import Directory
-from .errors import InputError
-from .events import Ids, id_column
+from .contract.arguments import id_column
+from .contract.arrays import NO_IDS, Ids
+from .contract.errors import InputError
+from .directory.directory import Directory
 from .learn.model import Learned, Model
-from .log.record import NO_IDS, Record, operations
+from .log.record import Record, operations
 
 
 class Removing(ABC):

@@ -8,14 +8,16 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
-from . import backup
-from .digest import digest
-from .directory import Directory, State
-from .epoch import Epochs
-from .errors import ConfigError
-from .rank.catalogue import Catalogue
-from .rank.history import HISTORY, History
-from .removal import Removal
+from .cold.keys import HISTORY
+from .contract.errors import ConfigError
+from .directory import backup
+from .directory.directory import Directory
+from .directory.epochs import Epochs
+from .store.catalogue import Catalogue
+from .store.digest import digest
+from .store.history import History
+from .store.removal import Removal
+from .store.state import State
 from .table.table import Table
 
 

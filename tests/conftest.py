@@ -3,20 +3,21 @@
 Which tests fail when a promise of the design is broken (each was, on purpose, once):
 
 1. nothing lost, nothing twice: test_digest.py (killed_and_replayed, every_thousand, twentieth), test_directory.py
-   (reopening, changed_settings, full_disk), test_engine.py (stats: durable when acknowledged), test_removing_laws.py
-   (killed, epochs_anywhere), test_admission.py (middle of a record), test_recovery.py (goes_back); log/test_segment.py
-   (every_flipped_bit); crash/ at every call, and alone where an epoch must wait for the log.
+   (reopening, changed_settings, full_disk), test_engine.py (stats: durable when acknowledged),
+   laws/test_removal_laws.py (killed, epochs_anywhere), test_admission.py (middle of a record), test_recovery.py
+   (goes_back); log/test_segment.py (every_flipped_bit); crash/ at every call, and alone
+   where an epoch must wait for the log.
 2. the same log, the same bits: test_digest.py (also that each part of the state is in the digest); changed_settings;
-   test_removing_laws.py, kernels/test_update_rows.py (every path).
+   laws/test_removal_laws.py, kernels/test_update_rows.py (every path).
 3. read your writes: test_engine.py (reads_show_the_write, rows_as_they_are_now), test_threads.py
-   (readers_beside_a_writer), test_reader.py (follows), test_removing.py (readers_follow), test_tiles.py.
+   (readers_beside_a_writer), test_reader.py (follows), store/test_removal.py (readers_follow), test_tiles.py.
 4. exact top-k, no filtered item, no half row: test_topk_law.py, test_similar_law.py, test_engine.py (seen, filters),
-   test_tiers.py (while a user comes in), test_threads.py (half_updated, half_written), test_removing.py (hidden,
+   test_tiers.py (while a user comes in), test_threads.py (half_updated, half_written), store/test_removal.py (hidden,
    strangers_at_once), test_tiles.py, kernels/test_score_topk.py (equal scores, few_queries: threads that share out the
    items).
 5. reads change nothing: test_engine.py (reads_change_nothing), test_tiers.py (keeps_nothing), test_untrusted.py.
-6. nothing fails silently: test_bad_input.py, test_config.py, test_directory.py, test_damage.py, test_untrusted.py,
-   fuzz/test_fuzz.py, test_removing.py (no byte of a forgotten id).
+6. nothing fails silently: test_bad_input.py, test_settings.py, test_directory.py, test_damage.py, test_untrusted.py,
+   fuzz/test_fuzz.py, store/test_removal.py (no byte of a forgotten id).
 """
 
 import hashlib

@@ -6,7 +6,7 @@ have landed, or RAM that is read before what left the device has come back, show
 
 import numpy as np
 
-from engine.transfers import Transfers
+from engine.device.copies import Transfers
 
 
 class LateTransfers(Transfers):

@@ -12,10 +12,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from engine import profiling, roofline
-from engine.backend import interpreted
-from engine.ranges import Work
-from engine.roofline import Roofs
+from engine.machine.backend import interpreted
+from engine.machine.marks import Work
+from engine.profiling import roofline
+from engine.profiling import run as profiling
+from engine.profiling.roofline import Roofs
 
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 

@@ -13,7 +13,7 @@ from test_directory import SMALL, mounted, refuse
 
 import engine
 from engine import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError
-from engine.table import changes
+from engine.cold import changes
 
 ANSWERS = "[eng.digest(), eng.topk(users, 5, exclude_seen=True).ids, eng.topk(users, 5, unknown='skip').scores]"
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.backend import native
+from engine.machine.backend import native
 
 ROOT = Path(__file__).parents[1]
 PROGRAM = Path(__file__).parent / "typed_program.py"

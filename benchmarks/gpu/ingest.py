@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 import engine
-from engine.table.hot import row_bytes
+from engine.device.hot import row_bytes
 
 USERS, ROWS, WORKING_SET = 200_000, 1_000_000, 40_000
 

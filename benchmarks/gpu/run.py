@@ -101,9 +101,9 @@ def tested(lmdb: bool) -> dict[str, list[str]]:
     """What of the tests makes sense on the device: kernels, and with lmdb the tier. Files by the name of the step."""
     patterns = {"tests of kernels": ["tests/kernels/test_*_triton.py", "tests/kernels/test_*_cuda.py"]}
     if lmdb:
-        patterns["tests of the tier"] = ["tests/test_hot*.py", "tests/table/test_hot*.py", "tests/test_tile*.py"]
+        patterns["tests of the tier"] = ["tests/device/test_hot*.py", "tests/device/test_tile*.py"]
         if find_spec("matplotlib"):
-            patterns["tests of the tier"].append("tests/test_profiling.py")
+            patterns["tests of the tier"].append("tests/profiling/test_profiling.py")
     files = {
         name: sorted(str(path.relative_to(ROOT)) for pattern in chosen for path in ROOT.glob(pattern))
         for name, chosen in patterns.items()

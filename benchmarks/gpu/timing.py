@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from engine.roofline import copy_bandwidth, host_copy_bandwidth
+from engine.profiling.roofline import copy_bandwidth, host_copy_bandwidth
 
 __all__ = ["copy_bandwidth", "host_copy_bandwidth", "host_seconds", "median_seconds"]
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from report import columns
 
-from engine.profiling import HEAD, Workload, cells, profile
+from engine.profiling.run import profile
+from engine.profiling.trace import HEAD, Workload, cells
 
 WORKLOADS = [
     Workload(kind="ingest"),

@@ -1,4 +1,4 @@
-// The Python module engine._cuda: pointers of device memory as integers, counts, a stream. engine.backend is the only
+// The Python module engine._cuda: pointers of device memory as integers, counts, a stream. engine.machine.backend is the only
 // importer. It can be imported where there is no driver; missing() says so.
 #include <pybind11/pybind11.h>
 
@@ -82,7 +82,7 @@ void learn(const py::dict& columns, int64_t depth, int threads, int blocks, uint
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-    m.doc() = "Rowtide's CUDA kernels. Device pointers in, device memory written; engine.backend is the only importer.";
+    m.doc() = "Rowtide's CUDA kernels. Device pointers in, device memory written; engine.machine.backend is the only importer.";
     m.def("missing", &cuda_missing, "Empty where CUDA can be used, else why not.");
     m.def("plan_steps", &plan, py::arg("columns"), py::arg("depth"), py::arg("threads"), py::arg("blocks"),
           "(threads, blocks, staged, bytes of a block, bytes of the workspace)");

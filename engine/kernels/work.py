@@ -8,9 +8,9 @@ what it has to count; what it returns counts, later. Tensors, or for learn_steps
 
 from typing import Any
 
-from ..backend import native
-from ..config import OPTIMIZERS
-from ..ranges import Reckoned, Work
+from ..contract.losses import OPTIMIZERS
+from ..machine.backend import native
+from ..machine.marks import Reckoned, Work
 
 __all__ = [
     "copied",

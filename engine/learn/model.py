@@ -11,10 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import native
-from ..config import LOSSES, OPTIMIZERS, Settings
-from ..errors import ConfigError, CorruptionError
-from ..events import Floats, Ids
+from ..contract.arrays import Floats, Ids
+from ..contract.errors import ConfigError, CorruptionError
+from ..contract.losses import LOSSES, OPTIMIZERS
+from ..contract.settings import Settings
+from ..machine.backend import native
 
 _READY, _FETCH, _BLOCKED = 0, 1, 2
 

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import CorruptionError, EngineError
-from ..files import NO_ROOM, as_engine_error, sync_directory
+from ..contract.errors import CorruptionError, EngineError
+from ..machine.files import NO_ROOM, as_engine_error, sync_directory
 from .record import Record, decode_record, encode_record
 from .segment import Segment, open_segment, read_records, segment_name, survey
 

@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import native
-from ..errors import CorruptionError, EngineError, InputError
-from ..events import PADDING, Events, Ids, describe
+from ..contract.arguments import MAX_EVENTS, MAX_NAME_BYTES, MAX_POSITION_BYTES, check_position
+from ..contract.arrays import NO_IDS, PADDING, Ids
+from ..contract.errors import CorruptionError, EngineError, InputError
+from ..contract.events import Events
+from ..machine.backend import native
 
-NO_IDS: NDArray[np.int64] = np.empty(0, np.int64)
-MAX_EVENTS = 65_536  # per record
-MAX_POSITION_BYTES = 1 << 20
-MAX_NAME_BYTES = 0xFFFF  # of a source name, and of the settings as JSON
 HEADER_BYTES = 64
 MAX_RECORD_BYTES = HEADER_BYTES + 32 * MAX_EVENTS + MAX_POSITION_BYTES + 2 * MAX_NAME_BYTES + 8
 
@@ -260,19 +258,6 @@ def _view(body: bytes, dtype: np.dtype[Any], count: int, at: int) -> NDArray[Any
     return np.frombuffer(body, dtype, count, at) if count else np.empty(0, dtype)
 
 
-def check_position(source: str, position: bytes) -> tuple[bytes, bytes]:
-    try:
-        name = source.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"position: source {source!r} is not text: {error}") from error
-    if type(position) is not bytes or len(position) > MAX_POSITION_BYTES or len(name) > MAX_NAME_BYTES:
-        raise InputError(
-            f"position: a name of {len(name):,} bytes, {len(position):,} of {type(position).__name__}; "
-            f"a record takes {MAX_NAME_BYTES:,}, and {MAX_POSITION_BYTES:,} of bytes, at most"
-        )
-    return name, position
-
-
 def _settings_to_json(settings: dict[str, float | int]) -> bytes:
     if not all(type(name) is str and type(value) in (int, float) for name, value in settings.items()):
         raise InputError(f"settings: {settings!r}, wanted names with numbers")
@@ -290,21 +275,6 @@ def _settings_from_json(text: bytes) -> dict[str, float | int]:
     if not isinstance(settings, dict) or not all(type(value) in (int, float) for value in settings.values()):
         raise ValueError("settings are not names with numbers")
     return settings
-
-
-def checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
-    """What `ingest` was given as position beside so many events, checked. InputError."""
-    if position is None:
-        return None
-    pair = isinstance(position, tuple) and len(position) == 2
-    if not pair or not isinstance(position[0], str) or not isinstance(position[1], (bytes, bytearray)):
-        raise InputError(f"position: got {describe(position)}, wanted (source, bytes)")
-    if events > MAX_EVENTS:
-        raise InputError(
-            f"position: got {events} events with it, wanted at most {MAX_EVENTS}: it must stand in one log record"
-        )
-    check_position(position[0], bytes(position[1]))
-    return position[0], bytes(position[1])
 
 
 def records(events: Events, first_seq: int, batch_size: int, position: tuple[str, bytes] | None) -> Iterator[Record]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import CorruptionError
+from ..contract.errors import CorruptionError
 from .record import HEADER_BYTES, MAGIC, Header, is_whole, parse_header
 
 _NAME = re.compile(r"([0-9]{20})\.log")

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-from ..events import Ids, describe, id_array
-from ..tensors import is_tensor
+from ..contract.arguments import describe, id_array
+from ..contract.arrays import Ids
+from ..contract.errors import InputError
+from ..contract.tensors import is_tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract.errors import InputError
+from ..contract.reports import IngestReport
 from ..engine import Engine
-from ..errors import InputError
-from ..evaluate import Report, prequential
-from ..events import IngestReport
-from ..popularity import Popularity
-from .columns import Block, EventFile
+from ..evaluate.popularity import Popularity
+from ..evaluate.prequential import Report, prequential
+from .files import Block, EventFile
 
 __all__ = ["Replayed", "judge_file", "learn_file"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ..errors import InputError
+from ..contract.errors import InputError
 
 __all__ = ["Where", "parse"]
 

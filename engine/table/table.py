@@ -12,37 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backend import native
-from ..config import OPTIMIZERS
-from ..errors import CorruptionError
-from ..events import Ids
-from .cold import Cold, Snapshot
-from .hot import HotTier
+from ..cold.cold import Cold
+from ..cold.keys import ITEMS
+from ..contract.arrays import NO_IDS, Ids
+from ..contract.errors import CorruptionError
+from ..contract.losses import OPTIMIZERS
+from ..device.hot import HotTier
+from ..machine.backend import native
+from .layout import Rows
+from .stored import _biases, _fetch, _vectors
 
-Rows = NDArray[np.uint8]
-
-NO_IDS: Ids = np.empty(0, np.int64)
-USERS, ITEMS, HIDDEN = 1, 2, 5  # hidden: ids of items, with empty rows
-_MOST_ROWS = 2**31
 _CHUNK = 2048  # rows copied, sealed or digested at a time: about half a megabyte
-
-
-def row_bytes(dim: int, optimizer: str) -> int:
-    """RAM of one warm row, with its share of the index and the bookkeeping."""
-    return int(native.row_bytes(dim, OPTIMIZERS.index(optimizer)))
-
-
-def stored_bytes(dim: int, optimizer: str) -> int:
-    """Bytes of one row in LMDB."""
-    return int(native.stored_bytes(dim, OPTIMIZERS.index(optimizer)))
-
-
-def capacities(dim: int, optimizer: str, warm_bytes: int | None) -> tuple[int, int, int]:
-    """What `warm_bytes` has room for: rows of users, rows of items (7/16 each), bytes of history (1/8). None: all."""
-    if warm_bytes is None:
-        return _MOST_ROWS, _MOST_ROWS, 2**62
-    rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // row_bytes(dim, optimizer)))
-    return rows, rows, warm_bytes // 8
 
 
 class Table:
@@ -211,47 +191,3 @@ def contains(rising: Ids, ids: Ids) -> NDArray[np.bool_]:
     at[at == len(rising)] = 0
     found: NDArray[np.bool_] = rising[at] == ids
     return found
-
-
-class StoredTable:
-    """A table as one snapshot of LMDB has it: what `Table` answers, without RAM. One thread at a time."""
-
-    def __init__(self, number: int, dim: int, optimizer: str, snapshot: Snapshot):
-        self.number = number
-        self.dim = dim
-        self._snapshot = snapshot
-        self._width = stored_bytes(dim, optimizer)
-
-    def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], Rows]:
-        """As `Table.peek`."""
-        rows = np.empty((len(ids), self._width), np.uint8)
-        return _fetch(self._snapshot, self.number, ids, rows, np.arange(len(ids))), rows
-
-    def floats(self, rows: Rows) -> NDArray[np.float32]:
-        """As `Table.floats`."""
-        return _vectors(rows, self.dim)
-
-    def biases(self, rows: Rows) -> NDArray[np.float32]:
-        """As `Table.biases`."""
-        return _biases(rows, self.dim)
-
-    def rows(self) -> Iterator[tuple[Ids, Rows]]:
-        """As `Table.rows`."""
-        return self._snapshot.scan(self.number, self._width)
-
-
-def _fetch(source: Cold | Snapshot, number: int, ids: Ids, rows: Rows, at: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Puts the rows of `ids` (any order, repeated or not) to rows[at]; which of them there are, bool [len(ids)]."""
-    wanted, which = np.unique(ids, return_inverse=True)
-    there, fetched = source.fetch(number, wanted, rows.shape[1])
-    found = there[which]
-    rows[at[found]] = fetched[(np.cumsum(there) - 1)[which[found]]]
-    return found
-
-
-def _vectors(rows: Rows, dim: int) -> NDArray[np.float32]:
-    return np.ascontiguousarray(rows[:, : 4 * dim]).view(np.float32)
-
-
-def _biases(rows: Rows, dim: int) -> NDArray[np.float32]:
-    return np.ascontiguousarray(rows[:, 4 * dim : 4 * dim + 4]).view(np.float32).reshape(-1)

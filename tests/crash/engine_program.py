@@ -39,11 +39,12 @@ from engine_reader import OtherReader
 from engine_sabotage import SABOTAGES
 
 import engine
-from engine import directory, epoch
-from engine.files import sync_directory
+from engine.directory import directory
+from engine.directory import epochs as epoch
 from engine.log import record as log_record
 from engine.log.log import Log
-from engine.table.table import row_bytes
+from engine.machine.files import sync_directory
+from engine.table.layout import row_bytes
 
 BATCH, ROW_TTL = 2, 120
 SEGMENT_BYTES, EPOCH_LOG_BYTES = 4000, 5000

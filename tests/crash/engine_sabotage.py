@@ -14,9 +14,12 @@ from engine_calls import DIM
 
 import engine
 import engine.engine as whole
-from engine import backup, directory, epoch, removal
+from engine.cold import cold
+from engine.cold import file as cold_file
+from engine.directory import backup, directory
+from engine.directory import epochs as epoch
 from engine.log import log, segment
-from engine.table import cold, cold_file
+from engine.store import removal
 
 
 def no_fsync():

@@ -18,13 +18,13 @@ from typing import Any
 import lmdb
 import numpy as np
 
-from engine.backend import native
-from engine.log.record import _CRC, _HEADER, HEADER_BYTES, MAX_EVENTS, parse_header
-from engine.table import changes
-from engine.table.cold_file import data_file as generation_file
-from engine.table.cold_file import lock_file
-from engine.table.snapshot import CHANGES, meta_key
-from engine.table.table import HIDDEN, ITEMS
+from engine.cold import changes
+from engine.cold.file import data_file as generation_file
+from engine.cold.file import lock_file
+from engine.cold.keys import CHANGES, HIDDEN, ITEMS, meta_key
+from engine.contract.arguments import MAX_EVENTS
+from engine.log.record import _CRC, _HEADER, HEADER_BYTES, parse_header
+from engine.machine.backend import native
 
 from .mutators import TELLING, data_file, segments
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import engine
-from engine.table import cold_file
-from engine.table.cold_file import lock_file
+from engine.cold import file as cold_file
+from engine.cold.file import lock_file
 
 PAGE = 4096
 TELLING = [0, 1, 2, 3, 7, 8, 15, 16, 63, 64, 255, 256, 65_535, 65_536, 65_537, 2**31 - 1, 2**31, 2**32 - 1, 2**32]

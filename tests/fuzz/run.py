@@ -19,7 +19,7 @@ from pathlib import Path
 
 from native import sanitized
 
-from engine.errors import EngineError
+from engine.contract.errors import EngineError
 from engine.log.record import HEADER_BYTES, decode_record, is_whole, parse_header, require_sound
 
 from .cases import judged

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import engine
-from engine.backend import native
-from engine.errors import CorruptionError
+from engine.cold import changes
+from engine.cold.cold import Cold, chunk_key
+from engine.contract.errors import CorruptionError
 from engine.log.record import Record, encode_record
-from engine.table import changes
-from engine.table.cold import Cold, chunk_key
+from engine.machine.backend import native
 
 from .cases import WAYS, judged
 from .forgeries import get_payload, put_pairs

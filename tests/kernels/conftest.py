@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engine.backend import native
 from engine.kernels.tolerances import TOLERANCES
+from engine.machine.backend import native
 
 CANARY = np.uint32(0x7FC0C0DE)  # a NaN: it shows in every sum that reads it, and in its bits when written over
 
@@ -141,7 +141,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """
     import torch
 
-    from engine.backend import interpreted, triton_missing
+    from engine.machine.backend import interpreted, triton_missing
 
     assert triton_missing() == ""
     empty, margin, made = torch.empty, 4096, []  # a margin wider than any tile

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from engine.backend import native
-from engine.config import LOSSES, OPTIMIZERS
-from engine.events import POINTWISE
+from engine.contract.losses import LOSSES, OPTIMIZERS, POINTWISE
+from engine.machine.backend import native
 
 U64 = np.uint64
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from engine.backend import require_device
 from engine.kernels.draw_negatives import draw_negatives
+from engine.machine.backend import require_device
 
 torch, DEVICE = require_device()
 

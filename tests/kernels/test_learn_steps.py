@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.backend import native
-from engine.config import LOSSES, OPTIMIZERS
-from engine.errors import DeviceError, InputError
+from engine.contract.errors import DeviceError, InputError
+from engine.contract.losses import LOSSES, OPTIMIZERS
 from engine.kernels.learn_steps import Planner, learn_on_device, learn_on_host, learn_steps, reference
+from engine.machine.backend import native
 
 SHAPES = [(1, 1, 3), (17, 4, 5), (64, 1, 64), (64, 3, 7), (128, 16, 4), (20, 256, 2), (33, 70, 70)]
 # Threads that take steps; strands of each, whether rows are staged: as the blocks of a GPU work.
@@ -341,8 +341,8 @@ def test_a_gpu_that_is_not_there():
 @pytest.mark.parametrize("rows", [1, 5, 400])
 def test_the_order_found_on_a_device_is_the_planners(case, rows):
     torch = pytest.importorskip("torch")
-    from engine.backend import require_device
-    from engine.kernels.learn_steps.device import window_on_device
+    from engine.kernels.learn_steps.order_on_device import window_on_device
+    from engine.machine.backend import require_device
 
     _, device = require_device()
     events, batch_size, negatives = case

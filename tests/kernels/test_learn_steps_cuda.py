@@ -9,11 +9,10 @@ import engine_steps as steps
 import numpy as np
 import pytest
 
-from engine.backend import cuda_missing, native
-from engine.config import LOSSES, OPTIMIZERS
-from engine.errors import InputError
-from engine.events import POINTWISE
+from engine.contract.errors import InputError
+from engine.contract.losses import LOSSES, OPTIMIZERS, POINTWISE
 from engine.kernels.learn_steps import Planner, Window, learn_on_device, learn_on_host, learn_steps
+from engine.machine.backend import cuda_missing, native
 
 pytestmark = pytest.mark.skipif(bool(cuda_missing()), reason=f"needs a GPU: {cuda_missing()}")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.contract.errors import InputError
 from engine.kernels.loss_grads import LOSSES, POINTWISE, loss_grads, reference
 
 RANKING = [loss for loss in LOSSES if loss not in POINTWISE]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.contract.errors import InputError
 from engine.kernels.pool_rows import pool_rows, reference
 
 DIMS = [1, 2, 15, 16, 17, 33, 64, 100, 257]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import DeviceError, InputError
+from engine.contract.errors import DeviceError, InputError
 from engine.kernels.pool_rows import pool_rows, reference
 
 DIMS = [1, 2, 16, 33, 64, 100, 257]

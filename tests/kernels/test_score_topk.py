@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.contract.errors import InputError
 from engine.kernels.score_topk import padded, reference, score_topk
 from engine.kernels.tolerances import TOLERANCES
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_score_topk import assert_best, assert_exact, catalogue, draw_queries
 
-from engine.errors import InputError
+from engine.contract.errors import InputError
 from engine.kernels.score_topk import padded, reference, triton_kernel
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.contract.errors import InputError
 from engine.kernels.update_rows import OPTIMIZERS, reference, state_floats, update_rows
 
 DIMS = [1, 2, 15, 16, 17, 33, 64, 100, 257]

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import InputError
+from engine.contract.errors import InputError
 from engine.kernels.update_rows import OPTIMIZERS, reference, state_floats, update_rows
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from engine.errors import CorruptionError, EngineError, InputError
+from engine.contract.errors import CorruptionError, EngineError, InputError
 from engine.log import Log, Record, verify
 from engine.log.segment import segment_name
 

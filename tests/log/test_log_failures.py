@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from engine.errors import EngineError, StorageFullError
+from engine.contract.errors import EngineError, StorageFullError
 from engine.log import Log, Record, verify
 from engine.log.segment import segment_name
 
@@ -213,7 +213,7 @@ def test_an_interrupt_between_the_write_and_its_accounting(log, monkeypatch, tmp
 FULL_DISK = """
 import resource, sys, numpy as np
 from pathlib import Path
-from engine.errors import StorageFullError
+from engine.contract.errors import StorageFullError
 from engine.log import Log, Record
 log = Log.create(Path(sys.argv[1]))
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))

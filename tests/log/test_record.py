@@ -8,13 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from engine.backend import native
-from engine.errors import CorruptionError, EngineError, InputError
+from engine.contract.arguments import MAX_EVENTS, MAX_NAME_BYTES, MAX_POSITION_BYTES
+from engine.contract.errors import CorruptionError, EngineError, InputError
 from engine.log.record import (
     HEADER_BYTES,
-    MAX_EVENTS,
-    MAX_NAME_BYTES,
-    MAX_POSITION_BYTES,
     MAX_RECORD_BYTES,
     Record,
     decode_record,
@@ -24,6 +21,7 @@ from engine.log.record import (
     parse_header,
     require_sound,
 )
+from engine.machine.backend import native
 
 # The example of FORMAT.md.
 GOLDEN = bytes.fromhex(

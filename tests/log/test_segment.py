@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pytest
 
-from engine.errors import CorruptionError, EngineError
+from engine.contract.errors import CorruptionError, EngineError
 from engine.log import Log, Record, verify
 from engine.log.record import HEADER_BYTES, parse_header
 from engine.log.segment import segment_name

@@ -9,8 +9,8 @@ child that nobody waits for. Reports lie in build/<name>/reports.
 Under AddressSanitizer runs what reaches C++. Under ThreadSanitizer, which is slow, runs what has threads, the engine's
 own (epochs, syncing, ticking) or the test's: what is learned, logged or checked on one thread shows nothing there.
 Left out are the crash sweeps, whose shim must be loaded first, files about Triton and the hot tier, which would bring
-torch in (test_native_hot.py has the tier's C++), and the tests named in LEFT_OUT. Some streams are shorter
-(test_digest.py). All of it took 44 minutes on two cores that had much else to do, after 11 for the builds.
+torch in (bindings/test_native_hot.py has the tier's C++), and the tests named in LEFT_OUT. Some streams are shorter
+(laws/test_digest.py). All of it took 44 minutes on two cores that had much else to do, after 11 for the builds.
 """
 
 import subprocess
@@ -28,20 +28,28 @@ PROGRAMS = ["stress", "stress_catalogue", "stress_steps"]
 # The longest first, so that none of them is left running alone at the end.
 TESTS = {
     ADDRESS: [
-        "table",
+        "cold",
         "log",
         "kernels",
         "learn",
         "fuzz",
-        *(f"test_{stem}.py" for stem in ("directory", "digest", "engine", "native_arguments", "threads", "damage")),
-        *(f"test_{stem}.py" for stem in ("removing", "removing_laws", "untrusted", "backup", "reader", "admission")),
-        *(f"test_{stem}.py" for stem in ("topk_law", "similar_law", "tiers", "bad_input", "recovery", "stress")),
-        *(f"test_{stem}.py" for stem in ("reader_stress", "many_queries", "native_hot")),
+        "bindings",
+        "directory",
+        "rank",
+        "store",
+        *(f"laws/test_{stem}.py" for stem in ("bad_input", "damage", "digest", "reader_stress", "removal_laws")),
+        *(f"laws/test_{stem}.py" for stem in ("similar_law", "stress", "threads", "tiers", "topk_law")),
+        "test_engine.py",
+        "test_reader.py",
     ],
     THREAD: [
-        *(f"test_{stem}.py" for stem in ("threads", "stress", "digest", "engine", "tiers", "reader", "removing")),
-        *(f"test_{stem}.py" for stem in ("backup", "recovery", "similar_law", "reader_stress")),
-        "table/test_compaction.py",
+        *(f"laws/test_{stem}.py" for stem in ("threads", "stress", "digest", "tiers", "similar_law", "reader_stress")),
+        "test_engine.py",
+        "test_reader.py",
+        "store/test_removal.py",
+        "directory/test_backup.py",
+        "directory/test_recovery.py",
+        "cold/test_compaction.py",
         "kernels/test_score_topk.py",
         "kernels/test_learn_steps.py",
     ],

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...backend import native, need_triton
-from ...errors import InputError
-from ...tensors import is_tensor
-from ..arguments import I64, integer, integers, within
+from ...contract.errors import InputError
+from ...contract.tensors import is_tensor
+from ...machine.backend import native, need_triton
+from ..checks import I64, integer, integers, within
 
 __all__ = ["draw_negatives"]
 

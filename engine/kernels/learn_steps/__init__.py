@@ -14,14 +14,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...backend import cuda, cuda_missing, native
-from ...config import LOSSES, OPTIMIZERS
-from ...errors import DeviceError, InputError
-from ...events import POINTWISE
-from ...ranges import marked
-from ...tensors import is_tensor
+from ...contract.errors import DeviceError, InputError
+from ...contract.losses import LOSSES, OPTIMIZERS, POINTWISE
+from ...contract.tensors import is_tensor
+from ...machine.backend import cuda, cuda_missing, native
+from ...machine.marks import marked
 from .. import work
-from ..arguments import F32, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
+from ..checks import F32, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
 
 __all__ = ["MAX_BATCH", "MAX_NEGATIVES", "Learned", "Planner", "Window", "learn_steps"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ...events import POINTWISE
+from ...contract.losses import POINTWISE
 from ..loss_grads.reference import loss_grads
 from ..update_rows.reference import update_rows
 from . import Learned, Window

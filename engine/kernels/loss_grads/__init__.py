@@ -9,12 +9,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ...backend import native, need_triton
-from ...config import LOSSES
-from ...errors import InputError
-from ...events import POINTWISE
-from ...tensors import is_tensor
-from ..arguments import F32, I64, MAX_DIM, floats, integer, integers, rows_in_place, wide_in_place, within
+from ...contract.errors import InputError
+from ...contract.losses import LOSSES, POINTWISE
+from ...contract.tensors import is_tensor
+from ...machine.backend import native, need_triton
+from ..checks import F32, I64, MAX_DIM, floats, integer, integers, rows_in_place, wide_in_place, within
 
 __all__ = ["LOSSES", "POINTWISE", "Loss", "LossGrads", "loss_grads"]
 

@@ -14,8 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ...events import POINTWISE
-from ...ranges import marked
+from ...contract.losses import POINTWISE
+from ...machine.marks import marked
 from .. import work
 from ..launch import Case, power_of_two, tile_of
 

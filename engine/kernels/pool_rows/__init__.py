@@ -6,9 +6,9 @@ rows, writes none. Any thread; the GIL is released while it runs.
 
 import numpy as np
 
-from ...backend import native, need_triton
-from ...tensors import is_tensor
-from ..arguments import F32, I64, MAX_DIM, floats, integer, integers, offsets_of, rows_in_place, within
+from ...contract.tensors import is_tensor
+from ...machine.backend import native, need_triton
+from ..checks import F32, I64, MAX_DIM, floats, integer, integers, offsets_of, rows_in_place, within
 
 __all__ = ["pool_rows"]
 

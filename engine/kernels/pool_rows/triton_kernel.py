@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ...ranges import marked
+from ...machine.marks import marked
 from .. import work
 from ..launch import Case, tile_of
 

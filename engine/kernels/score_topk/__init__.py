@@ -7,9 +7,9 @@ thread; the GIL is released while it runs.
 
 import numpy as np
 
-from ...backend import native
-from ...errors import InputError
-from ..arguments import (
+from ...contract.errors import InputError
+from ...machine.backend import native
+from ..checks import (
     F32,
     I64,
     MAX_DIM,

@@ -30,8 +30,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ...errors import InputError
-from ...ranges import marked
+from ...contract.errors import InputError
+from ...machine.marks import marked
 from .. import work
 from . import padded
 from .triton_scan import EMPTY, pack, scan_products, scan_rows, scan_tiles

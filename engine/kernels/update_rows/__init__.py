@@ -6,23 +6,11 @@ thread, one at a time per slab: no other call may read or write the rows meanwhi
 
 from typing import Literal
 
-from ...backend import native, need_triton
-from ...config import OPTIMIZERS
-from ...errors import InputError
-from ...tensors import is_tensor
-from ..arguments import (
-    F32,
-    I64,
-    MAX_DIM,
-    apart,
-    floats,
-    integer,
-    integers,
-    rate,
-    rows_in_place,
-    wide_in_place,
-    within,
-)
+from ...contract.errors import InputError
+from ...contract.losses import OPTIMIZERS
+from ...contract.tensors import is_tensor
+from ...machine.backend import native, need_triton
+from ..checks import F32, I64, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, wide_in_place, within
 
 __all__ = ["OPTIMIZERS", "Optimizer", "state_floats", "update_rows"]
 

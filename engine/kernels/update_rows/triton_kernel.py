@@ -24,8 +24,8 @@ import torch
 import triton
 import triton.language as tl
 
-from ...config import OPTIMIZERS
-from ...ranges import marked
+from ...contract.losses import OPTIMIZERS
+from ...machine.marks import marked
 from .. import work
 from ..launch import Case, tile_of
 

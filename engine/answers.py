@@ -1,0 +1,208 @@
+"""Reading: what an Engine answers. The same for one that learns and for a reader in another process.
+
+Nothing here changes anything. Any thread; no lock of the engine is taken.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager, ExitStack
+from typing import Any, Self, overload
+
+from .contract.arguments import id_column
+from .contract.arrays import Floats
+from .contract.errors import EngineError, InputError
+from .contract.reports import TopK
+from .contract.tensors import TensorT, device_of, given
+from .rank.ranker import Ranker
+
+
+class Reading(ABC):
+    """Top-k lists, scores and vectors, as of at least `seq`."""
+
+    _seq: int  # events applied so far
+    _pid: int
+    _closed: bool
+    _at_end: ExitStack  # what to do when it is closed
+    _temporary = False  # does its directory go then?
+
+    @abstractmethod
+    def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
+        """For the length of one answer: the seq that it is at least at, and what it comes from. Raises if closed."""
+
+    @property
+    def seq(self) -> int:
+        """Events applied so far."""
+        return self._seq
+
+    # What type checkers are told: a tensor among the arguments makes tensors of the answer.
+    @overload
+    def topk(
+        self, users: TensorT, k: int = 10, *, vectors: None = None, exclude_seen: bool = False,
+        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
+
+    @overload
+    def topk(
+        self, users: None = None, k: int = 10, *, vectors: TensorT, exclude_seen: bool = False,
+        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
+
+    @overload
+    def topk(
+        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: TensorT, include: Any = None, unknown: str = "fallback",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
+
+    @overload
+    def topk(
+        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: Any = None, include: TensorT, unknown: str = "fallback",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
+
+    @overload
+    def topk(
+        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+    ) -> TopK: ...  # fmt: skip
+
+    def topk(
+        self,
+        users: Any = None,
+        k: int = 10,
+        *,
+        vectors: Any = None,
+        exclude_seen: bool = False,
+        exclude: Any = None,
+        include: Any = None,
+        unknown: str = "fallback",
+    ) -> Any:
+        """The k items with the highest scores for each user, exactly; changes nothing. Any number of users in one call.
+
+        Args:
+            users: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
+            vectors: instead of users, query vectors float [dim] or [n, dim].
+            exclude_seen: leave out what the user has had: the most recent 1,024 distinct items.
+            exclude, include: item ids, 1-D for all users or one list for each (2-D may be padded with -1);
+                unknown ids are passed over; `exclude` wins over `include`.
+            unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
+                "skip" gives an empty row.
+
+        Returns TopK, of tensors if any of these is one, on its device (of several: the first named here). Raises
+        InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
+
+        >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
+        >>> ids, scores = eng.topk(7, k=2)
+        >>> ids.shape, scores.dtype
+        ((2,), dtype('float32'))
+        >>> fresh = eng.topk([7, 9], k=5, exclude_seen=True)
+        >>> fresh.counts.tolist(), fresh.ids[0].tolist()
+        ([1, 2], [102, -1, -1, -1, -1])
+        """
+        device = device_of(users, vectors, exclude, include)
+        with self._answering() as (seq, ranker):
+            found = ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
+        return _given(found, device)
+
+    @overload
+    def similar(
+        self, items: TensorT, k: int = 10, *, exclude: Any = None, include: Any = None
+    ) -> TopK[TensorT, TensorT]: ...
+
+    @overload
+    def similar(self, items: Any, k: int = 10, *, exclude: TensorT, include: Any = None) -> TopK[TensorT, TensorT]: ...
+
+    @overload
+    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: TensorT) -> TopK[TensorT, TensorT]: ...
+
+    @overload
+    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> TopK: ...
+
+    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> Any:
+        """The k items whose vectors have the highest cosine to each item's, exactly; biases don't count.
+
+        Args:
+            items: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
+            exclude, include: item ids, as in `topk`. An item is never in its own list.
+
+        Returns TopK, its scores the cosines, in [-1, 1]; a vector of zeros has cosine 0 to every other. Tensors as in
+        `topk`. Raises InputError (also for k > 2**24, or items x k > 2**27), UnknownIdError for an item without a row.
+
+        >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
+        >>> eng.similar(100, k=5, exclude=[102]).ids.tolist()
+        [101, -1, -1, -1, -1]
+        """
+        device = device_of(items, exclude, include)
+        with self._answering() as (seq, ranker):
+            found = ranker.similar(seq, items, k, exclude, include)
+        return _given(found, device)
+
+    def score(self, users: Any, items: Any) -> Any:
+        """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
+
+        They are what the loss learns to predict. "squared": the rating, which is the mean of all ratings + the biases
+        of user and item + user . item. "logistic": the log odds of a 1, in the same way; 1 / (1 + exp(-score)) is its
+        probability. "softmax" and "bpr": user . item + the item's bias, a number that ranks.
+
+        A tensor if either is one. Raises InputError, UnknownIdError for an id without a row.
+
+        >>> report = eng.ingest([7, 8], [100, 101])
+        >>> eng.score([[7], [8]], [100, 101]).shape
+        (2, 2)
+        """
+        with self._answering() as (_, ranker):
+            scores = ranker.score(users, items)
+        return given([scores], device_of(users, items))[0]
+
+    @overload
+    def vectors(self, users: TensorT, items: None = None) -> TensorT: ...
+
+    @overload
+    def vectors(self, users: None = None, *, items: TensorT) -> TensorT: ...
+
+    @overload
+    def vectors(self, users: Any = None, items: Any = None) -> Floats: ...
+
+    def vectors(self, users: Any = None, items: Any = None) -> Any:
+        """The vectors of users or of items, float32 [n, dim], in the order asked for; a tensor if those are one.
+
+        Raises InputError, UnknownIdError.
+
+        >>> report = eng.ingest([7, 8], [100, 101])
+        >>> eng.vectors([8, 7]).shape == (2, eng.settings["dim"])
+        True
+        """
+        with self._answering() as (_, ranker):
+            if (users is None) == (items is None):
+                raise InputError("users, items: wanted exactly one of the two")
+            if items is not None:
+                found = ranker.item_vectors(id_column("items", items))
+            else:
+                found = ranker.user_vectors(id_column("users", users))
+        return given([found], device_of(users, items))[0]
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        """Closes, after an error too: what was learned before it is as good. The error is the one that comes out."""
+        try:
+            self.close()
+        except Exception as e:
+            if error is None:
+                raise
+            error.add_note(f"Closing failed, too: {type(e).__name__}: {e}")
+
+    def _alive(self) -> None:
+        if self._pid != os.getpid():
+            raise EngineError("this Engine belongs to the parent process; a child cannot use it")
+        if self._closed:
+            raise EngineError(f"this {type(self).__name__} is closed")
+
+
+def _given(found: TopK, device: Any) -> TopK[Any, Any]:
+    """The answer as the caller's kind of array."""
+    ids, scores, counts = given((found.ids, found.scores, found.counts), device)
+    return TopK(ids, scores, counts, found.seq)

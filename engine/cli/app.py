@@ -1,0 +1,271 @@
+"""The command line, `rowtide` or `python -m engine`: parses, calls, prints. No logic of its own.
+
+Needs the extra `cli`. Results go to stdout, progress and errors to stderr. Every EngineError is one line and status 1.
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import engine
+from engine.contract.errors import EngineError, InputError
+from engine.directory.directory import exists
+from engine.machine import backend
+
+_NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip install 'rowtide[cli]'"
+
+try:
+    import typer
+    from rich import box
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.table import Table
+except ImportError as missing:
+    raise SystemExit(_NEEDS.format(missing.name)) from missing
+
+app = typer.Typer(
+    help="An online-learning engine that serves what it learned in the next request.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+out, err = Console(markup=False), Console(stderr=True, markup=False)
+
+Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
+
+
+@app.command()
+def replay(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, CSV or JSON Lines, in time order.")],
+    path: Annotated[Path, typer.Option(help="The engine's directory; made if absent.")],
+    user: Annotated[str, typer.Option(help="Column of user ids.")],
+    item: Annotated[str, typer.Option(help="Column of item ids.")],
+    value: Annotated[str | None, typer.Option(help="Column of ratings or 0/1, for losses that take them.")] = None,
+    time: Annotated[str | None, typer.Option(help="Column of times; must not decrease.")] = None,
+    basket: Annotated[
+        str | None, typer.Option(help="Column of baskets, judged as one request. With --evaluate.")
+    ] = None,
+    where: Annotated[str | None, typer.Option(help="Rows to take, such as: kind == 'purchase' and qty > 0")] = None,
+    evaluate: Annotated[bool, typer.Option("--evaluate", help="Judge the last rows: predict, then learn.")] = False,
+    test_share: Annotated[float, typer.Option(help="The share of rows that --evaluate judges.")] = 0.2,
+    k: Annotated[list[int] | None, typer.Option("-k", help="List lengths to measure; may be repeated.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write the judged rows there.")] = None,
+    source: Annotated[str | None, typer.Option(help="Name to keep the position under; else the file's path.")] = None,
+    dim: Annotated[int | None, typer.Option(help="Length of the vectors.")] = None,
+    loss: Annotated[str | None, typer.Option(help="softmax, bpr; with --value logistic, squared.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adagrad, adam or sgd.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    negatives: Annotated[int | None, typer.Option(help="Negatives of a step.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Events of a step.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+) -> None:
+    """Learn a file of events. Run again after an interruption, it goes on where it stopped."""
+    from ..sources.files import Columns, EventFile
+    from ..sources.replay import judge_file, learn_file
+
+    if not evaluate and (basket or csv):
+        raise InputError("basket, csv: only --evaluate uses them")
+    events = EventFile(file, Columns(user, item, value, time, basket, where))
+    name = source or str(file.resolve())
+    settings: dict[str, Any] = {"dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr}
+    settings |= {"negatives": negatives, "batch_size": batch_size, "device": device}
+    with engine.open(str(path), **settings) as eng:
+        if evaluate:
+            with _bar("judging") as step:
+                done = judge_file(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
+        else:
+            with _bar("learning") as step:
+                done = learn_file(eng, events, name, progress=step)
+        seq = eng.seq
+    if done.resumed:
+        out.print(f"went on at file row {done.resumed:,}: what came before was learned by an earlier run")
+    rate = done.events / done.seconds if done.seconds else 0
+    out.print(
+        f"{done.rows:,} rows read: {done.filtered:,} left out by where, {done.skipped:,} without user or item skipped"
+    )
+    took = f"{done.seconds:.1f} s ({rate:,.0f}/s)"
+    out.print(f"{done.events:,} events learned in {took}, mean loss {done.loss:.4f}, seq {seq:,}")
+    if done.report is None or done.popularity is None:
+        return
+    judged = done.report.summary["judged"]
+    if done.resumed and done.report.summary["learned"] == judged:
+        out.print(f"only the remaining {judged:,} rows were judged; those before are in the earlier run's result")
+    if judged:
+        out.print(f"mean loss of the judged rows, each before it was learned: {done.report.summary['loss']:.4f}")
+        out.print(_measures({"engine": done.report, "live popularity": done.popularity}))
+    if csv is not None:
+        done.report.to_csv(csv)
+        out.print(f"{judged:,} judged rows written to {csv}")
+
+
+@app.command()
+def topk(
+    directory: Directory,
+    user: Annotated[int, typer.Argument(metavar="USER", help="A user id; a stranger gets the fallback list.")],
+    k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
+    exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Without the items that the user had.")] = False,
+) -> None:
+    """Print the best items for a user."""
+    with engine.open(_present(directory)) as eng:
+        answer = eng.topk(user, k, exclude_seen=exclude_seen)
+    table = Table("rank", "item", "score", title=f"user {user} at seq {answer.seq:,}")
+    for rank in range(int(answer.counts)):
+        table.add_row(str(rank + 1), str(answer.ids[rank]), f"{answer.scores[rank]:.4f}")
+    out.print(table)
+
+
+@app.command()
+def info(directory: Annotated[Path | None, typer.Argument(metavar="[DIR]")] = None) -> None:
+    """Print which backends are alive here and why the others are not; with DIR also its rows, bytes and seqs."""
+    out.print(_pairs(f"rowtide on Python {sys.version.split()[0]}", backend.describe()))
+    if directory is not None:
+        with engine.open(_present(directory)) as eng:
+            settings, stats = dict(eng.settings), eng.stats()
+        out.print(_pairs(f"settings of {directory}", settings))
+        out.print(_pairs(f"state of {directory}", stats))
+
+
+@app.command()
+def verify(directory: Directory) -> None:
+    """Read every byte of a directory and check it. Changes nothing."""
+    report = engine.verify(_present(directory))
+    out.print(_pairs(f"{directory} is whole", dataclasses.asdict(report)))
+
+
+@app.command()
+def demo(
+    keep: Annotated[Path | None, typer.Option(help="Keep the engine's files in this directory, empty or new.")] = None,
+    events: Annotated[int, typer.Option(help="Events of the stream.", min=2_000)] = 128_000,
+    seed: Annotated[int, typer.Option(help="Seed of the shop.", min=0)] = 7,
+) -> None:
+    """Watch the engine learn a drifting shop, answer a click, and survive being killed."""
+    from .demo import run
+
+    run(out, keep, events, seed)
+
+
+@app.command()
+def profile(
+    workload: Annotated[str, typer.Option(help="ingest, topk or mixed: both beside each other.")],
+    folder: Annotated[Path, typer.Option("--out", help="Where trace.json and roofline.png go; made if absent.")] = Path(
+        "profile"
+    ),
+    items: Annotated[int, typer.Option(help="Items of the catalogue.")] = 1_000_000,
+    users: Annotated[int, typer.Option(help="Users that have a row.")] = 100_000,
+    dim: Annotated[int, typer.Option(help="Length of the vectors.")] = 64,
+    loss: Annotated[str, typer.Option(help="softmax, bpr, logistic or squared.")] = "softmax",
+    optimizer: Annotated[str, typer.Option(help="adagrad, adam or sgd.")] = "adagrad",
+    batch_size: Annotated[int, typer.Option(help="Events of a step; more than 256 run the row kernels.")] = 16,
+    events: Annotated[int, typer.Option(help="Events to learn.")] = 65_536,
+    queries: Annotated[int, typer.Option(help="Calls of topk.")] = 200,
+    at_once: Annotated[int, typer.Option(help="Users of one call.")] = 1,
+    k: Annotated[int, typer.Option("-k", help="Length of the lists.")] = 10,
+    hot_bytes: Annotated[
+        int | None, typer.Option(help="Device memory for rows; less than they take: they move.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    ranges_only: Annotated[
+        bool, typer.Option("--ranges-only", help="Run with NVTX ranges and nothing else, for Nsight around it.")
+    ] = False,
+) -> None:
+    """Profile a made-up workload on the GPU: a trace, time and bytes of every kernel, a roofline."""
+    from ..profiling import roofline, run, trace
+
+    chosen = trace.Workload(
+        kind=workload, items=items, users=users, dim=dim, loss=loss, optimizer=optimizer, batch_size=batch_size,
+        events=events, queries=queries, at_once=at_once, k=k, hot_bytes=hot_bytes, seed=seed,
+    )  # fmt: skip
+    if ranges_only:
+        run.run_marked(chosen)
+        return
+    found = run.profile(chosen, folder)
+    out.print(f"{workload} on {found.device}: {chosen.shape}", soft_wrap=True)
+    table = Table(*trace.HEAD, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True  # a number cut off would be another number
+    rows = trace.cells(found)
+    for row in rows:
+        table.add_row(*("-" if cell == roofline.NOT_MEASURED else cell for cell in row))
+    out.print(table)
+    if any(roofline.NOT_MEASURED in row for row in rows):
+        out.print(f"-: {roofline.NOT_MEASURED}")
+    out.print(found.roofs.said(), soft_wrap=True)
+    out.print(f"trace: {found.trace}", soft_wrap=True)
+    picture = folder / run.PICTURE
+    try:
+        with run.writing(picture) as fresh:
+            roofline.draw(found.points, found.roofs, f"{workload} on {found.device}", fresh)
+    except ModuleNotFoundError as missing:
+        out.print(f"no roofline: {missing.name} is missing; pip install 'rowtide[profile]'")
+    else:
+        out.print(f"roofline: {picture}", soft_wrap=True)
+
+
+def _present(directory: Path) -> Path:
+    """Commands that only look must not make a directory of a mistyped name."""
+    if not exists(directory):
+        raise InputError(f"DIR: got {directory}, wanted the directory of an engine")
+    return directory
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Any]:
+    """A progress bar; yields what a replay calls after every call to the engine."""
+    note = TextColumn("{task.fields[note]}")
+    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), note, console=err, transient=True) as progress:
+        task, began = progress.add_task(what, total=None, note=""), perf_counter()
+
+        def step(done: int, total: int | None, learned: int, loss: float) -> None:
+            rate = learned / max(perf_counter() - began, 1e-9)
+            progress.update(task, completed=done, total=total, note=f"{rate:,.0f} events/s, loss {loss:.4f}")
+
+        yield step
+
+
+def _measures(reports: dict[str, Any]) -> Table:
+    table = Table(title="predict, then learn: ties count against, an unlisted item is a miss")
+    table.add_column("rows")
+    table.add_column("measure")
+    for name in reports:
+        table.add_column(name, justify="right")
+    first = next(iter(reports.values())).summary
+    for part, meaning in (("all", "all"), ("new", "item new to the user")):
+        for measure in first[part]:
+            if measure != "rows":
+                values = [f"{r.summary[part][measure]:.4f}" for r in reports.values()]
+                table.add_row(f"{meaning}: {first[part]['rows']:,}", measure, *values)
+        table.add_section()
+    return table
+
+
+def _pairs(title: str, values: dict[str, Any]) -> Table:
+    """Names and values, nested names joined by dots."""
+    table = Table("", "", title=title, title_justify="left", show_header=False)
+
+    def add(prefix: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                add(f"{prefix}.{name}" if prefix else str(name), inner)
+        else:
+            table.add_row(prefix, f"{value:,}" if type(value) is int else str(value))
+
+    add("", values)
+    return table
+
+
+def main() -> None:
+    """The entry point: one line and status 1 for what the engine refuses, no traceback."""
+    try:
+        app()
+    except EngineError as error:
+        sys.exit(f"rowtide: {type(error).__name__}: {' '.join(str(error).split())}")
+    except ModuleNotFoundError as missing:
+        if missing.name is None or missing.name.split(".")[0] != "pyarrow":
+            raise
+        sys.exit(_NEEDS.format(missing.name))

@@ -1,0 +1,348 @@
+"""The cold tier: rows, history chunks and metadata in LMDB, one environment per directory.
+
+Responsible for the environment's life, for one write transaction per epoch, and for compaction. Not for the files as
+such (cold_file.py), for keys and values (snapshot.py, FORMAT.md), for what a row's bytes mean, when an epoch is due, or
+who may write the directory (the engine holds that lock). Invariants: a file is checked before LMDB maps it; a write
+happens whole or not at all, and is on the disk when `write` returns. Any thread may call anything; a second writer is
+refused. Each call begins and ends its own transaction, except a snapshot, which is one for the length of a block, and a
+scan, which holds one until it is exhausted or closed: meanwhile LMDB cannot use pages again that they may still see.
+"""
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import lmdb
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract.arrays import Ids
+from ..contract.errors import EngineError, ReadOnlyError, StorageFullError
+from ..machine.backend import native
+from ..machine.files import sync_directory
+from . import file as cold_file
+from .file import check_file, data_file, map_file, newest, translated, verify
+from .keys import CHANGES, HISTORY, META, chunk_key, meta_key
+from .snapshot import CHUNK, Pair, Rows, Snapshot
+
+__all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "data_file", "newest", "verify"]
+
+T = TypeVar("T")
+
+
+class _Mapped:
+    """One generation, mapped. Its counts are guarded by the Cold's lock."""
+
+    def __init__(self, directory: Path, generation: int, *, readonly: bool):
+        self.generation = generation
+        self.path = data_file(directory, generation)
+        self.env: Any = map_file(self.path, readonly=readonly)
+        self.inside: set[object] = set()  # calls that are using the map now; closing waits for them
+        self.scans = 0  # unfinished ones: a newer generation leaves the map to them, closing does not
+
+
+class Cold:
+    """One open cold tier. `Cold.create` and `Cold.open` make it; `close`, or a `with` block, ends it."""
+
+    def __init__(self, directory: Path, generation: int, *, readonly: bool):
+        self.directory = directory
+        self.readonly = readonly
+        self._mapped = _Mapped(directory, generation, readonly=readonly)
+        self._retired: list[_Mapped] = []
+        self._pid = os.getpid()
+        self._writing = threading.Lock()
+        # Taken by itself, not as the Condition that it belongs to: that one's way in is Python, where an interrupt
+        # could leave it taken.
+        self._lock = threading.RLock()
+        self._left = threading.Condition(self._lock)
+        self._closed = False
+        self._failed: str | None = None
+        self.entries: dict[int, int] = {}  # by table, when it was opened
+
+    @classmethod
+    def create(cls, directory: Path, meta: dict[str, bytes]) -> Self:
+        """Makes a new cold tier holding `meta`, on the disk when this returns, and opens it for writing.
+
+        The directory is made (mode 0700) if it is absent. A failure may leave files behind: build aside, then rename.
+        EngineError if there is a data file already; StorageFullError; ReadOnlyError.
+        """
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+        except OSError as e:
+            raise translated(e, directory) from e
+        if data_file(directory).exists():
+            raise EngineError(f"{data_file(directory)} is there already")
+        cold = cls(directory, 1, readonly=False)
+        try:
+            cold.write((), meta)
+            sync_directory(directory)
+        except BaseException:
+            cold.close()
+            raise
+        return cold
+
+    @classmethod
+    def open(cls, directory: Path, *, readonly: bool = False, values: bool = True) -> Self:
+        """Checks the newest data file, page by page and value by value, and only then maps it.
+
+        Without `values` the CRCs of values are checked when they are read, and not before: a third less work, but a
+        row whose key was damaged then looks absent to `fetch`.
+
+        `readonly`: for a process beside the writer; sees each transaction as it is committed, in this generation.
+        CorruptionError (file, offset) if the file is missing or damaged; ReadOnlyError if it may not be written or,
+        when `readonly`, if the lock file beside it may not.
+        """
+        while True:
+            generation = newest(directory)
+            try:
+                found = check_file(data_file(directory, generation), values=values)
+                cold = cls(directory, generation, readonly=readonly)
+            except EngineError:
+                if readonly and newest(directory) != generation:
+                    continue  # it was compacted meanwhile
+                raise
+            cold.entries = found["tables"]
+            break
+        try:
+            if not readonly:
+                # Who made this generation may have been killed before its name was durable: not before are older ones
+                # deleted.
+                _sync(directory)
+                cold_file.sweep(directory, keep=generation)
+        except BaseException:
+            cold.close()
+            raise
+        return cold
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def generation(self) -> int:
+        """1 at creation; one more after each compaction."""
+        return self._mapped.generation
+
+    @property
+    def current(self) -> bool:
+        """False once another process has moved to a newer generation: this one sees nothing new any more."""
+        return self._mapped.path.exists()
+
+    def close(self) -> None:
+        """Waits for the calls that are in progress, then unmaps. Unfinished scans raise at their next step."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            every = [self._mapped, *self._retired]
+            while any(mapped.inside for mapped in every):
+                self._left.wait(0.1)  # whoever leaves may be interrupted before it can say so
+        if os.getpid() == self._pid:  # a child that closed it would take the parent's locks away
+            for mapped in every:
+                cold_file.unmap(mapped.env)
+
+    @contextmanager
+    def _using(self, of: _Mapped | None = None) -> Iterator[_Mapped]:
+        """Keeps the map (the current one if none is given) in place for a block; translates what LMDB raises in it."""
+        if os.getpid() != self._pid:
+            raise EngineError("a cold tier cannot be used after fork; open it in the child")
+        call, mapped = object(), of or self._mapped
+        try:
+            with self._lock:
+                if self._closed:
+                    raise EngineError("the cold tier is closed")
+                mapped = of or self._mapped
+                mapped.inside.add(call)
+            yield mapped
+        except lmdb.Error as e:
+            raise translated(e, mapped.path) from e
+        finally:
+            mapped.inside.discard(call)  # in one step, and first: an interrupt may end the rest
+            self._leave(mapped)
+
+    def _leave(self, mapped: _Mapped, *, scans: int = 0) -> None:
+        with self._lock:
+            mapped.scans -= scans
+            self._left.notify_all()
+            idle = mapped in self._retired and not mapped.inside and not mapped.scans and not self._closed
+            if idle:
+                self._retired.remove(mapped)
+        if idle and os.getpid() == self._pid:
+            cold_file.unmap(mapped.env)
+
+    # Reading
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """What is in LMDB now, unchanged for the length of the block. `close` waits for its end."""
+        with self._using() as mapped, mapped.env.begin() as txn:
+            yield Snapshot(txn, str(mapped.path))
+
+    def fetch(self, table: int, ids: Ids, width: int) -> tuple[NDArray[np.bool_], Rows]:
+        """`Snapshot.fetch`, of now."""
+        with self.snapshot() as now:
+            return now.fetch(table, ids, width)
+
+    def fetch_chunks(self, user: int, table: int = HISTORY) -> list[tuple[int, bytes]]:
+        """`Snapshot.fetch_chunks`, of now."""
+        with self.snapshot() as now:
+            return now.fetch_chunks(user, table)
+
+    def meta(self, name: str) -> bytes | None:
+        """`Snapshot.meta`, of now."""
+        with self.snapshot() as now:
+            return now.meta(name)
+
+    def scan(self, table: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[Ids, Rows]]:
+        """`Snapshot.scan`, of when it begins."""
+        return self._walk(lambda then: then.scan(table, width, chunk))
+
+    def scan_raw(self, table: int, chunk: int = CHUNK) -> Iterator[list[Pair]]:
+        """`Snapshot.scan_raw`, of when it begins."""
+        return self._walk(lambda then: then.scan_raw(table, chunk))
+
+    def _walk(self, begin: Callable[[Snapshot], Iterator[T]]) -> Iterator[T]:
+        with self._using() as mapped:
+            txn = mapped.env.begin()
+            with self._lock:
+                mapped.scans += 1
+        try:
+            steps = begin(Snapshot(txn, str(mapped.path)))
+            end = object()
+            while True:
+                with self._using(mapped):
+                    step = next(steps, end)
+                if step is end:
+                    return
+                yield step  # type: ignore[misc]  # not the end, so a T
+        finally:
+            if os.getpid() == self._pid:  # the parent's reader slot is not the child's to free
+                txn.abort()
+            self._leave(mapped, scans=1)
+
+    # Writing
+
+    def write(self, batches: Iterable[list[Pair]], meta: dict[str, bytes], deletes: Iterable[bytes] = ()) -> None:
+        """Deletes, puts all batches of sealed (key, value) pairs, then `meta`, in one transaction; synced at return.
+
+        For each of `deletes`, every key that begins with it goes, if there is any. Existing keys are overwritten. Keys
+        in rising order are fast. If anything fails, also an exception out of `batches`, nothing of it is in the file.
+        StorageFullError: free space and call again. EngineError otherwise; when a commit failed for another reason than
+        space, the disk is not trusted: open the tier again.
+        """
+        with self._sole_writer() as mapped:
+            mapped.env.reader_check()  # readers that died would keep pages from being used again
+            last = native.seal_values([(meta_key(k), v) for k, v in sorted(meta.items())])
+            self._transact(mapped, deletes, batches, last)
+
+    @contextmanager
+    def _sole_writer(self) -> Iterator[_Mapped]:
+        if self.readonly:
+            raise ReadOnlyError(f"{self.directory} was opened for reading")
+        if not self._writing.acquire(blocking=False):
+            raise EngineError("another thread is writing the cold tier")
+        try:
+            with self._using() as mapped:
+                if self._failed:
+                    raise EngineError(f"an earlier write failed ({self._failed}); open the directory again")
+                yield mapped
+        finally:
+            self._writing.release()
+
+    def _transact(
+        self, mapped: _Mapped, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]
+    ) -> None:
+        txn = mapped.env.begin(write=True)
+        try:
+            cursor = txn.cursor()
+            for prefix in deletes:
+                there = cursor.set_range(prefix)
+                while there and cursor.key().startswith(prefix):
+                    there = cursor.delete()  # now on the next one
+            for batch in batches:
+                cursor.putmulti(batch)
+            cursor.putmulti(last)
+        except BaseException:
+            txn.abort()
+            raise
+        try:
+            txn.commit()
+        except lmdb.Error as e:
+            error = translated(e, mapped.path)
+            if not isinstance(error, StorageFullError):
+                self._failed = str(e)
+            raise error from e
+
+    def compact(self) -> None:
+        """Moves to a new file that holds what is in LMDB now and no byte besides, and deletes the old one.
+
+        What was deleted or overwritten is then in no file of the tier, be it in free pages or between the entries of
+        used ones. A process that reads goes on with the old file until it opens the new one. Calls and scans of other
+        threads that are in progress end on the old map; writes are refused meanwhile.
+
+        StorageFullError or EngineError: the old file is still in use and whole, or, if names could not be made durable,
+        nothing more is written until the directory is opened again. If only the deletion failed, the next compaction or
+        opening deletes.
+        """
+        with self._sole_writer() as old:
+            data = data_file(self.directory, old.generation + 1)
+            aside = cold_file.aside_file(data)
+            cold_file.sweep(self.directory, keep=old.generation)
+            try:
+                with old.env.begin() as txn:
+                    Snapshot(txn, str(old.path)).copy(aside)
+                cold_file.reserve_lock(data)  # while it can still fail for want of room
+                self._failed = "a compaction was interrupted"  # from here on either file may be the one that is found
+                os.rename(aside, data)
+            except BaseException as e:
+                with contextlib.suppress(OSError):  # if this fails, too, `sweep` will find it
+                    os.unlink(aside)
+                    self._failed = None
+                if isinstance(e, OSError) and not isinstance(e, EngineError):
+                    raise translated(e, data) from e
+                raise
+            _sync(self.directory)
+            mapped = _Mapped(self.directory, old.generation + 1, readonly=False)
+            with self._lock:
+                self._mapped = mapped
+                self._retired.append(old)
+            self._failed = None
+            cold_file.sweep(self.directory, keep=mapped.generation)
+
+    def stats(self) -> dict[str, int]:
+        """`file_bytes`, `disk_bytes`, `map_bytes`, `page_bytes`, `used_pages`, `free_pages` (LMDB's own list included),
+        `entries`, `txnid`, `generation`, and `readers`: the most transactions at once since the first process opened
+        it."""
+        with self._using() as mapped:
+            stat, info = mapped.env.stat(), mapped.env.info()
+        try:
+            file = os.stat(mapped.path)
+            sizes = file.st_size, file.st_blocks * 512
+        except FileNotFoundError:  # another process has compacted it away: what it has without a name
+            sizes = ((info["last_pgno"] + 1) * stat["psize"],) * 2
+        used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+        return {
+            "file_bytes": sizes[0],
+            "disk_bytes": sizes[1],
+            "map_bytes": info["map_size"],
+            "page_bytes": stat["psize"],
+            "used_pages": used,
+            "free_pages": info["last_pgno"] + 1 - 2 - used,
+            "entries": stat["entries"],
+            "txnid": info["last_txnid"],
+            "generation": mapped.generation,
+            "readers": info["num_readers"],
+        }
+
+
+def _sync(directory: Path) -> None:
+    try:
+        sync_directory(directory)
+    except OSError as e:
+        raise translated(e, directory) from e

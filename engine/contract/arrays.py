@@ -1,0 +1,24 @@
+"""The array types that cross the public surface, and what pads answers. Constants alone."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+
+Floats = NDArray[np.float32]
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # with defaults, as from 3.13 on; type checkers know it by themselves
+
+    IdsT = TypeVar("IdsT", default=Ids)
+    ScoresT = TypeVar("ScoresT", default=Floats)
+else:
+    from typing import TypeVar
+
+    IdsT, ScoresT = TypeVar("IdsT"), TypeVar("ScoresT")
+
+PADDING = -1
+
+NO_IDS: Ids = np.empty(0, np.int64)

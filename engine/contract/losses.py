@@ -1,0 +1,20 @@
+"""Losses and optimizers: their names, codes and defaults, known once. Constants alone."""
+
+# The losses that learn a value for each pair, instead of ranking the positive above negatives.
+POINTWISE = ("logistic", "squared")
+
+# The C++ core numbers them by their place here.
+LOSSES = ("softmax", "bpr", "logistic", "squared")
+
+OPTIMIZERS = ("adagrad", "adam", "sgd")
+
+# Of a new directory: learning rate by loss and optimizer, number of negatives by loss. engine/learn/README.md has the
+# measurements.
+DEFAULT_LR = {
+    "softmax": {"adagrad": 0.25, "adam": 0.01, "sgd": 0.1},
+    "bpr": {"adagrad": 0.1, "adam": 0.01, "sgd": 0.3},
+    "logistic": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.05},
+    "squared": {"adagrad": 0.1, "adam": 0.005, "sgd": 0.03},
+}
+
+DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16, "logistic": 0, "squared": 0}

@@ -1,0 +1,53 @@
+"""What calls return: IngestReport and TopK. Data alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from .arrays import IdsT, ScoresT
+
+
+@dataclass(frozen=True, slots=True)
+class IngestReport:
+    """What one call to `ingest` did.
+
+    `loss` is the mean over the events, each taken before the step that learned it (NaN for an empty batch); `found`
+    counts where the rows were that the call needed: "warm", "cold" (fetched from LMDB) or "made". `unlearned` of the
+    events named an id that `admit_after` keeps out; they are in `events` and not in `loss`.
+
+    >>> eng.ingest([7, 7], [100, 101]).found
+    {'warm': 0, 'cold': 0, 'made': 3}
+    """
+
+    events: int
+    seq: int
+    loss: float
+    new_users: int
+    new_items: int
+    seconds: float
+    found: dict[str, int]
+    unlearned: int
+
+
+@dataclass(frozen=True, slots=True)
+class TopK(Generic[IdsT, ScoresT]):
+    """The answer of `topk`; unpacks as `ids, scores`.
+
+    ids: int64 [k] or [n, k], -1 where there are fewer than k; scores: float32 of the same shape, -inf there, falling,
+    ids rising where scores are equal; counts: how many are real, an int or int64 [n]; seq: every event up to this one
+    is reflected (later ones may be). Where the call was given a tensor, tensors take the place of arrays. As a type,
+    `TopK` is of arrays, `TopK[Tensor, Tensor]` of tensors.
+
+    >>> report = eng.ingest([7, 7], [100, 101])
+    >>> ids, scores = found = eng.topk([7, 8], k=3, exclude=[100])
+    >>> found.counts.tolist(), found.seq, ids[0].tolist()
+    ([1, 1], 2, [101, -1, -1])
+    """
+
+    ids: IdsT
+    scores: ScoresT
+    counts: Any
+    seq: int
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter((self.ids, self.scores))

@@ -1,0 +1,128 @@
+"""Settings: frozen, each field with its default, its effect and its cost. Checked where they are made. Any thread."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any
+
+from .arguments import choice, number, whole_number
+from .errors import ConfigError, CorruptionError
+from .losses import DEFAULT_LR, DEFAULT_NEGATIVES, LOSSES, OPTIMIZERS, POINTWISE
+
+MOST_TERMS = 2**26  # of a micro-batch: about 1.5 GiB of working memory
+
+
+_LEAST_LR = 1e-30  # less would be 0 in float32
+
+_whole = partial(whole_number, error=ConfigError)
+_number = partial(number, error=ConfigError)
+_choice = partial(choice, error=ConfigError)
+
+# How each setting is checked, given its name and what came.
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    "dim": partial(_whole, low=1, high=4096),
+    "loss": partial(_choice, choices=LOSSES),
+    "optimizer": partial(_choice, choices=OPTIMIZERS),
+    "seed": partial(_whole, low=0, high=2**63 - 1),
+    "lr": partial(_number, low=_LEAST_LR, high=1e6),
+    "l2": partial(_number, low=0.0, high=1e6),
+    "negatives": partial(_whole, low=0, high=65_536),
+    "batch_size": partial(_whole, low=1, high=65_536),
+    "row_ttl": partial(_whole, low=0, high=2**53),
+    "admit_after": partial(_whole, low=0, high=255),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What decides the results, kept in the directory. `dim`, `loss`, `optimizer` and `seed` are fixed at creation."""
+
+    dim: int
+    """Floats in a vector; default 64. Memory, disk and time grow with it."""
+    loss: str
+    """"softmax" (default) or "bpr" rank what came above negatives; "logistic" (0 or 1) and "squared" (ratings) predict
+    `values`."""
+    optimizer: str
+    """"adagrad" (default, row-wise: two floats a row), "adam" (twice the vector more) or "sgd" (nothing)."""
+    seed: int
+    """Of the noise in new rows and of the negatives; default 0."""
+    lr: float
+    """Learning rate; the default depends on loss and optimizer."""
+    l2: float
+    """Pull of touched rows towards 0, per step; default 0."""
+    negatives: int
+    """softmax: items drawn per micro-batch; bpr: per event. More rank better and cost time in proportion. Else 0."""
+    batch_size: int
+    """Events per optimizer step; default 1. Larger is faster and learns worse."""
+    row_ttl: int
+    """Events without a touch until a row leaves; default 0: rows stay. Bounds the disk; a sweep reads all rows."""
+    admit_after: int
+    """Sightings before an id gets a row; default 0: at once. Made-up ids cost no row; real ones learn later."""
+
+    FIXED = ("dim", "loss", "optimizer", "seed")
+
+    @classmethod
+    def resolve(cls, given: dict[str, Any], stored: "Settings | None") -> "Settings":
+        """The settings in force: `given` where not None, else what the directory has, else the defaults.
+
+        Raises ConfigError for a bad value, and for another value of a fixed setting than the stored one.
+        """
+        checked = {name: _CHECKS[name](name, x) for name, x in given.items() if x is not None}
+        loss = checked.get("loss", stored.loss if stored else "softmax")
+        optimizer = checked.get("optimizer", stored.optimizer if stored else "adagrad")
+        base = stored or cls(
+            dim=64,
+            loss=loss,
+            optimizer=optimizer,
+            seed=0,
+            lr=DEFAULT_LR[loss][optimizer],
+            l2=0.0,
+            negatives=DEFAULT_NEGATIVES[loss],
+            batch_size=1,
+            row_ttl=0,
+            admit_after=0,
+        )
+        if "negatives" in checked:
+            _require_negatives(loss, checked["negatives"])
+        if stored:
+            for name in cls.FIXED:
+                if name in checked and checked[name] != getattr(stored, name):
+                    raise ConfigError(
+                        f"{name}: got {checked[name]!r}, but the directory was created with {getattr(stored, name)!r}, "
+                        "and it is fixed"
+                    )
+        settings = replace(base, **checked)
+        if settings.batch_size * (1 + settings.negatives) > MOST_TERMS:
+            raise ConfigError(
+                f"batch_size, negatives: got {settings.batch_size} and {settings.negatives}, wanted at most "
+                f"{MOST_TERMS} gradient terms a micro-batch: batch_size x (1 + negatives)"
+            )
+        return settings
+
+    @classmethod
+    def stored(cls, found: Any) -> "Settings":
+        """The settings that a file holds: all of them, and as `resolve` would have them. CorruptionError."""
+        names = {f.name for f in fields(cls)}
+        if not isinstance(found, dict) or found.keys() != names or None in found.values():
+            raise CorruptionError("stored settings are not the settings of an engine")
+        try:
+            return cls.resolve(found, None)
+        except ConfigError as e:
+            raise CorruptionError(f"stored settings that no engine has: {e}") from e
+
+    def changed(self, by: dict[str, Any]) -> "Settings":
+        """These settings with some changed, as a log record says. CorruptionError if no engine can have written it."""
+        fixed = by.keys() & set(self.FIXED)
+        if fixed:
+            raise CorruptionError(f"a log record changes {', '.join(sorted(fixed))}, which is fixed")
+        return self.stored(self.as_dict() | by)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def _require_negatives(loss: str, negatives: int) -> None:
+    if loss in POINTWISE and negatives:
+        raise ConfigError(f"negatives: got {negatives}, wanted 0: the loss {loss!r} learns from values")
+    if loss not in POINTWISE and not negatives:
+        raise ConfigError(f"negatives: got int 0, wanted an integer from 1 to 65536: the loss {loss!r} needs them")

@@ -1,0 +1,173 @@
+"""The model directory: its lock, its creation, and what is written down in it besides rows and log.
+
+    LOCK    held with flock by the one process that writes
+    rows/   the cold tier (table/FORMAT.md)
+    log/    the event log (log/FORMAT.md)
+
+A new directory is built aside, synced and renamed into place, so that one that can be seen is whole.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ..cold.cold import Cold
+from ..contract.arguments import describe
+from ..contract.errors import BusyError, ConfigError, EngineError
+from ..contract.settings import Settings
+from ..log.log import Log
+from ..machine.backend import fingerprint
+from ..machine.files import as_engine_error, sync_directory
+from ..store.state import FORMAT, State
+
+MEMORY = ":memory:"  # where `engine.open` takes a path: no directory at all
+
+
+class Directory:
+    """One model directory, locked. `cold`, `log` and the `state` of the last epoch are open while it is."""
+
+    def __init__(self, path: Path, lock: int, cold: Cold, log: Log, state: State):
+        self.path = path
+        self._lock = lock
+        self.cold = cold
+        self.log = log
+        self.state = state
+
+    @classmethod
+    def open(
+        cls, path: Path, mode: str, given: dict[str, Any], fits: Callable[[Settings], None], kind: str = "cpu"
+    ) -> "Directory":
+        """Opens, or creates, the directory for writing. `given`: the settings of the call, None where not given;
+        `fits` raises for settings that a new directory cannot be used with; `kind` of device will learn.
+
+        Raises BusyError, ConfigError, ReadOnlyError, CorruptionError, StorageFullError.
+        """
+        try:
+            if not exists(path):
+                settings = Settings.resolve(given, None)
+                fits(settings)
+                _create(path, settings, mode, kind)
+            elif mode == "x":
+                raise ConfigError(f"path: {path} is there already, and mode 'x' wants to create it")
+            return cls._open_existing(path, kind)
+        except OSError as e:
+            if isinstance(e, EngineError):
+                raise
+            raise as_engine_error(path, e) from e
+
+    @classmethod
+    def _open_existing(cls, path: Path, kind: str) -> "Directory":
+        lock = hold(path)
+        cold = log = None
+        try:
+            # Who made it may have been killed before its name was durable.
+            with contextlib.suppress(PermissionError):  # a parent that can't be read can't be synced either
+                sync_directory(path.absolute().parent)
+            cold = Cold.open(path / "rows")
+            state = State.from_meta(cold.meta, path, kind)
+            state.require_rows(cold.entries, path)
+            log = Log.open(path / "log", known_durable_seq=state.seq)
+            return cls(path, lock, cold, log, state)
+        except BaseException:
+            if cold is not None:
+                cold.close()
+            os.close(lock)
+            raise
+
+    def close(self) -> None:
+        try:
+            self.log.close()
+        finally:
+            self.cold.close()
+            os.close(self._lock)
+
+
+def checked_path(path: Any, name: str = "path") -> Path:
+    try:
+        found = os.fspath(path)
+    except Exception as e:  # the caller's own __fspath__ may raise anything
+        raise ConfigError(f"{name}: got {describe(path)}, wanted a directory's path") from e
+    if not isinstance(found, str) or not found or "\0" in found:
+        raise ConfigError(f"{name}: got {describe(found)}, wanted a directory's path")
+    if found == MEMORY:
+        raise ConfigError(f"{name}: got ':memory:', wanted a directory's path; engine.open alone takes it, as a str")
+    return Path(os.path.abspath(found))  # a later chdir must not move it, and "." cannot be renamed onto
+
+
+def exists(path: Path) -> bool:
+    """Is there an engine's directory? An empty or missing one is none; one of something else is a ConfigError."""
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        return False
+    except NotADirectoryError as e:
+        raise ConfigError(f"path: {path} is a file, wanted a directory or nothing") from e
+    if not names:
+        return False
+    if not {"rows", "log", "LOCK"} <= set(names):
+        raise ConfigError(f"path: {path} is a directory of something else (no LOCK, rows and log in it)")
+    return True
+
+
+def _create(path: Path, settings: Settings, mode: str, kind: str) -> None:
+    made = {"format": FORMAT, "fingerprint": fingerprint(kind)}
+    meta = {"created": json.dumps(made).encode(), **State.initial(settings).to_meta()}
+    try:
+        with made_aside(path, "path") as aside:
+            Cold.create(aside / "rows", meta).close()
+            Log.create(aside / "log").close()
+    except FileExistsError as e:
+        if mode == "x":
+            raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e
+
+
+@contextlib.contextmanager
+def made_aside(path: Path, name: str) -> Iterator[Path]:
+    """A new folder with a LOCK, to be filled in the block, that then gets the name `path`, durable; else it is deleted.
+
+    `name`: the argument that `path` came with. ConfigError without a parent directory; FileExistsError if somebody else
+    made `path` meanwhile.
+    """
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise ConfigError(f"{name}: the parent directory {parent} is not there")
+    # A creation that was cut off leaves such a folder behind; nobody opens it, and it can be deleted.
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=parent))
+    try:
+        make_lock(aside)
+        yield aside
+        sync_directory(aside)
+        try:
+            os.rename(aside, path)
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
+        sync_directory(parent)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+
+
+def make_lock(path: Path) -> None:
+    """The file that `hold` locks."""
+    os.close(os.open(path / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+
+
+def hold(path: Path, *, shared: bool = False) -> int:
+    """Locks the directory and returns the descriptor that holds it: against everybody, or against a writer alone."""
+    how = os.O_RDONLY if shared else os.O_RDWR
+    fd = os.open(path / "LOCK", how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(fd)
+        raise BusyError(f"{path}: another process, or another Engine of this one, has it open for writing") from e
+    return fd

@@ -1,0 +1,316 @@
+"""Prequential evaluation: predict, then learn, in time order.
+
+Responsible for who is asked when, for the rank of what came, and for the measures. Not for learning or ranking (the
+ranker's) and not for reading files (sources/). It takes any `Ranker`: the engine, `Popularity`, or another model.
+
+Invariants: no list is made after any row of its request, or of its micro-batch, was learned. Ties count against the
+model. What a user had is known completely, from the rows of the call itself, never from the ranker. Nothing here is
+random. Called from one thread; the ranker is called from that thread only.
+"""
+
+import csv
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..contract.arguments import MAX_EVENTS, id_column, whole_number
+from ..contract.arrays import Ids
+from ..contract.errors import InputError
+
+__all__ = ["CALL_ROWS", "Ranker", "Report", "prequential", "ranks"]
+
+CALL_ROWS = MAX_EVENTS  # learned in one call at most: one record of the log, so that a call is all or nothing
+
+
+class Answer(Protocol):
+    """For U users: `ids` int64[U, k] padded with -1, `scores` float32[U, k] padded with -inf, best first."""
+
+    @property
+    def ids(self) -> NDArray[Any]: ...
+    @property
+    def scores(self) -> NDArray[Any]: ...
+
+
+class Learned(Protocol):
+    """What `ingest` gives: at least the mean loss of the call."""
+
+    @property
+    def loss(self) -> float: ...
+
+
+class Ranker(Protocol):
+    """What can be judged. `settings["batch_size"]`: the rows that are listed before any of them is learned."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+    def topk(self, users: Ids, k: int, *, exclude: list[Ids] | None = None) -> Answer: ...
+    def ingest(
+        self,
+        users: Ids,
+        items: Ids,
+        values: NDArray[Any] | None = None,
+        *,
+        timestamps: NDArray[Any] | None = None,
+        durable: bool = True,
+    ) -> Learned: ...
+
+
+@dataclass(frozen=True)
+class Report:
+    """The judged rows and the measures over them.
+
+    `rows`: columns of one length N, in time order: `row` int64 (index into the arrays of the call), `user` int64,
+    `item` int64, `rank_all` int64 (1 is best; -1: not among the listed; 0: the row's value is not above 0, so it does
+    not count), `rank_new` int64 (the same on the list without the items already had; 0 also: the user had this item),
+    `known_user` bool (a row of this user came before the request). Only ranks up to `max(k)` are exact; a larger one
+    says "beyond".
+
+    `summary`: `"all"` and `"new"`, each a dict of `rows` (int) and, for each k, `hit_rate@k` and `ndcg@k` (float,
+    0..1, NaN without rows); and `learned` (rows learned in this call), `judged` (rows), `requests` (lists judged),
+    `known_users` (judged rows of them), `loss` (mean over the judged rows, each taken before the step that learned
+    it), `seconds`.
+    """
+
+    rows: dict[str, NDArray[Any]]
+    summary: dict[str, Any]
+    k: tuple[int, ...]
+
+    def to_csv(self, path: str | os.PathLike[str]) -> None:
+        """Write `rows` as CSV with a header, one line a judged row, booleans as 0 and 1. Replaces the file."""
+        with open(path, "w", newline="", encoding="ascii") as out:
+            writer = csv.writer(out, lineterminator="\n")
+            writer.writerow(self.rows)
+            writer.writerows(zip(*(c.astype(np.int64).tolist() for c in self.rows.values()), strict=True))
+
+
+def ranks(answer: Answer, lists: NDArray[np.intp], items: Ids) -> Ids:
+    """How many items of list `lists[i]` score at least as high as `items[i]`, itself included; -1: it is not listed.
+
+    Ties count against the item. Exact up to one less than the length of the lists: a tie that runs over a list's end
+    fills the whole list, so the item stands at its last place, whichever of the tied items were listed.
+    """
+    found = np.asarray(answer.ids)[lists] == items[:, None]
+    scores = np.asarray(answer.scores)[lists]
+    own = np.where(found, scores, -np.inf).max(axis=1, initial=-np.inf)
+    return np.where(found.any(axis=1), (scores >= own[:, None]).sum(axis=1), -1).astype(np.int64)
+
+
+def prequential(
+    eng: Ranker,
+    users: ArrayLike,
+    items: ArrayLike,
+    timestamps: ArrayLike | None = None,
+    *,
+    values: ArrayLike | None = None,
+    baskets: ArrayLike | None = None,
+    k: int | Sequence[int] = (1, 10, 20),
+    warmup: float = 0.2,
+    progress: Callable[[int, int, float], None] | None = None,
+    resume: int = 0,
+    ingest: Callable[[int, int], Learned] | None = None,
+) -> Report:
+    """Judge `eng` on rows in time order: list for the row's user, see where the row's item stands, then learn the
+    row.
+
+    users, items: integer ids [N], none -1. timestamps: [N] numbers or datetime64, not decreasing; given to
+    `ingest`. values: [N] labels or ratings, given to `ingest`; a row whose value is not above 0 is learned, but
+    nobody is asked to list its item. baskets: [N] of any type that compares: consecutive rows of one (user, basket)
+    are one request, listed once before any of them is learned; without it each row is a request. The lists of at
+    least `eng.settings["batch_size"]` rows (whole requests) are made before these rows are learned in one call. k:
+    list lengths of the measures. warmup: the share of rows, from the first, that are only learned, 0 <= warmup < 1;
+    a request that begins before that line is not judged. progress: called after every call learned with (rows done,
+    rows in all, mean loss of the call).
+
+    Two measures. *all*: over every judged row, items already had may be listed. *new*: over the rows whose item the
+    user had in no row before the request, the items already had taken off the list. Ties count against the model, an
+    unlisted item is a miss, so are users and items never seen before unless the ranker lists something for them. NDCG
+    is that of one relevant item: 1 / log2(1 + rank) where rank <= k, else 0 (Jarvelin and Kekalainen, 2002).
+
+    resume: rows before it were learned by an earlier run: they are neither learned nor judged, and count as had.
+    ingest: learns rows [start, stop) in place of `eng.ingest(..., durable=False)`, and stores what a later `resume`
+    needs. Never more than 65,536 rows a call; without requests longer than that, a call is cut at the same rows
+    whether resumed or not.
+
+    Raises InputError, before anything is learned, for columns of other lengths, shapes or types, an id of -1,
+    timestamps that decrease, warmup outside [0, 1), k that is not one or more positive integers, resume outside [0,
+    N].
+
+    >>> users, items = np.arange(1000) % 50, np.arange(1000) % 10
+    >>> report = engine.evaluate.prequential(eng, users, items, k=[1, 5])
+    >>> report.summary["judged"], sorted(report.summary["all"])
+    (800, ['hit_rate@1', 'hit_rate@5', 'ndcg@1', 'ndcg@5', 'rows'])
+    """
+    began = perf_counter()
+    user, item = id_column("users", users), id_column("items", items)
+    n = len(user)
+    _same_length("items", item, n)
+    times = None if timestamps is None else _times(timestamps, n)
+    value = None if values is None else np.asarray(values)
+    if value is not None:
+        _same_length("values", value, n)
+        if value.dtype.kind not in "iufb":
+            raise InputError(f"values: got {value.dtype}, wanted numbers")
+    depths = _depths(k)
+    if isinstance(warmup, bool) or not isinstance(warmup, int | float | np.number) or not 0 <= warmup < 1:
+        raise InputError(f"warmup: got {warmup!r}, wanted a number with 0 <= warmup < 1")
+    resume = whole_number("resume", resume, 0, n)
+
+    def learn_native(start: int, stop: int) -> Learned:
+        ts = None if times is None else times[start:stop]
+        given = () if value is None else (value[start:stop],)
+        return eng.ingest(user[start:stop], item[start:stop], *given, timestamps=ts, durable=False)
+
+    learn = ingest or learn_native
+    past = _Past(user, item, _requests(user, baskets))
+    target = max(round(warmup * n), resume)
+    first = int(past.bounds[np.searchsorted(past.bounds, target)])
+    step, depth = int(eng.settings["batch_size"]), depths[-1] + 1
+    rank_all, rank_new = np.zeros(n - first, np.int64), np.zeros(n - first, np.int64)
+    counts = np.ones(n, np.bool_) if value is None else value > 0
+    total_loss = 0.0
+
+    def done(start: int, stop: int) -> float:
+        total = 0.0
+        for a, b in _calls(start, stop):
+            loss = learn(a, b).loss
+            total += loss * (b - a)
+            if progress is not None:
+                progress(b, n, loss)
+        return total
+
+    for start, stop in _calls(resume, first, long=True):
+        done(start, stop)
+    start = first
+    while start < n:
+        stop = int(past.bounds[np.searchsorted(past.bounds, min(start + step, n))])
+        at = start - first
+        asked = np.flatnonzero(counts[start:stop])
+        if len(asked):
+            rank_all[at + asked], rank_new[at + asked] = _judge(eng, past, start + asked, depth)
+        total_loss += done(start, stop)
+        start = stop
+
+    known = past.known_user[first:]
+    rows: dict[str, NDArray[Any]] = {"row": np.arange(first, n), "user": user[first:], "item": item[first:]}
+    rows |= {"rank_all": rank_all, "rank_new": rank_new, "known_user": known}
+    parts = (("all", rank_all), ("new", rank_new))
+    summary: dict[str, Any] = {name: _measure(rank[rank != 0], depths) for name, rank in parts}
+    requests = len(np.unique(past.begin[first:][counts[first:]]))
+    summary |= {"learned": n - resume, "judged": n - first, "requests": requests}
+    summary["loss"] = total_loss / (n - first) if n > first else math.nan
+    summary |= {"known_users": int(known.sum()), "seconds": perf_counter() - began}
+    return Report(rows, summary, depths)
+
+
+def _judge(eng: Ranker, past: "_Past", rows: NDArray[np.intp], depth: int) -> tuple[Ids, Ids]:
+    """Ranks (all, new) of `rows`, of whole requests: one `topk` call with one or two lists a request."""
+    item, fresh = past.item[rows], past.fresh[rows]
+    heads, request = np.unique(past.begin[rows], return_inverse=True)
+    # Only where there is something to take off is the second list another one than the first.
+    second = np.zeros(len(heads), bool)
+    second[request[fresh & past.known_user[rows]]] = True
+    apart = np.flatnonzero(second)
+    asked, lists = past.user[heads], np.arange(len(heads))
+    exclude: list[Ids] | None = None
+    if len(apart):
+        lists[apart] = len(heads) + np.arange(len(apart))
+        asked = np.concatenate([asked, asked[apart]])
+        exclude = [asked[:0]] * len(heads) + [past.had(r) for r in heads[apart].tolist()]
+    answer = eng.topk(asked, depth, exclude=exclude)
+    both = ranks(answer, np.concatenate([request, lists[request]]), np.concatenate([item, item]))
+    return both[: len(item)], np.where(fresh, both[len(item) :], 0)
+
+
+class _Past:
+    """What was known before each row's request: worked out once for all rows by sorting, exact, in O(N) memory.
+
+    `begin` [N]: the first row of the row's request; `bounds`: all of them and N; `fresh` [N]: the user had the item
+    in no row before the request; `known_user` [N].
+    """
+
+    def __init__(self, user: Ids, item: Ids, begin: Ids):
+        n = len(user)
+        self.user, self.item, self.begin = user, item, begin
+        self.bounds = np.append(np.flatnonzero(begin == np.arange(n)), n)
+        _, first_of_user, code = np.unique(user, return_index=True, return_inverse=True)
+        names, item_code = np.unique(item, return_inverse=True)
+        _, first_of_pair, pair = np.unique(code * len(names) + item_code, return_index=True, return_inverse=True)
+        self.fresh = first_of_pair[pair] >= begin
+        self.known_user = first_of_user[code] < begin
+        # The first row of every (user, item), by user and then by row: what a user had before a row is one slice of it.
+        firsts = np.sort(first_of_pair)
+        firsts = firsts[np.argsort(code[firsts], kind="stable")]
+        self._had = item[firsts]
+        key = code[firsts] * (n + 1) + firsts
+        self._from = np.searchsorted(key, code * (n + 1))
+        self._upto = np.searchsorted(key, code * (n + 1) + begin)
+
+    def had(self, row: int) -> Ids:
+        """The distinct items that the row's user had before the row's request, oldest first."""
+        had: Ids = self._had[self._from[row] : self._upto[row]]
+        return had
+
+
+def _requests(user: Ids, baskets: ArrayLike | None) -> Ids:
+    """[N] the first row of each row's request."""
+    rows = np.arange(len(user))
+    if baskets is None or not len(user):
+        return rows
+    basket = np.asarray(baskets)
+    _same_length("baskets", basket, len(user))
+    changes = np.append(True, (user[1:] != user[:-1]) | np.asarray(basket[1:] != basket[:-1], dtype=bool))
+    return np.maximum.accumulate(np.where(changes, rows, 0))
+
+
+def _calls(start: int, stop: int, long: bool = False) -> Iterator[tuple[int, int]]:
+    """Calls of at most CALL_ROWS; a longer stretch, and any with `long`, is cut at absolute multiples of it."""
+    if not long and stop - start <= CALL_ROWS:
+        yield start, stop
+        return
+    while start < stop:
+        end = min((start // CALL_ROWS + 1) * CALL_ROWS, stop)
+        yield start, end
+        start = end
+
+
+def _measure(rank: Ids, depths: Iterable[int]) -> dict[str, float]:
+    out: dict[str, float] = {"rows": len(rank)}
+    gain = np.where(rank > 0, 1 / np.log2(1 + np.maximum(rank, 1)), 0.0)
+    for k in depths:
+        hit = (rank > 0) & (rank <= k)
+        out[f"hit_rate@{k}"] = float(hit.mean()) if len(rank) else math.nan
+        out[f"ndcg@{k}"] = float((gain * hit).mean()) if len(rank) else math.nan
+    return out
+
+
+def _same_length(name: str, column: NDArray[Any], n: int) -> None:
+    if column.shape != (n,):
+        raise InputError(f"{name}: got shape {column.shape}, wanted ({n},), that of users")
+
+
+def _times(timestamps: ArrayLike, n: int) -> NDArray[Any]:
+    times = np.asarray(timestamps)
+    _same_length("timestamps", times, n)
+    if times.dtype.kind not in "iufM":
+        raise InputError(f"timestamps: got {times.dtype}, wanted numbers or datetime64")
+    # Said so that NaN and NaT, which compare false, are refused too.
+    sorted_up = times[1:] >= times[:-1] if n > 1 else times == times
+    if not sorted_up.all():
+        row = int(sorted_up.argmin()) + 1
+        raise InputError(
+            f"timestamps: row {row} is before the row above it, or no time; rows in time order were wanted"
+        )
+    return times
+
+
+def _depths(k: int | Sequence[int]) -> tuple[int, ...]:
+    given: list[Any] = [k] if np.ndim(k) == 0 else list(k)  # type: ignore[arg-type]
+    if not given:
+        raise InputError("k: got none, wanted one or more positive integers")
+    return tuple(sorted({whole_number("k", depth, 1, 2**31 - 1) for depth in given}))

@@ -1,0 +1,228 @@
+"""Ranking: users to query vectors, filters to lists, and the catalogue's best for them; scores and vectors likewise.
+
+What to show, never what to learn: nothing here changes anything. Any thread. The users' rows are looked up wherever
+they are; items are read from the catalogue.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract.arguments import choice, describe, flag, id_array, query_vectors, whole_number
+from ..contract.arrays import PADDING, Floats, Ids
+from ..contract.errors import InputError, UnknownIdError
+from ..contract.reports import TopK
+from ..store.catalogue import Catalogue
+from .filters import Lists, Positions, filter_lists
+
+_MOST_K = 2**24
+_MOST_ANSWERS = 2**27  # queries x k of one call: 1.5 GiB, for short answers are padded
+_PAIRS = 2**16  # scored at a time: each needs a copy of its user's vector
+_QUERIES = 1024  # ranked at a time: each needs a copy of its user's row, and of what the user has had
+_SCRATCH = 2**22  # answers at a time
+
+
+class Rows(Protocol):
+    """The users' table, as far as ranking needs it."""
+
+    def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]: ...
+    def floats(self, rows: NDArray[np.uint8]) -> Floats: ...
+    def biases(self, rows: NDArray[np.uint8]) -> Floats: ...
+
+
+class Seen(Protocol):
+    """What users have had."""
+
+    def items_of(self, user: int) -> Ids: ...
+
+
+class Strangers(Protocol):
+    """What a user without a row is ranked with, and what the scores of all pairs add to."""
+
+    @property
+    def mean(self) -> Floats: ...
+    @property
+    def base(self) -> float: ...
+
+
+# The vectors of some queries, what is added to all scores of each (None: nothing), and which get an empty row.
+Queries = tuple[Floats, Floats | None, NDArray[np.bool_] | None]
+
+
+class Ranker:
+    def __init__(self, users: Rows, catalogue: Catalogue, history: Seen, strangers: Strangers, threads: int):
+        self._users = users
+        self._catalogue = catalogue
+        self._history = history
+        self._strangers = strangers
+        self._threads = threads
+
+    def topk(
+        self,
+        seq: int,
+        users: Any,
+        k: int,
+        vectors: Any,
+        exclude_seen: bool,
+        exclude: Any,
+        include: Any,
+        unknown: str,
+    ) -> TopK:
+        """`Engine.topk`, at least at `seq`."""
+        k = whole_number("k", k, 1, _MOST_K)
+        choice("unknown", unknown, ("fallback", "raise", "skip"))
+        exclude_seen = flag("exclude_seen", exclude_seen)
+        if (users is None) == (vectors is None):
+            raise InputError("users, vectors: wanted exactly one of the two")
+        if vectors is not None:
+            if exclude_seen:
+                raise InputError("exclude_seen: needs users, got vectors")
+            given, scalar = query_vectors("vectors", vectors, self._catalogue.dim)
+            bases = np.full(len(given), self._strangers.base, np.float32)
+            return self._best(
+                seq, len(given), scalar, k, lambda part: (given[part], bases[part], None), exclude, include
+            )
+        ids, scalar = _column("users", users)
+        base = self._strangers.base
+        mean: list[Floats] = []  # of one moment for the whole call
+
+        def queries(part: slice) -> Queries:
+            known, vectors, offsets = self._known_users(ids[part], base)
+            if known.all():
+                return vectors, offsets, None
+            if unknown == "raise":
+                raise UnknownIdError(f"users: {int(ids[part][~known][0])} has no row")
+            if not mean:
+                mean.append(self._strangers.mean)
+            vectors[~known] = mean[0]
+            return vectors, offsets, ~known if unknown == "skip" else None
+
+        def seen(part: slice) -> Lists:
+            return Lists.of([self._history.items_of(user) for user in ids[part].tolist()])
+
+        return self._best(seq, len(ids), scalar, k, queries, exclude, include, seen if exclude_seen else None)
+
+    def similar(self, seq: int, items: Any, k: int, exclude: Any, include: Any) -> TopK:
+        """`Engine.similar`, at least at `seq`."""
+        k = whole_number("k", k, 1, _MOST_K)
+        ids, scalar = _column("items", items)
+        self._known_items(ids)  # all or none
+
+        def queries(part: slice) -> Queries:
+            return self._catalogue.read(self._known_items(ids[part]))[0], None, None
+
+        def itself(part: slice) -> Lists:
+            return Lists(ids[part], np.arange(len(ids[part]) + 1))
+
+        return self._best(seq, len(ids), scalar, k, queries, exclude, include, itself, cosine=True)
+
+    def _best(
+        self,
+        seq: int,
+        n: int,
+        scalar: bool,
+        k: int,
+        queries: Callable[[slice], Queries],
+        exclude: Any,
+        include: Any,
+        also: Callable[[slice], Lists] | None = None,
+        cosine: bool = False,
+    ) -> TopK:
+        """The best k for n queries, some at a time, so that scratch memory does not grow with n.
+
+        queries(part): of a slice of them; also(part): what else each of them must not get.
+        """
+        if n * k > _MOST_ANSWERS:
+            raise InputError(f"k: got {k} for {n} queries, wanted at most {_MOST_ANSWERS} answers in one call")
+        excluded, included = filter_lists("exclude", exclude, n), filter_lists("include", include, n)
+        items, moves = len(self._catalogue), -1
+        ids = np.full((n, k), PADDING, np.int64)
+        scores = np.full((n, k), -np.inf, np.float32)
+        counts = np.zeros(n, np.int64)
+        width = min(k, max(1, items))
+        step = max(1, min(_QUERIES, _SCRATCH // width))
+        for start in range(0, n, step):
+            part = slice(start, min(n, start + step))
+            each = [x.cut(part.start, part.stop) for x in (excluded,) if isinstance(x, Lists)]
+            with self._catalogue.pinned():
+                if moves != self._catalogue.moves:  # at first, and where ordinals may have changed
+                    moves, items = self._catalogue.moves, min(items, len(self._catalogue))
+                    positions = Positions(self._catalogue.ordinals, items)
+                    for_all, chosen = positions.of_all([excluded]), positions.of_all([included])
+                vectors, offsets, none = queries(part)
+                found = self._catalogue.topk(
+                    vectors,
+                    width,
+                    items,
+                    offsets=offsets if offsets is not None and offsets.any() else None,
+                    exclude_all=for_all,
+                    exclude=positions.of_each([*each, also(part)] if also else each),
+                    include=positions.of_each([included.cut(part.start, part.stop)])
+                    if isinstance(included, Lists)
+                    else (chosen, None),
+                    cosine=cosine,
+                    threads=self._threads,
+                )
+            ids[part, :width], scores[part, :width], counts[part] = found
+            if none is not None:
+                ids[part][none], scores[part][none], counts[part][none] = PADDING, -np.inf, 0
+        if scalar:
+            return TopK(ids[0], scores[0], int(counts[0]), seq)
+        return TopK(ids, scores, counts, seq)
+
+    def score(self, users: Any, items: Any) -> Any:
+        """`Engine.score`."""
+        u, i = id_array("users", users), id_array("items", items)
+        try:
+            u, i = np.broadcast_arrays(u, i)
+        except ValueError as e:
+            raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
+        base = self._strangers.base
+        scores: Floats = np.empty(u.size, np.float32)
+        for start in range(0, u.size, _PAIRS):
+            part = slice(start, start + _PAIRS)
+            distinct, which = np.unique(u.flat[part], return_inverse=True)
+            vectors, offsets = self._every_user(distinct, base)
+            with self._catalogue.pinned():
+                scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + offsets[which]
+        scores = scores.reshape(u.shape)
+        return scores if scores.ndim else scores[()]
+
+    def user_vectors(self, ids: Ids) -> Floats:
+        vectors: Floats = np.empty((len(ids), self._catalogue.dim), np.float32)
+        for start in range(0, len(ids), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            vectors[part] = self._every_user(ids[part], 0.0)[0]
+        return vectors
+
+    def item_vectors(self, ids: Ids) -> Floats:
+        with self._catalogue.pinned():
+            return self._catalogue.read(self._known_items(ids))[0]
+
+    def _every_user(self, ids: Ids, base: float) -> tuple[Floats, Floats]:
+        known, vectors, offsets = self._known_users(ids, base)
+        if not known.all():
+            raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
+        return vectors, offsets
+
+    def _known_users(self, ids: Ids, base: float) -> tuple[NDArray[np.bool_], Floats, Floats]:
+        """Which users have a row, their vectors, and what is added to all scores of a user: base and bias."""
+        known, rows = self._users.peek(ids)
+        biases = np.where(known, self._users.biases(rows), np.float32(0))
+        return known, self._users.floats(rows), biases + np.float32(base)
+
+    def _known_items(self, ids: Ids) -> Ids:
+        ordinals = self._catalogue.ordinals(ids)
+        if (ordinals < 0).any():
+            raise UnknownIdError(f"items: {int(ids[ordinals < 0][0])} has no row")
+        return ordinals
+
+
+def _column(name: str, x: Any) -> tuple[Ids, bool]:
+    """A scalar or a column of ids as int64 [n], and whether it was a scalar."""
+    ids = id_array(name, x)
+    if ids.ndim > 1:
+        raise InputError(f"{name}: got {describe(ids)}, wanted a scalar or a 1-D column")
+    return ids.reshape(-1), ids.ndim == 0

@@ -1,0 +1,37 @@
+"""The digest: one hash over all state, in id order, wherever it lives.
+
+A function of the log alone: neither tiers, epochs nor how rows are grouped on the way here may show in it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..contract.arrays import Ids
+from .state import State
+
+
+class Rows(Protocol):
+    """A table, as far as the digest needs it."""
+
+    def rows(self) -> Iterator[tuple[Ids, NDArray[np.uint8]]]: ...
+
+
+def digest(state: State, tables: Iterable[Rows], hidden: Ids, chunks: Iterable[tuple[int, int, bytes]]) -> str:
+    """Hex of 16 bytes. `hidden`: ids of items, rising; `chunks`: of all histories, (user, number, bytes) in order.
+    Nothing may change meanwhile."""
+    h = hashlib.blake2b(digest_size=16)
+    meta = state.to_meta()
+    fields = json.loads(meta["state"])
+    del fields["bit_exact"], fields["purge"]  # of this machine and of its files, not of the log
+    h.update(json.dumps(fields, sort_keys=True).encode() + meta["mean"] + hidden.tobytes() + meta["sightings"])
+    for table in tables:
+        for ids, rows in table.rows():
+            h.update(np.hstack([ids.reshape(-1, 1).view(np.uint8), rows]).tobytes())  # each id beside its row
+    for user, number, payload in chunks:
+        h.update(b"%d %d " % (user, number) + payload)
+    return h.hexdigest()

@@ -1,0 +1,145 @@
+"""State: what an epoch saves beside rows and histories, as metadata of the cold tier, and back.
+
+Responsible for its bytes and for refusing what no engine writes. Pure functions over bytes; any thread.
+"""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..cold.keys import HIDDEN, ITEMS, USERS
+from ..contract.arguments import describe
+from ..contract.arrays import Floats
+from ..contract.errors import ConfigError, CorruptionError, EngineError
+from ..contract.losses import LOSSES
+from ..contract.settings import Settings
+from ..machine.backend import fingerprint, native
+
+FORMAT = 1
+
+_COUNTS = ("seq", "users", "items", "mean_count", "ordinals", "hidden")
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What an epoch saves beside rows and histories: the engine as of `seq`."""
+
+    seq: int
+    users: int
+    items: int
+    mean: Floats
+    mean_count: int
+    settings: Settings
+    positions: dict[str, bytes]
+    value_sums: tuple[float, float] = (0.0, 0.0)
+    bit_exact: bool = True
+    ordinals: int = 0  # the last item's, and one more
+    hidden: int = 0  # ids
+    purge: bool = False  # log and LMDB may hold bytes of forgotten ids
+    sightings: bytes = b""  # the sketch of admission
+    decided: bytes = b""  # in the middle of a record: which of its events are learned, a byte each
+
+    def to_meta(self) -> dict[str, bytes]:
+        fields: dict[str, Any] = {
+            "seq": self.seq,
+            "users": self.users,
+            "items": self.items,
+            "mean_count": self.mean_count,
+            "value_sums": self.value_sums,
+            "settings": self.settings.as_dict(),
+            "positions": {source: position.hex() for source, position in self.positions.items()},
+            "bit_exact": self.bit_exact,
+            "ordinals": self.ordinals,
+            "hidden": self.hidden,
+            "purge": self.purge,
+        }
+        return {
+            "state": json.dumps(fields).encode(),
+            "mean": self.mean.astype("<f4").tobytes(),
+            "sightings": self.sightings,
+            "decided": self.decided,
+        }
+
+    @classmethod
+    def from_meta(cls, meta: Callable[[str], bytes | None], directory: Path, kind: str = "cpu") -> "State":
+        """The mirror of `to_meta`; `meta` looks up the cold tier's metadata by name, `kind` of device will learn."""
+        created, state, mean = meta("created"), meta("state"), meta("mean")
+        if created is None or state is None or mean is None:
+            raise CorruptionError("the cold tier holds no state of an engine", file=str(directory))
+        try:
+            made = json.loads(created)
+            if made["format"] != FORMAT:
+                written = describe(made["format"])
+                raise ConfigError(f"{directory}: made in format {written}, this version reads format {FORMAT}")
+            fields = json.loads(state)
+            settings = Settings.stored(fields["settings"])
+            read = cls(
+                **{name: _count(fields[name]) for name in _COUNTS},
+                mean=_mean(mean, settings.dim),
+                settings=settings,
+                positions={str(source): bytes.fromhex(position) for source, position in fields["positions"].items()},
+                value_sums=_finite_pair(fields["value_sums"]),
+                bit_exact=fields["bit_exact"] is True and made["fingerprint"] == fingerprint(kind),
+                purge=_flag(fields["purge"]),
+                sightings=meta("sightings") or b"",
+                decided=meta("decided") or b"",
+            )
+            if read.ordinals >= 2**32 or len(read.sightings) not in (0, native.SKETCH_BYTES):
+                raise ValueError("a part that cannot be so long")
+            return read
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
+            if isinstance(e, EngineError):
+                raise
+            raise CorruptionError(f"the state in the cold tier makes no sense: {e!r}", file=str(directory)) from e
+
+    def require_rows(self, entries: dict[int, int], directory: Path) -> None:
+        """Raises CorruptionError unless the cold tier has as many rows as the state says; `entries` is by table."""
+        counts = (("users", USERS, self.users), ("items", ITEMS, self.items), ("hidden items", HIDDEN, self.hidden))
+        for name, table, rows in counts:
+            if entries.get(table, 0) != rows:
+                raise CorruptionError(
+                    f"LMDB holds {entries.get(table, 0)} rows of {name}, its state says {rows}",
+                    file=str(directory / "rows"),
+                    seq=self.seq,
+                )
+
+    @property
+    def base(self) -> float:
+        """The score of a pair of which nothing is known: what all scores of logistic and squared add to. Else 0."""
+        return float(native.base_score(LOSSES.index(self.settings.loss), *self.value_sums))
+
+    @classmethod
+    def initial(cls, settings: Settings) -> "State":
+        return cls(0, 0, 0, np.zeros(settings.dim, np.float32), 0, settings, {})
+
+
+def _count(x: Any) -> int:
+    """A number of events or rows; none that is real comes near the end of int64."""
+    if type(x) is not int or not 0 <= x < 2**62:
+        raise ValueError(f"{describe(x)} is no count")
+    return x
+
+
+def _mean(raw: bytes, dim: int) -> Floats:
+    mean = np.frombuffer(raw, "<f4").astype(np.float32)
+    if len(mean) != dim or not np.isfinite(mean).all():
+        raise ValueError("the running mean has another dim than the settings, or is not finite")
+    return mean
+
+
+def _flag(x: Any) -> bool:
+    if type(x) is not bool:
+        raise ValueError(f"{describe(x)} is no flag")
+    return x
+
+
+def _finite_pair(found: Any) -> tuple[float, float]:
+    total, weight = map(float, found)
+    if not (math.isfinite(total) and math.isfinite(weight) and weight >= 0):
+        raise ValueError("sums of values that cannot be")
+    return total, weight

@@ -1,0 +1,178 @@
+"""Backups: another directory, whole and verified, at one seq, whatever goes on meanwhile."""
+
+import errno
+import os
+import stat
+import threading
+
+import numpy as np
+import pytest
+from junk import but
+from test_directory import SMALL, mounted, refuse
+
+import engine
+from engine import ConfigError, EngineError, StorageFullError
+from engine.cold.snapshot import Snapshot
+
+
+def test_a_backup_is_a_directory_like_any_other(home, tmp_path, stream, loss):
+    users, items = stream(400)
+    settings = SMALL | {"loss": loss}
+    with engine.open(home, **settings) as eng:
+        eng.ingest(users[:150], items[:150], position=("shop", b"150"))
+        mask = os.umask(0)
+        try:
+            assert eng.backup(tmp_path / "b") == 150
+        finally:
+            os.umask(mask)
+        digest = eng.digest()
+        eng.ingest(users[150:], items[150:])
+        later = eng.digest()
+        assert eng.stats()["lmdb_seq"] == 150
+    for path in [tmp_path / "b", *(tmp_path / "b").rglob("*")]:
+        assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
+    report = engine.verify(tmp_path / "b")
+    assert (report.seq, report.lmdb_seq, report.log_records) == (150, 150, 0)
+    with engine.open(tmp_path / "b", mode="r") as reader:
+        assert reader.digest() == digest
+    with engine.open(tmp_path / "b") as copy:
+        assert (copy.seq, copy.digest(), copy.position("shop")) == (150, digest, b"150")
+        copy.ingest(users[150:], items[150:])
+        assert copy.digest() == later
+        assert copy.backup(tmp_path / "c") == 400
+    with engine.open(tmp_path / "c") as copy:
+        assert copy.digest() == later
+    assert sorted(os.listdir(tmp_path)) == ["b", "c", "model"]
+
+
+def test_an_empty_model(home, tmp_path):
+    with engine.open(home, **SMALL) as eng:
+        assert eng.backup(f"{tmp_path}/b/") == 0
+        digest = eng.digest()
+    with engine.open(tmp_path / "b") as copy:
+        assert copy.digest() == digest
+
+
+def test_learning_goes_on(home, tmp_path, stream):
+    users, items = stream(6000, 500, 800)
+    step, backups, errors = 40, {}, []
+    with engine.open(home, **SMALL, warm_bytes=100_000, epoch_seconds=0.05) as eng:
+
+        def learn():
+            try:
+                for at in range(0, len(users), step):
+                    eng.ingest(users[at : at + step], items[at : at + step])
+            except BaseException as e:
+                errors.append(e)
+
+        thread = threading.Thread(target=learn)
+        thread.start()
+        while thread.is_alive() and len(backups) < 6:
+            path = tmp_path / f"b{len(backups)}"
+            backups[path] = eng.backup(path)
+        thread.join()
+        assert not errors, errors
+        assert eng.seq == len(users)
+    assert len(set(backups.values())) > 1
+    with engine.open(":memory:", **SMALL) as eng:
+        for path, seq in backups.items():
+            for at in range(eng.seq, seq, step):
+                eng.ingest(users[at : at + step], items[at : at + step])
+            with engine.open(path) as copy:
+                assert (copy.seq, copy.digest()) == (seq, eng.digest())
+
+
+def test_epochs_compaction_and_closing_meanwhile(home, tmp_path, stream, monkeypatch):
+    users, items = stream(300)
+    closing = []
+    with engine.open(home, **SMALL, epoch_seconds=1e9) as eng:
+        eng.ingest(users[:100], items[:100])
+        digest, plain = eng.digest(), Snapshot.copy
+
+        def copy(self, data):
+            if data.parent.parent.name.startswith(".b.new-"):
+                eng.ingest(users[100:200], items[100:200])
+                eng.checkpoint()
+                eng._directory.cold.compact()
+                eng.ingest(users[200:], items[200:])
+                eng.checkpoint()
+                closing.append(threading.Thread(target=eng.close))
+                closing[0].start()
+            plain(self, data)
+
+        monkeypatch.setattr(Snapshot, "copy", copy)
+        assert eng.backup(tmp_path / "b") == 100
+        closing[0].join()
+    with engine.open(tmp_path / "b") as copy:
+        assert (copy.seq, copy.digest()) == (100, digest)
+    with engine.open(home) as eng:
+        assert eng.seq == 300
+
+
+def test_where_no_backup_can_be(home, tmp_path, stream, contents):
+    with engine.open(home, **SMALL) as eng:
+        eng.ingest(*stream(50))
+        (tmp_path / "file").write_bytes(b"")
+        (tmp_path / "empty").mkdir()
+        (tmp_path / "link").symlink_to("nowhere")
+        (tmp_path / "into").symlink_to(home)
+        there = sorted(os.listdir(tmp_path)), sorted(os.listdir(home))
+        for name in ("file", "empty", "link", "model", "into"):
+            refuse(["dst", "already"], lambda name=name: eng.backup(tmp_path / name))
+        for inside in (home / "b", home / "rows" / "b", home / ".." / "model" / "b", tmp_path / "into" / "b"):
+            refuse(["dst", "inside"], lambda inside=inside: eng.backup(inside))
+        refuse(["dst", "':memory:'"], lambda: eng.backup(":memory:"))
+        for nowhere in (tmp_path / "no" / "b", tmp_path / "file" / "b"):
+            refuse("dst", lambda nowhere=nowhere: eng.backup(nowhere))
+        for junk in but("text"):
+            if not isinstance(junk, str):
+                refuse("dst", lambda junk=junk: eng.backup(junk))
+        refuse("n" * 250, lambda: eng.backup(tmp_path / ("n" * 250)), EngineError)
+        assert (sorted(os.listdir(tmp_path)), sorted(os.listdir(home))) == there
+        eng.ingest(1, 2)
+    refuse("closed", lambda: eng.backup(tmp_path / "b"), EngineError)
+    with engine.open(":memory:", **SMALL) as eng:
+        refuse("memory", lambda: eng.backup(tmp_path / "b"))
+
+
+def test_no_room(home, tmp_path, stream):
+    disk = tmp_path / "disk"
+    with engine.open(home, **SMALL) as eng:
+        eng.ingest(*stream(3000, 3000, 2000))
+        with mounted(disk, "-t", "tmpfs", "-o", "size=300k", "tmpfs"):
+            refuse("", lambda: eng.backup(disk / "b"), StorageFullError)
+            assert os.listdir(disk) == []
+        assert eng.backup(tmp_path / "b") == 3000
+
+
+@pytest.mark.parametrize("call", ["rename", "fsync", "mkdir"])
+def test_disk_errors(home, tmp_path, stream, monkeypatch, call):
+    with engine.open(home, **SMALL) as eng:
+        eng.ingest(*stream(50))
+        eng.checkpoint()
+
+        def fail(*_, **__):
+            raise OSError(errno.EIO, "out of order")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, call, fail)
+            refuse("", lambda: eng.backup(tmp_path / "b"), EngineError)
+        assert os.listdir(tmp_path) == ["model"]
+        assert eng.backup(tmp_path / "b") == 50
+        eng.ingest(1, 2)
+
+
+def test_somebody_else_makes_it_meanwhile(home, tmp_path, stream, monkeypatch):
+    with engine.open(home, **SMALL) as eng:
+        eng.ingest(*stream(50))
+        plain = Snapshot.copy
+
+        def copy(self, data):
+            plain(self, data)
+            (tmp_path / "b").mkdir()
+            (tmp_path / "b" / "theirs").touch()
+
+        monkeypatch.setattr(Snapshot, "copy", copy)
+        refuse("dst", lambda: eng.backup(tmp_path / "b"), ConfigError)
+        assert os.listdir(tmp_path / "b") == ["theirs"]
+    assert np.array_equal(sorted(os.listdir(tmp_path)), ["b", "model"])

@@ -1,0 +1,149 @@
+"""Interrupts, and what must not reach the log: afterwards the directory opens at what the log has."""
+
+import signal
+import sys
+
+import numpy as np
+import pytest
+
+import engine
+from engine.contract.errors import ConfigError, CorruptionError, EngineError
+from engine.directory import epochs as epoch
+
+SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 1, "seed": 3}
+
+
+def reference(*calls):
+    with engine.open(":memory:", **SMALL) as eng:
+        for call in calls:
+            eng.ingest(*call)
+        return eng.digest()
+
+
+@pytest.fixture(autouse=True)
+def interrupts():
+    """SIGINT raises, also where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupted_checkpoint_goes_on(home, stream, monkeypatch):
+    """The epoch that nobody waits for any more must still end before the next one begins."""
+    first, second = stream(300), stream(200)
+    waited = []
+
+    def wait(futures):
+        waited.append(futures[0])
+        if len(waited) == 1:
+            raise KeyboardInterrupt
+        return plain(futures)
+
+    plain = epoch.wait
+    monkeypatch.setattr(epoch, "wait", wait)
+    with engine.open(home, **SMALL, epoch_seconds=1e6) as eng:
+        eng.ingest(*first)
+        with pytest.raises(KeyboardInterrupt):
+            eng.checkpoint()
+        eng.ingest(*second)
+        eng.checkpoint()
+        assert waited[1] is waited[0]
+    assert engine.verify(home).lmdb_seq == 500
+    with engine.open(home) as eng:
+        assert eng.digest() == reference(first, second)
+
+
+def test_an_interrupted_read_keeps_nobody_from_closing(home, stream):
+    """Wherever it comes while LMDB is read: a signal's handler may run where a function begins, and after any call."""
+    first = stream(60)
+    eng = engine.open(home, **SMALL, epoch_seconds=1e6, warm_bytes=40_000)
+    eng.ingest(*first)
+    eng.checkpoint()
+    cold = eng._directory.cold
+
+    def read():
+        with cold.snapshot():
+            pass
+
+    for moment in range(200):
+        left = [moment]
+
+        def tick(frame, event, arg, left=left):
+            left[0] -= event in ("call", "c_return")
+            if left[0] < 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        try:
+            sys.setprofile(tick)
+            read()
+            sys.setprofile(None)
+            break
+        except KeyboardInterrupt:
+            pass
+    assert 10 < moment < 199  # moments at which it came
+    assert not cold._mapped.inside
+    eng.close()
+    with engine.open(home) as eng:
+        assert eng.seq == 60
+
+
+def test_an_epoch_interrupted_at_its_beginning_closes_the_engine(home, stream, monkeypatch):
+    first = stream(300)
+    eng = engine.open(home, **SMALL, epoch_seconds=1e6)
+    eng.ingest(*first)
+    monkeypatch.setattr(eng._history, "freeze", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        eng.checkpoint()
+    monkeypatch.undo()
+    with pytest.raises(EngineError, match="interrupted"):
+        eng.checkpoint()
+    eng.close()
+    with engine.open(home) as eng:
+        assert eng.digest() == reference(first)
+
+
+@pytest.mark.parametrize("step", ["_sync", "_learn"])
+def test_an_interrupt_between_log_and_learning_closes_the_engine(home, stream, monkeypatch, step):
+    first, second = stream(100), stream(60)
+    eng = engine.open(home, **SMALL, epoch_seconds=1e6)
+    eng.ingest(*first)
+    monkeypatch.setattr(eng, step, lambda *args, **how: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        eng.ingest(*second)
+    monkeypatch.undo()
+    with pytest.raises(EngineError, match="close and open") as caught:
+        eng.ingest(*second)
+    assert caught.value.seq is None
+    eng.close()
+    with engine.open(home) as eng:
+        assert eng.seq == 160
+        assert eng.digest() == reference(first, second)
+
+
+def test_a_micro_batch_that_memory_cannot_hold_is_refused(home):
+    for settings in ({"batch_size": 65_536, "negatives": 65_536}, {"batch_size": 16_384, "negatives": 4096}):
+        with pytest.raises(ConfigError, match="gradient terms"):
+            engine.open(home, **settings)
+    assert not home.exists()
+
+
+def test_damage_to_the_last_record_shows_after_a_clean_close(home, stream):
+    with engine.open(home, **SMALL) as eng:
+        eng.ingest(*stream(100))
+    (segment,) = (home / "log").iterdir()
+    data = bytearray(segment.read_bytes())
+    data[1000] ^= 1  # within the only record with events
+    segment.write_bytes(data)
+    with pytest.raises(CorruptionError):
+        engine.open(home)
+
+
+def test_histories_over_their_budget_bring_an_epoch(home):
+    """Where no row can leave, an epoch makes room; new users must not sweep the table in vain, each for itself."""
+    with engine.open(home, **SMALL, warm_bytes=1_200_000, epoch_seconds=1e6) as eng:
+        for item in range(40):
+            eng.ingest(np.arange(item * 10, item * 10 + 2000), np.full(2000, item))
+        stats = eng.stats()
+        assert stats["epochs"] > 0
+        assert stats["users"]["evicted"] > 0
