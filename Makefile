@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 VENV := .venv
 PY := $(VENV)/bin/python
-NATIVE_SOURCES := $(wildcard csrc/*.cpp csrc/*.h csrc/cuda/*)
+NATIVE_SOURCES := $(sort $(wildcard csrc/*/*.cpp csrc/*/*.h csrc/cuda/*))
 
 # How long `make fuzz` looks; SEED= repeats a run.
 SECONDS ?= 60
@@ -41,7 +41,7 @@ lint: $(VENV)/test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h csrc/cuda/* tests/crash/*.c tests/crash/*.h tests/native/*.cpp tests/native/*.h
+	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE_SOURCES) tests/crash/*.c tests/crash/*.h tests/native/*.cpp tests/native/*.h
 
 crash: $(VENV)/test
 	$(PY) -m pytest -m 'heavy or not heavy' tests/crash -s

@@ -31,10 +31,15 @@ def find_nvcc() -> Path | None:
     return Path(found) if found else None
 
 
+CUDA = Path("csrc/cuda")
+core = sorted(path for path in Path("csrc").rglob("*") if CUDA not in path.parents)
+headers = [str(path) for path in core if path.suffix == ".h"]
+
 native = Pybind11Extension(
     "engine._native",
-    sorted(str(p) for p in Path("csrc").glob("*.cpp")),
-    depends=sorted(str(p) for p in Path("csrc").glob("*.h")),
+    [str(path) for path in core if path.suffix == ".cpp"],
+    depends=headers,
+    include_dirs=["csrc"],
     cxx_std=20,
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
@@ -46,14 +51,14 @@ if nvcc := find_nvcc():
     said = subprocess.run([str(nvcc), "--dryrun", "-c", "none.cu"], capture_output=True, text=True).stderr
     home = next(Path(line.split("TOP=", 1)[1].strip()) for line in said.splitlines() if "TOP=" in line).resolve()
     libraries = [str(path) for path in (home / "lib64", home / "lib", *home.glob("targets/*/lib")) if path.is_dir()]
-    headers = [str(path) for path in (home / "include", *home.glob("targets/*/include")) if path.is_dir()]
+    includes = [str(path) for path in (home / "include", *home.glob("targets/*/include")) if path.is_dir()]
     modules.append(
         Pybind11Extension(
             "engine._cuda",
-            sorted(str(p) for p in Path("csrc/cuda").glob("*.cpp")),
-            depends=sorted(str(p) for p in [*Path("csrc").glob("*.h"), *Path("csrc/cuda").glob("*")]),
+            sorted(str(path) for path in CUDA.glob("*.cpp")),
+            depends=[*headers, *sorted(str(path) for path in CUDA.iterdir())],
             cxx_std=20,
-            include_dirs=headers,
+            include_dirs=["csrc", *includes],
             library_dirs=libraries,
             libraries=["cudart_static", "dl", "rt"],
             extra_compile_args=FLAGS,
@@ -70,10 +75,10 @@ class BuildExt(build_ext):
             objects = Path("build") / "cuda"
             objects.mkdir(parents=True, exist_ok=True)
             newest = max(Path(path).stat().st_mtime for path in [*ext.depends, __file__])
-            for source in sorted(Path("csrc/cuda").glob("*.cu")):
+            for source in sorted(CUDA.glob("*.cu")):
                 target = objects / f"{source.stem}.o"
                 if not target.exists() or target.stat().st_mtime < newest:
-                    command = [str(nvcc), *CUDA_FLAGS, "-c", str(source), "-o", str(target)]
+                    command = [str(nvcc), *CUDA_FLAGS, "-Icsrc", "-c", str(source), "-o", str(target)]
                     print(" ".join(command), flush=True)
                     subprocess.run(command, check=True)
                 ext.extra_objects.append(str(target))

@@ -2,7 +2,7 @@
 
 def missing() -> str: ...
 
-# columns: the fields of Steps in csrc/learn_steps.h
+# columns: the fields of Steps in csrc/steps/learn_steps.h
 def plan_steps(
     columns: dict[str, int | float], depth: int, threads: int, blocks: int
 ) -> tuple[int, int, bool, int, int]: ...

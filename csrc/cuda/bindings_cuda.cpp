@@ -4,7 +4,7 @@
 
 #include <stdexcept>
 
-#include "learn_steps_cuda.h"
+#include "cuda/learn_steps_cuda.h"
 
 namespace py = pybind11;
 

@@ -5,7 +5,7 @@
 #pragma once
 #include <cstdint>
 
-#include "../device.h"
+#include "kernels/host_device.h"
 
 namespace gpu {
 

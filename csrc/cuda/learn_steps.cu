@@ -15,13 +15,13 @@
 #include <stdexcept>
 #include <string>
 
-#include "../learn_steps.h"
-#include "../step_order.h"
-#include "lanes_cuda.cuh"
-#include "learn_steps_cuda.h"
+#include "cuda/lanes_cuda.cuh"
+#include "cuda/learn_steps_cuda.h"
+#include "steps/learn_steps.h"
+#include "steps/step_order.h"
 #define ISA gpu
-#include "../exp_log_impl.h"
-#include "../optimizer_impl.h"
+#include "kernels/exp_log_impl.h"
+#include "kernels/optimizer_impl.h"
 
 namespace gpu {
 namespace {
@@ -33,7 +33,7 @@ ROWTIDE_LANES void sum_run(const V16* lanes, float* sums) {
 }  // namespace
 }  // namespace gpu
 
-#include "../learn_steps_impl.h"
+#include "steps/learn_steps_impl.h"
 
 namespace gpu {
 namespace {

@@ -4,7 +4,7 @@
 #pragma once
 #include <cstdint>
 
-#include "../learn_steps.h"
+#include "steps/learn_steps.h"
 
 // How a window is laid out on a GPU: found by plan_launch, for the current device.
 struct StepLaunch {

@@ -1,12 +1,12 @@
 """The hot tier of a table: rows in a device's memory, where steps are learned; RAM behind it, brought up to date on
 demand.
 
-Responsible for which rows are on the device (csrc/hot.h decides, on the host), for copying them there and back, and for
-the turn that the writer and readers of the device take. Not for what is computed on them, nor for how copies run beside
-it (transfers.py). Invariants: a hot row has a slot in the warm tier; where the device's floats are newer the row is
-*ahead*, and dirty in the warm tier, so it reaches RAM before an epoch freezes it and before it can leave; so is one
-that has lost its place and is on its way back, and nothing is read from RAM before it has come (`settle`). Every call
-takes the turn. The device is any that torch has: with the Triton interpreter it is the CPU.
+Responsible for which rows are on the device (csrc/table/hot.h decides, on the host), for copying them there and back,
+and for the turn that the writer and readers of the device take. Not for what is computed on them, nor for how copies
+run beside it (transfers.py). Invariants: a hot row has a slot in the warm tier; where the device's floats are newer the
+row is *ahead*, and dirty in the warm tier, so it reaches RAM before an epoch freezes it and before it can leave; so is
+one that has lost its place and is on its way back, and nothing is read from RAM before it has come (`settle`). Every
+call takes the turn. The device is any that torch has: with the Triton interpreter it is the CPU.
 """
 
 from collections.abc import Callable

@@ -1,11 +1,11 @@
 """Learning on a device: one planned window, from the places of its rows to what the host has to know of it.
 
 Responsible for which kernels learn a window there, and for what comes back. Not for which rows it names
-(csrc/learner.h), nor for where they live (the tiers that it is given). Small steps go to learn_steps, all of a window
-in one launch and with the CPU's own bits; large micro-batches to the row kernels, one micro-batch after the other,
-within their tolerances of the CPU. Which of the two follows from the settings alone. One window is under way while the
-next one is planned and its rows come; what the host knows of a window without its results is marked once it is
-launched. The writer's thread, with the device's turn.
+(csrc/learn/learner.h), nor for where they live (the tiers that it is given). Small steps go to learn_steps, all of a
+window in one launch and with the CPU's own bits; large micro-batches to the row kernels, one micro-batch after the
+other, within their tolerances of the CPU. Which of the two follows from the settings alone. One window is under way
+while the next one is planned and its rows come; what the host knows of a window without its results is marked once it
+is launched. The writer's thread, with the device's turn.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """The model: learns one record, window by window, and keeps what strangers get.
 
-Wraps csrc/learner.h, which runs the steps. The writer's thread only, but for `mean`, which any thread may read.
+Wraps csrc/learn/learner.h, which runs the steps. The writer's thread only, but for `mean`, which any thread may read.
 """
 
 from collections.abc import Callable

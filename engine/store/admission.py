@@ -1,9 +1,9 @@
 """Admission: with `admit_after`, an id gets a row only when it has been seen often enough.
 
-Responsible for which events of a record are learned, and for the sketch that counts sightings (csrc/sightings.h). An
-event is learned when both its ids have a row or have been seen `admit_after` times, this one included. One that is not
-leaves nothing but its sightings, and its seq in the row that it does name. It ends the micro-batch that it stands in.
-Decided once for a record, before its first event: an epoch in the middle of the record saves what was decided. The
+Responsible for which events of a record are learned, and for the sketch that counts sightings (csrc/table/sightings.h).
+An event is learned when both its ids have a row or have been seen `admit_after` times, this one included. One that is
+not leaves nothing but its sightings, and its seq in the row that it does name. It ends the micro-batch that it stands
+in. Decided once for a record, before its first event: an epoch in the middle of the record saves what was decided. The
 writer's thread only.
 """
 

@@ -1,6 +1,6 @@
 """The catalogue: one scoring copy of every item that can be ranked.
 
-Wraps csrc/catalogue.h. An item's ordinal is its position here, given at first sight; ids are never positions.
+Wraps csrc/table/catalogue.h. An item's ordinal is its position here, given at first sight; ids are never positions.
 Any thread may call anything but `restore` and `follow`.
 """
 

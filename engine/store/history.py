@@ -1,7 +1,7 @@
 """History: what each user has had, the most recent 1,024 distinct items.
 
-Lives with the rows of the users' table (csrc/history.h); in LMDB it is a table of its own, in chunks of 64 entries.
-An entry is (item int64, seq uint64). `items_of` may be called by any thread.
+Lives with the rows of the users' table (csrc/table/history.h); in LMDB it is a table of its own, in chunks of 64
+entries. An entry is (item int64, seq uint64). `items_of` may be called by any thread.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,7 @@
 """One table: the rows of one id space, warm in RAM and cold in LMDB.
 
 Responsible for finding a row wherever it is, for bringing cold rows in, and for handing an epoch the rows that it
-froze. Not for what the rows mean or when an epoch is due. The warm tier itself is native (csrc/warm.h).
+froze. Not for what the rows mean or when an epoch is due. The warm tier itself is native (csrc/table/warm.h).
 `peek` may be called by any thread; the rest belongs to the writer or, where it says so, to the epoch's thread.
 """
 

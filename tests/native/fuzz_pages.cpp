@@ -19,8 +19,8 @@
 #include <iterator>
 #include <vector>
 
-#include "check_pages.h"
-#include "mix.h"
+#include "disk/check_pages.h"
+#include "memory/random.h"
 
 namespace {
 

@@ -19,8 +19,9 @@ import pybind11
 
 ROOT = Path(__file__).parents[2]
 NATIVE = Path(__file__).parent
+CORE = ROOT / "csrc"
 CXX = os.environ.get("CXX", "g++")
-COVERED = ("check_pages", "seal", "crc32c")  # what fuzz_pages follows branch by branch
+COVERED = ("disk/check_pages", "disk/seal", "disk/crc32c")  # what fuzz_pages follows branch by branch
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +56,7 @@ ADDRESS = Kind(
 )
 THREAD = Kind(
     "tsan",
-    # Fences are not understood; the only one that counts stands behind loads that are left out (csrc/seqlock.h).
+    # Fences are not understood; the only one that counts stands behind loads that are left out (csrc/memory/seqlock.h).
     ("-fsanitize=thread", "-Wno-tsan"),
     "libtsan.so",
     ("stress", "stress_catalogue", "stress_steps"),
@@ -104,19 +105,20 @@ def build(kind: Kind) -> None:
         if not source.name.startswith(("_native.c", "__pycache__")):
             (package / source.name).symlink_to(source)
 
-    newest = max(path.stat().st_mtime for path in [*(ROOT / "csrc").glob("*.h"), *NATIVE.glob("*.h"), Path(__file__)])
-    core = sorted((ROOT / "csrc").glob("*.cpp"))
+    headers = [*CORE.rglob("*.h"), *NATIVE.glob("*.h")]
+    newest = max(path.stat().st_mtime for path in [*headers, Path(__file__)])
+    core = sorted(path for path in CORE.rglob("*.cpp") if CORE / "cuda" not in path.parents)
     programs = [NATIVE / f"{name}.cpp" for name in kind.programs]
 
     def compiled(job: tuple[Path, bool]) -> Path:
         source, covered = job
-        target = out / "objects" / f"{source.stem}{'.covered' if covered else ''}.o"
+        target = out / "objects" / f"{source.parent.name}.{source.stem}{'.covered' if covered else ''}.o"
         if not target.exists() or target.stat().st_mtime < max(newest, source.stat().st_mtime):
             cover = ["-fsanitize-coverage=trace-pc"] if covered else []
             _run(CXX, *_compiler_flags(kind), *cover, "-c", str(source), "-o", str(target))
         return target
 
-    covered = [ROOT / "csrc" / f"{stem}.cpp" for stem in COVERED] if "fuzz_pages" in kind.programs else []
+    covered = [CORE / f"{stem}.cpp" for stem in COVERED] if "fuzz_pages" in kind.programs else []
     jobs = [*((source, False) for source in [*core, *programs]), *((source, True) for source in covered)]
     with ThreadPoolExecutor(2) as two:
         objects = dict(zip(jobs, two.map(compiled, jobs), strict=True))
@@ -126,7 +128,7 @@ def build(kind: Kind) -> None:
         [objects[source, False] for source in core],
         "-shared",
     )
-    plain = [objects[source, False] for source in core if not source.name.startswith(("bindings", "module"))]
+    plain = [objects[source, False] for source in core if source.parent.name != "bindings"]
     for source in programs:
         others = [objects[s, True] for s in covered] if source.stem == "fuzz_pages" else plain
         _link(kind, program(kind, source.stem), [objects[source, False], *others])
@@ -145,7 +147,7 @@ def _compiler_flags(kind: Kind) -> list[str]:
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id == "FLAGS"
     )
-    include = [f"-I{path}" for path in (ROOT / "csrc", pybind11.get_include(), sysconfig.get_paths()["include"])]
+    include = [f"-I{path}" for path in (CORE, pybind11.get_include(), sysconfig.get_paths()["include"])]
     return [*usual, "-std=c++20", "-O1", "-g", "-fno-omit-frame-pointer", "-fPIC", *include, *kind.flags]
 
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <cstdio>
 
-#include "learner.h"
+#include "learn/learner.h"
 
 constexpr int64_t kDim = 20, kUsers = 300, kItems = 200;
 

@@ -20,7 +20,7 @@
 #include <thread>
 #include <unordered_set>
 
-#include "score_topk.h"
+#include "kernels/score_topk.h"
 #include "stream.h"
 
 namespace {

@@ -12,7 +12,7 @@
 #include <cstdlib>
 #include <thread>
 
-#include "score_topk.h"
+#include "kernels/score_topk.h"
 #include "stream.h"
 
 namespace {

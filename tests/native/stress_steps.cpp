@@ -11,9 +11,9 @@
 #include <cstring>
 #include <vector>
 
-#include "learn_steps.h"
-#include "mix.h"
-#include "step_order.h"
+#include "memory/random.h"
+#include "steps/learn_steps.h"
+#include "steps/step_order.h"
 #include "stream.h"
 
 namespace {

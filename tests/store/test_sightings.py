@@ -1,4 +1,4 @@
-"""The sketch that counts sightings (csrc/sightings.h): its reference, and what a count-min sketch must never do."""
+"""The sketch of csrc/table/sightings.h counts sightings: its reference, and what a count-min sketch must never do."""
 
 import numpy as np
 import pytest

@@ -25,7 +25,7 @@ from ..checks import F32, MAX_DIM, apart, floats, integer, integers, rate, rows_
 __all__ = ["MAX_BATCH", "MAX_NEGATIVES", "Learned", "Planner", "Window", "learn_steps"]
 
 MAX_BATCH, MAX_NEGATIVES, MAX_ROWS = 256, 1024, 2**31 - 2
-DEPTH_STEPS = 8192  # csrc/step_order.h
+DEPTH_STEPS = 8192  # csrc/steps/step_order.h
 SLOTS = ("user_slots", "user_before", "user_next", "item_slots", "item_before", "item_next")
 NEGATIVES = ("negative_slots", "negative_before", "negative_next")
 FLOATS = ("weights", "values", "offsets", "fresh")

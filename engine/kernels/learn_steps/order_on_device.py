@@ -12,7 +12,7 @@ import torch
 
 from . import DEPTH_STEPS, FLOATS, Window, split
 
-_NONE, _AGAIN = -1, -2  # StepLinks of csrc/learn_steps.h
+_NONE, _AGAIN = -1, -2  # StepLinks of csrc/steps/learn_steps.h
 
 
 def window_on_device(

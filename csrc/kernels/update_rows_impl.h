@@ -1,0 +1,119 @@
+// Sums of the gradients of equal rows, and one step of the optimizer. A part of isa/table_impl.h, which includes it.
+namespace ISA {
+namespace {
+
+// With AVX-512, and a dim that the compiler knows, a vector under way stands in registers: in scratch memory no row was
+// worked on before the last one was done, it seems because a load of 64 bytes that were just stored waits until the
+// store has left for the cache (Zen 4), and so for all before it. Else in scratch memory, which halves of 32 bytes pass
+// unharmed.
+template <int64_t kDim>
+using UnderWay = Vector<(kDim > 0 && kOneRegister) ? kDim : 0>;
+
+// combine() into such a vector.
+template <int64_t kDim>
+[[gnu::always_inline]] inline void combine_into(const float* const* rows, const float* coefs, int64_t n, int64_t dim,
+                                                UnderWay<kDim>* out) {
+    if constexpr (!(kDim > 0 && kOneRegister)) {
+        combine(rows, coefs, n, dim, out->at);
+    } else {
+        for (int64_t d = 0; d < kDim; d += 64) {
+            V16 a0 = set1(0.0f), a1 = a0, a2 = a0, a3 = a0;
+            for (int64_t t = 0; t < n; ++t) {
+                const float* r = rows[t] + d;
+                const V16 c = set1(coefs[t]);
+                a0 = fma(c, load(r), a0);
+                a1 = fma(c, load(r + 16), a1);
+                a2 = fma(c, load(r + 32), a2);
+                a3 = fma(c, load(r + 48), a3);
+            }
+            out->set(d, a0, 16);
+            out->set(d + 16, a1, 16);
+            out->set(d + 32, a2, 16);
+            out->set(d + 48, a3, 16);
+        }
+    }
+}
+
+// The gradient of one group's vector into `grad`, of its bias as the result: segments of terms, each summed in order.
+template <int64_t kDim>
+[[gnu::always_inline]] inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g,
+                                              UnderWay<kDim>* grad, UnderWay<kDim>* part) {
+    const int64_t D = kDim ? kDim : s.dim;
+    uint32_t t = groups.head[static_cast<size_t>(g)];
+    if (groups.next[t] == Groups::kEnd) {
+        const V16 c = set1(s.coefs[t]);
+        for (int64_t d = 0; d < D; d += 16) grad->set(d, mul(c, load(s.sources[t] + d, D - d)), D - d);
+        return s.bias_coefs ? s.bias_coefs[t] : 0.0f;
+    }
+    float bias = 0.0f;
+    for (bool first = true; t != Groups::kEnd; first = false) {
+        const float* sources[kSegmentTerms];
+        float coefs[kSegmentTerms];
+        int64_t n = 0;
+        float bias_part = 0.0f;
+        for (; n < kSegmentTerms && t != Groups::kEnd; ++n, t = groups.next[t]) {
+            sources[n] = s.sources[t];
+            coefs[n] = s.coefs[t];
+            if (s.bias_coefs) bias_part += s.bias_coefs[t];
+        }
+        combine_into<kDim>(sources, coefs, n, D, first ? grad : part);
+        if (!first)
+            for (int64_t d = 0; d < D; d += 16) grad->set(d, add(grad->get(d, D - d), part->get(d, D - d)), D - d);
+        bias += bias_part;
+    }
+    return bias;
+}
+
+template <int64_t kDim, class Step>
+inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                           float* scratch, Step step) {
+    const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
+    const int64_t floats = D + 1 + state_floats(s.optimizer, D);
+    const Rates rates{s.lr, s.bias_coefs != nullptr};
+    int64_t skipped = 0;
+    for (int64_t g = from; g < to; ++g) {
+        if (const int64_t i = g + kFar; i < groups.size()) {
+            prefetch_row_far(rows[i], floats);
+            prefetch_row_far(s.sources[groups.head[static_cast<size_t>(i)]], D);
+        }
+        if (const int64_t i = g + kNear; i < groups.size()) {
+            prefetch_row(rows[i], floats);
+            prefetch_row(s.sources[groups.head[static_cast<size_t>(i)]], D);
+        }
+        float* row = rows[g];
+        UnderWay<kDim> grad(scratch), first(scratch + padded), second(scratch + 2 * padded);
+        float bias_grad = sum_terms<kDim>(s, groups, g, &grad, &first);
+        if (s.l2 != 0.0f) {
+            bias_grad = bias_grad + s.l2 * row[D];
+            for (int64_t d = 0; d < D; d += 16) {
+                const int64_t n = D - d;
+                grad.set(d, fma(set1(s.l2), load(row + d, n), grad.get(d, n)), n);
+            }
+        }
+        skipped += !step(rates, D, row, row, &grad, bias_grad, &first, &second);
+    }
+    return skipped;
+}
+
+template <int64_t kDim>
+int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                          float* scratch) {
+    switch (s.optimizer) {
+        case Optimizer::adagrad:
+            return step_groups<kDim>(s, groups, from, to, rows, scratch,
+                                     [](auto&&... x) { return adagrad<kDim>(x...); });
+        case Optimizer::adam:
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return adam<kDim>(x...); });
+        case Optimizer::sgd:
+            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return sgd<kDim>(x...); });
+    }
+    __builtin_unreachable();
+}
+
+int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                      float* scratch) {
+    ROWTIDE_FOR_DIM(s.dim, update_groups_dim, s, groups, from, to, rows, scratch)
+}
+
+}  // namespace
+}  // namespace ISA

@@ -1,0 +1,161 @@
+// Learns windows of consecutive micro-batches: plan() makes their rows resident, learn() runs the steps.
+//
+// The writer's thread only. plan() may be called again for the same window after rows were fetched or an epoch made
+// room. What it computes depends on the record, the settings and the state before it alone: not on slots, windows or
+// tiers.
+#pragma once
+#include <array>
+#include <unordered_map>
+
+#include "kernels/kernels.h"
+#include "table/catalogue.h"
+#include "table/history.h"
+#include "table/hot.h"
+#include "table/warm.h"
+
+struct LearnSettings {
+    Loss loss;
+    Optimizer optimizer;
+    float lr, l2;
+    int64_t negatives, batch_size;
+    uint64_t seed;
+};
+
+// One record's events; `values` (labels or ratings) is null for losses that rank, `weights` may be null. Event i has
+// seq first_seq + i.
+struct RecordView {
+    const int64_t *users, *items;
+    const float *values, *weights;
+    int64_t n;
+    uint64_t first_seq;
+};
+
+struct Learned {
+    double loss = 0;  // summed over events
+    int64_t events = 0, new_users = 0, new_items = 0, skipped = 0, warm = 0, cold = 0;
+};
+
+// Coordinate `d` of the vector of a new row; a user's is beside the running mean.
+inline float user_noise(uint64_t seed, int64_t id, int64_t d) { return 0.01f * noise(seed, 1, id, d); }
+inline float item_noise(uint64_t seed, int64_t id, int64_t d) { return 0.05f * noise(seed, 2, id, d); }
+
+// What a pair is predicted to be before anything is known of either: the mean of the values so far; logistic: the log
+// odds of a 1, with half an event of each kind beforehand. 0 for losses that rank. `value_sum` is of weight x value.
+float base_score(Loss loss, double value_sum, double value_weight);
+
+class Learner {
+  public:
+    Learner(Warm& users, Warm& items, Catalogue& catalogue, History& history)
+        : users_(users),
+          items_(items),
+          catalogue_(catalogue),
+          history_(history),
+          mean(static_cast<size_t>(users.layout().dim)) {}
+    ~Learner() {
+        if (users_.planned_by == this) stand_on(nullptr);
+    }
+    Learner(const Learner&) = delete;
+    Learner& operator=(const Learner&) = delete;
+
+    // Rows that a micro-batch can need at most, per table.
+    static int64_t users_needed(const LearnSettings& s) { return s.batch_size; }
+    static int64_t items_needed(const LearnSettings& s) {
+        return s.loss == Loss::softmax ? s.batch_size + s.negatives : s.batch_size * (1 + s.negatives);
+    }
+
+    enum class Plan { ready, fetch, blocked };
+    // Plans the window that starts at event `from`. fetch: missing() rows must be given to the tables first.
+    // blocked: every row is dirty or pinned, an epoch must end first. Then call again.
+    Plan plan(const LearnSettings& s, const RecordView& r, int64_t from);
+    std::vector<uint32_t> missing_users, missing_items;  // slots marked kFetching
+    // Rows of both tables left. The mean starts anew where no user is left.
+    void removed(int64_t users, int64_t items);
+    // The missing rows that exist were filled. Users that were not are new; false if an item was not.
+    bool delivered();
+    Warm& users() const { return users_; }
+    Warm& items() const { return items_; }
+    // Learns the planned window and unpins it.
+    Learned learn(const LearnSettings& s, const RecordView& r);
+    // The same window where a device learns it, in three steps (learner_device.cpp). First what is random in new rows,
+    // before they are copied there; a user's row wants the running mean of its moment added to its vector.
+    void fill_fresh(const LearnSettings& s);
+    // Then which places the events name. `fresh` [n]: 1 at the first event of a new user; `offsets` [n], for pointwise
+    // losses: what the event's score adds to the user's bias. Negatives: -1 for none.
+    struct DeviceRefs {
+        int64_t *users, *items, *negatives;
+        uint8_t* fresh;
+        float* offsets;
+    };
+    int64_t negative_refs() const { return std::ssize(negative_slots_); }
+    void device_refs(const LearnSettings& s, const RecordView& r, const Hot& users, const Hot& items,
+                     const DeviceRefs& out) const;
+    // Last, once the device has been told to learn it, what follows from the events alone; unpins the window. The
+    // losses, the steps that were refused and the mean are the device's, and come in later.
+    Learned device_marked(const RecordView& r, Hot& hot_users, Hot& hot_items);
+    // Where the device may draw negatives by itself, for every item has a place in this tier; null: it may not.
+    const Hot* draws_on = nullptr;
+    // Would a window of the next `events` events have its negatives drawn there? Then its items are not planned, pinned
+    // or marked, but for the positives: nothing may leave RAM or the tier in it, and who knows what was drawn marks it.
+    bool may_draw(const LearnSettings& s, int64_t events) const;
+    // Of the planned window, if it has them drawn: the items that there were before each step. Else empty.
+    std::vector<int64_t> known_items;
+    // Rows that a window may need at most, per table; what the tables can hold unless told otherwise.
+    int64_t user_room = INT64_MAX, item_room = INT64_MAX;
+    int64_t window_events() const { return end_ - begin_; }
+    // Are the rows those of this optimizer?
+    bool fits(Optimizer optimizer) const {
+        return RowLayout(items_.layout().dim, optimizer).meta_offset == items_.layout().meta_offset;
+    }
+    // Does a window stand ready that was planned for this record with these settings?
+    bool planned(const LearnSettings& s, const RecordView& r) const {
+        return ready_ && r.n == planned_n_ && s.loss == planned_.loss && s.optimizer == planned_.optimizer &&
+               s.negatives == planned_.negatives && s.batch_size == planned_.batch_size;
+    }
+
+  private:
+    Warm &users_, &items_;
+    Catalogue& catalogue_;
+    History& history_;
+
+  public:
+    std::vector<float> mean;  // of the users' vectors, running over events (table state)
+    uint64_t mean_count = 0;  // events in it
+    // The values learned so far, weighted: their sum, and that of the weights (table state).
+    double value_sum = 0, value_weight = 0;
+    // Rows of each table as of the last learned window: plan() counts new rows before they are made.
+    int64_t learned_users = 0, learned_items = 0;
+
+  private:
+    void stand_on(const Learner* rows_of) { users_.planned_by = items_.planned_by = catalogue_.planned_by = rows_of; }
+    static constexpr uint32_t kNone = Warm::kNone;
+    int64_t window_steps(const LearnSettings& s) const;
+    uint32_t resolve_user(int64_t id);
+    uint32_t resolve_item(int64_t id, int64_t event, uint64_t* known);
+    bool is_item(uint64_t ordinal, int64_t before_event) const;
+    uint64_t draw(const LearnSettings& s, uint64_t seq, uint64_t k, uint64_t below, int64_t before_event) const;
+    uint32_t resolve_ordinal(uint64_t ordinal);
+    void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
+                    int64_t n_items);
+    int64_t step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
+    int64_t update_items(const UpdateStep& step, int64_t per_event, uint64_t first_seq);
+    int64_t update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
+                         uint64_t first_seq);
+    void gather_rows(Warm& table);
+    void count_values(const RecordView& r, int64_t b0, int64_t b1);
+    void end_window(Learned* out);
+
+    int64_t begin_ = 0, end_ = 0, made_users_ = 0, made_items_ = 0, fetched_ = 0;
+    bool ready_ = false;
+    LearnSettings planned_{};
+    int64_t planned_n_ = 0;
+    std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
+    std::vector<uint64_t> ordinals_;
+    // Gaps of the catalogue that items of the window took: ordinal -> the event that brought the item.
+    std::unordered_map<uint64_t, int64_t> taken_gaps_;
+    // scratch of one micro-batch
+    std::vector<const float*> queries_, positives_, negatives_, sources_;
+    std::vector<float> losses_, query_grads_, coefs_, term_coefs_, offsets_, scratch_;
+    std::vector<uint32_t> term_slots_;
+    std::vector<float*> rows_;
+    Groups groups_;
+};

@@ -1,0 +1,356 @@
+// One step of a window, by a team of strands. A part of isa/table_impl.h, and of cuda/learn_steps.cu: each includes it
+// over its own V16. On a GPU a strand is half a warp: a function is called by its sixteen threads together, and a
+// number that is not a V16 is the same in all of them.
+//
+// The bits are those of the loss kernels and of update_rows_impl.h: the same operations in the same order for each
+// score, each gradient and each row. How the work is spread over strands changes none of them.
+namespace ISA {
+namespace {
+
+// The rows and coefficients of one step.
+struct StepView {
+    const Steps& s;
+    const StepSpace& w;
+    int64_t event, B, K, D;  // its first event; its size
+
+    ROWTIDE_LANES float* user_home(int64_t b) const { return s.users + w.user_slots[b] * s.user_width; }
+    ROWTIDE_LANES const float* user(int64_t b) const {
+        return w.staged ? w.user_images + b * w.image_width : user_home(b);
+    }
+    // Of items by reference: positives first.
+    ROWTIDE_LANES int32_t slot(int64_t r) const { return r < B ? w.item_slots[r] : w.negative_slots[r - B]; }
+    ROWTIDE_LANES float* item_home(int64_t r) const { return s.items + slot(r) * s.item_width; }
+    ROWTIDE_LANES const float* item(int64_t r) const {
+        return w.staged ? w.item_images + r * w.image_width : item_home(r);
+    }
+    ROWTIDE_LANES int32_t next(int64_t r) const { return r < B ? w.item_links.next[r] : w.negative_links.next[r - B]; }
+    ROWTIDE_LANES int32_t before(int64_t r) const {
+        return r < B ? w.item_links.before[r] : w.negative_links.before[r - B];
+    }
+    // The reference of event b's negative number k.
+    ROWTIDE_LANES int64_t negative(int64_t b, int64_t k) const { return B + (s.shared() ? k : b * K + k); }
+    ROWTIDE_LANES bool is_masked(int64_t b, int32_t slot) const { return slot < 0 || slot == w.item_slots[b]; }
+    ROWTIDE_LANES int64_t references() const { return B + s.negatives_of(B); }
+};
+
+// The scores of event b's negatives [from, to) into negative_coefs. Masked: minus infinity for softmax, 0 for bpr.
+template <int64_t kDim>
+ROWTIDE_LANES void score_negatives(const StepView& v, int64_t b, int64_t from, int64_t to) {
+    const float* query = v.user(b);
+    V16 lanes[kStepRun];
+    const float* rows[kStepRun];
+    float dots[kStepRun];
+    ROWTIDE_UNROLL(8)
+    for (int i = 0; i < kStepRun; ++i) {
+        rows[i] = nullptr;
+        if (from + i < to) {
+            const int64_t r = v.negative(b, from + i);
+            if (!v.is_masked(b, v.slot(r))) rows[i] = v.item(r);
+        }
+        lanes[i] = dot_lanes<kDim>(query, rows[i] ? rows[i] : query, v.D);
+    }
+    sum_run(lanes, dots);
+    const float masked = v.s.shared() ? -INFINITY : 0.0f;
+    ROWTIDE_UNROLL(8)
+    for (int i = 0; i < kStepRun; ++i)
+        if (from + i < to) put(v.w.negative_coefs + b * v.K + from + i, rows[i] ? dots[i] + rows[i][v.D] : masked);
+}
+
+// Scores become coefficients. As softmax_grads_dim in kernels/losses_impl.h.
+ROWTIDE_LANES void softmax_coefs(const StepView& v, int64_t b) {
+    const int64_t K = v.K;
+    float* p = v.w.negative_coefs + b * K;
+    const float score = v.w.positive_coefs[b];
+    V16 top16 = set1(score);
+    for (int64_t k = 0; k < K; k += 16)
+        top16 = max(lanes_of([&](int i) { return k + i < K ? p[k + i] : score; }), top16);
+    const float top = largest(top16);
+    V16 total16 = set1(0.0f);
+    for (int64_t k = 0; k < K; k += 16) {
+        const V16 e = exp16(sub(load(p + k, K - k), set1(top)));
+        store(p + k, e, K - k);
+        total16 = add(total16, load(p + k, K - k));
+    }
+    const float total = any_lane(exp16(set1(score - top))) + sum(total16);
+    const float weight = v.s.weights ? v.s.weights[v.event + b] : 1.0f;
+    const float scale = weight / total;
+    for (int64_t k = 0; k < K; k += 16) store(p + k, mul(load(p + k, K - k), set1(scale)), K - k);
+    put(v.s.losses + v.event + b, weight * (log1(total) - (score - top)));
+    put(v.w.positive_coefs + b, -(sum(total16) * scale));
+}
+
+// As bpr_grads_dim in kernels/losses_impl.h.
+ROWTIDE_LANES void bpr_coefs(const StepView& v, int64_t b) {
+    const int64_t K = v.K;
+    float* coefs = v.w.negative_coefs + b * K;
+    const float score = v.w.positive_coefs[b];
+    int64_t live = 0;
+    for (int64_t k = 0; k < K; ++k) live += !v.is_masked(b, v.slot(v.negative(b, k)));
+    const float weight = v.s.weights ? v.s.weights[v.event + b] : 1.0f;
+    const float share = live ? weight / static_cast<float>(live) : 0.0f;
+    V16 loss16 = set1(0.0f), total16 = set1(0.0f);
+    for (int64_t k = 0; k < K; k += 16) {
+        const V16 keep =
+            lanes_of([&](int i) { return k + i < K && !v.is_masked(b, v.slot(v.negative(b, k + i))) ? share : 0.0f; });
+        const V16 margin = lanes_of([&](int i) {
+            return k + i < K && !v.is_masked(b, v.slot(v.negative(b, k + i))) ? score - coefs[k + i] : 0.0f;
+        });
+        V16 loss;
+        const V16 grad = mul(miss16(margin, &loss), keep);
+        loss16 = fma(loss, keep, loss16);
+        total16 = add(total16, grad);
+        store(coefs + k, grad, K - k);
+    }
+    put(v.s.losses + v.event + b, sum(loss16));
+    put(v.w.positive_coefs + b, -sum(total16));
+}
+
+// Of the sixteen events from `from`. As pointwise_grads.
+ROWTIDE_LANES void pointwise_coefs(const StepView& v, int64_t from) {
+    const int64_t n = v.B - from, event = v.event + from;
+    float* coefs_of = v.w.positive_coefs + from;
+    const V16 scores = load(coefs_of, n), values = load(v.s.values + event, n);
+    V16 losses;
+    V16 coefs = v.s.loss == Loss::logistic ? logistic16(scores, values, &losses) : squared16(scores, values, &losses);
+    if (v.s.weights) {
+        const V16 weights = load(v.s.weights + event, n);
+        losses = mul(losses, weights);
+        coefs = mul(coefs, weights);
+    }
+    store(v.s.losses + event, losses, n);
+    store(coefs_of, coefs, n);
+}
+
+// Floats [from, from + 16 * kQueryBlocks) of the gradient of event b's query.
+ROWTIDE_LANES void query_grad(const StepView& v, int64_t b, int64_t from) {
+    const int64_t D = v.D;
+    float* grad = v.w.query_grads + b * padded_dim(D) + from;
+    const float* positive = v.item(b) + from;
+    const V16 coef = set1(v.w.positive_coefs[b]);
+    V16 acc[kQueryBlocks];
+    if (v.s.pointwise()) {
+        ROWTIDE_UNROLL(4)
+        for (int i = 0; i < kQueryBlocks; ++i) acc[i] = mul(coef, load(positive + 16 * i, D - from - 16 * i));
+    } else {
+        const float* p = v.w.negative_coefs + b * v.K;
+        ROWTIDE_UNROLL(4)
+        for (int i = 0; i < kQueryBlocks; ++i) acc[i] = set1(0.0f);
+        ROWTIDE_UNROLL(8)
+        for (int64_t k = 0; k < v.K; ++k) {
+            const int64_t r = v.negative(b, k);
+            if (v.slot(r) < 0) continue;
+            const float* row = v.item(r) + from;
+            const V16 c = set1(p[k]);
+            ROWTIDE_UNROLL(4)
+            for (int i = 0; i < kQueryBlocks; ++i) acc[i] = fma(c, load(row + 16 * i, D - from - 16 * i), acc[i]);
+        }
+        ROWTIDE_UNROLL(4)
+        for (int i = 0; i < kQueryBlocks; ++i) acc[i] = fma(coef, load(positive + 16 * i, D - from - 16 * i), acc[i]);
+    }
+    ROWTIDE_UNROLL(4)
+    for (int i = 0; i < kQueryBlocks; ++i) store(grad + 16 * i, acc[i], D - from - 16 * i);
+}
+
+// The gradient of a row: segments of 64 terms, each summed in order, then their sums in order. `walk` calls its
+// argument for each term with (coefficient, source vector, coefficient of the bias). Returns the bias' gradient.
+template <int64_t kDim, class Walk>
+ROWTIDE_LANES float sum_step_terms(const Walk& walk, int64_t dim, Vector<kDim>* grad) {
+    const int64_t D = kDim ? kDim : dim;
+    const V16 zero = set1(0.0f);
+    float bias = 0.0f;
+    for (int64_t from = 0; from < D; from += 64) {
+        V16 part[4], whole[4];
+        float bias_part = 0.0f, bias_whole = 0.0f;
+        int64_t terms = 0;
+        ROWTIDE_UNROLL(4)
+        for (int i = 0; i < 4; ++i) part[i] = whole[i] = zero;
+        walk([&](float c, const float* source, float bias_coef) {
+            const V16 c16 = set1(c);
+            if (terms == 0) {  // a term alone is a product, without the zero that sums begin with
+                ROWTIDE_UNROLL(4)
+                for (int i = 0; i < 4; ++i) part[i] = mul(c16, load(source + from + 16 * i, D - from - 16 * i));
+                bias_part = bias_coef;
+            } else {
+                if (terms == 1) {
+                    ROWTIDE_UNROLL(4)
+                    for (int i = 0; i < 4; ++i) part[i] = add(part[i], zero);
+                    bias_part = 0.0f + bias_part;
+                } else if (terms % kSegmentTerms == 0) {
+                    ROWTIDE_UNROLL(4)
+                    for (int i = 0; i < 4; ++i) {
+                        whole[i] = terms == kSegmentTerms ? part[i] : add(whole[i], part[i]);
+                        part[i] = zero;
+                    }
+                    bias_whole += bias_part;
+                    bias_part = 0.0f;
+                }
+                ROWTIDE_UNROLL(4)
+                for (int i = 0; i < 4; ++i)
+                    part[i] = fma(c16, load(source + from + 16 * i, D - from - 16 * i), part[i]);
+                bias_part += bias_coef;
+            }
+            ++terms;
+        });
+        ROWTIDE_UNROLL(4)
+        for (int i = 0; i < 4; ++i)
+            if (kDim || from + 16 * i < D)
+                grad->set(from + 16 * i, terms > kSegmentTerms ? add(whole[i], part[i]) : part[i], D - from - 16 * i);
+        if (from == 0) bias = terms > 1 ? bias_whole + bias_part : bias_part;
+    }
+    return bias;
+}
+
+template <class Term>
+ROWTIDE_LANES void walk_item(const StepView& v, int32_t head, const Term& term) {
+    const int64_t B = v.B, K = v.K;
+    const float *positive = v.w.positive_coefs, *negative = v.w.negative_coefs;
+    if (v.s.shared() && v.K) {
+        // Each event has a term of each negative, or one of its positive, which masks the row as a negative.
+        int32_t as_negative = head;
+        while (as_negative >= 0 && as_negative < B) as_negative = v.next(as_negative);
+        int32_t as_positive = head;
+        for (int64_t b = 0; b < B; ++b) {
+            if (as_positive == b) {
+                term(positive[b], v.user(b), positive[b]);
+                as_positive = v.next(as_positive);
+            } else {
+                for (int32_t r = as_negative; r >= 0; r = v.next(r)) {
+                    const float c = negative[b * K + r - B];
+                    term(c, v.user(b), c);
+                }
+            }
+        }
+    } else {  // in the order of events already
+        for (int32_t r = head; r >= 0; r = v.next(r)) {
+            if (r < B) {
+                term(positive[r], v.user(r), positive[r]);
+            } else {
+                const int32_t b = static_cast<int32_t>(r - B) / static_cast<int32_t>(K);
+                if (!v.is_masked(b, v.slot(r))) term(negative[r - B], v.user(b), negative[r - B]);
+            }
+        }
+    }
+}
+
+template <int64_t kDim>
+ROWTIDE_LANES bool step_row(const StepView& v, bool bias, const float* row, float* to, Vector<kDim>* grad,
+                            float bias_grad, float* room) {
+    const int64_t D = kDim ? kDim : v.D, padded = padded_dim(D);
+    if (v.s.l2 != 0.0f) {
+        bias_grad = bias_grad + v.s.l2 * row[D];
+        for (int64_t d = 0; d < D; d += 16) {
+            const int64_t n = D - d;
+            grad->set(d, fma(set1(v.s.l2), load(row + d, n), grad->get(d, n)), n);
+        }
+    }
+    const Rates rates{v.s.lr, bias};
+    Vector<kDim> first(room + padded), second(room + 2 * padded);
+    switch (v.s.optimizer) {
+        case Optimizer::adagrad:
+            return adagrad<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
+        case Optimizer::adam:
+            return adam<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
+        default:
+            return sgd<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
+    }
+}
+
+template <int64_t kDim>
+ROWTIDE_LANES bool step_item(const StepView& v, int32_t head, float* room) {
+    Vector<kDim> grad(room);
+    const float bias = sum_step_terms<kDim>([&](const auto& term) { walk_item(v, head, term); }, v.D, &grad);
+    return step_row<kDim>(v, true, v.item(head), v.item_home(head), &grad, bias, room);
+}
+
+// A user's step; its vector afterwards is left for the mean.
+template <int64_t kDim>
+ROWTIDE_LANES bool step_user(const StepView& v, int32_t head, float* room) {
+    const int64_t D = kDim ? kDim : v.D;
+    const bool pointwise = v.s.pointwise();
+    Vector<kDim> grad(room);
+    const float bias = sum_step_terms<kDim>(
+        [&](const auto& term) {
+            for (int32_t b = head; b >= 0; b = v.w.user_links.next[b])
+                term(1.0f, v.w.query_grads + b * padded_dim(D), pointwise ? v.w.positive_coefs[b] : 0.0f);
+        },
+        D, &grad);
+    const bool ok = step_row<kDim>(v, pointwise, v.user(head), v.user_home(head), &grad, bias, room);
+    const float* as_it_was = v.user(head);
+    for (int32_t b = head; b >= 0; b = v.w.user_links.next[b]) {
+        float* to = v.s.vectors + (v.event + b) * D;
+        if (ok)
+            copy<kDim>(to, grad, D);
+        else
+            for (int64_t d = 0; d < D; d += 16) store(to + d, load(as_it_was + d, D - d), D - d);
+    }
+    return ok;
+}
+
+// The whole step, by all strands of the team. What came before must be visible to all of them; a step with new users
+// also needs the mean. Returns the rows left as they were, of this strand's.
+template <int64_t kDim, class Team>
+ROWTIDE_LANES int64_t learn_one_step(const Steps& s, int64_t step, const StepSpace& w, const Team& team) {
+    const StepView v{s, w, s.first_event(step), s.events(step), s.negatives, kDim ? kDim : s.dim};
+    const auto B = static_cast<int32_t>(v.B), references = static_cast<int32_t>(v.references());
+    if (s.fresh) {
+        for (int32_t b = team.strand; b < B; b += team.strands) {
+            if (!s.fresh[v.event + b]) continue;
+            float* row = v.user_home(b);
+            for (int64_t d = 0; d < v.D; d += 16) {
+                const int64_t n = v.D - d;
+                store(row + d, add(load(s.mean + d, n), load(row + d, n)), n);
+            }
+        }
+        team.sync();
+    }
+    if (w.staged) {
+        for (int32_t r = team.strand; r < B + references; r += team.strands) {
+            if (r < B)
+                team.fetch(w.user_images + r * w.image_width, v.user_home(r), s.row_floats);
+            else if (v.slot(r - B) >= 0)
+                team.fetch(w.item_images + (r - B) * w.image_width, v.item_home(r - B), s.row_floats);
+        }
+        team.fetched();
+        team.sync();
+    }
+
+    // Scores: for each event its negatives in runs, then its positive.
+    const int32_t K = static_cast<int32_t>(v.K), runs = (K + kStepRun - 1) / kStepRun;
+    for (int32_t i = team.strand; i < B * (runs + 1); i += team.strands) {
+        const int32_t b = i / (runs + 1), run = i % (runs + 1);
+        if (run < runs) {
+            score_negatives<kDim>(v, b, run * kStepRun, (run + 1) * kStepRun < K ? (run + 1) * kStepRun : K);
+        } else {
+            const float* positive = v.item(b);
+            float score = dot<kDim>(v.user(b), positive, v.D) + positive[v.D];
+            if (s.pointwise()) score += (s.offsets ? s.offsets[v.event + b] : 0.0f) + v.user(b)[v.D];
+            put(w.positive_coefs + b, score);
+        }
+    }
+    team.sync();
+    if (s.pointwise()) {
+        for (int64_t from = 16 * team.strand; from < B; from += 16 * team.strands) pointwise_coefs(v, from);
+    } else {
+        for (int32_t b = team.strand; b < B; b += team.strands) s.shared() ? softmax_coefs(v, b) : bpr_coefs(v, b);
+    }
+    team.sync();
+
+    const int32_t blocks = static_cast<int32_t>((v.D + 16 * kQueryBlocks - 1) / (16 * kQueryBlocks));
+    for (int32_t i = team.strand; i < B * blocks; i += team.strands)
+        query_grad(v, i / blocks, i % blocks * 16 * kQueryBlocks);
+    // Items change in place if they are not staged, and only after every query has had its gradient from them.
+    if (!w.staged) team.sync();
+    float* room = w.strand_room + team.strand * room_floats(s.optimizer, v.D);
+    int64_t skipped = 0;
+    // The strands that had a query begin last.
+    const int32_t turn = B * blocks % team.strands;
+    for (int32_t r = (team.strand + team.strands - turn) % team.strands; r < references; r += team.strands)
+        if (v.before(r) != StepLinks::kAgain) skipped += !step_item<kDim>(v, r, room);
+    team.sync();
+    for (int32_t b = team.strand; b < B; b += team.strands)
+        if (w.user_links.before[b] != StepLinks::kAgain) skipped += !step_user<kDim>(v, b, room);
+    return skipped;
+}
+
+}  // namespace
+}  // namespace ISA
