@@ -2,7 +2,7 @@
 //
 // LMDB trusts its file: a damaged page can make it crash, loop or answer wrongly. check_pages walks everything that the
 // newest meta page can reach, the main tree and the list of free pages, and looks at each page's header, node table and
-// keys; with `values` also at the CRC that ends every value of the main tree. engine/table/FORMAT.md says what it holds
+// keys; with `values` also at the CRC that ends every value of the main tree. engine/cold/FORMAT.md says what it holds
 // true. It reads with pread alone, so that neither a truncated file nor a bad disk block can raise a signal, and never
 // writes. Any thread; no state between calls; never throws.
 #pragma once

@@ -1,4 +1,4 @@
-// The keys and values of the cold tier, byte for byte as engine/table/FORMAT.md gives them.
+// The keys and values of the cold tier, byte for byte as engine/cold/FORMAT.md gives them.
 //
 // Key: table (1 byte), id (8 bytes, big-endian, sign bit flipped), for chunks one byte more. Value: payload, then the
 // CRC-32C of key and payload (4 bytes, little-endian). Pure functions of their arguments; any thread.

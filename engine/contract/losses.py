@@ -8,7 +8,7 @@ LOSSES = ("softmax", "bpr", "logistic", "squared")
 
 OPTIMIZERS = ("adagrad", "adam", "sgd")
 
-# Of a new directory: learning rate by loss and optimizer, number of negatives by loss. engine/learn/README.md has the
+# Of a new directory: learning rate by loss and optimizer, number of negatives by loss. docs/decisions/learning-defaults.md has the
 # measurements.
 DEFAULT_LR = {
     "softmax": {"adagrad": 0.25, "adam": 0.01, "sgd": 0.1},

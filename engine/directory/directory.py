@@ -1,7 +1,7 @@
 """The model directory: its lock, its creation, and what is written down in it besides rows and log.
 
     LOCK    held with flock by the one process that writes
-    rows/   the cold tier (table/FORMAT.md)
+    rows/   the cold tier (cold/FORMAT.md)
     log/    the event log (log/FORMAT.md)
 
 A new directory is built aside, synced and renamed into place, so that one that can be seen is whole.

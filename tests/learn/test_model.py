@@ -26,7 +26,7 @@ def noise(seed, table, id):
 
 
 class Plain:
-    """The model of csrc/learn/learner.h, as its comments and learn/README.md tell it."""
+    """The model of csrc/learn/learner.h, as its comments and docs/how-it-works/learning.md tell it."""
 
     def __init__(self, loss, optimizer, lr, l2, negatives, batch_size, seed):
         self.loss, self.k, self.batch_size, self.seed = loss, negatives, batch_size, seed

@@ -1,0 +1,72 @@
+"""What the pages point at exists: relative links with their headings, and the project's paths in code spans.
+
+A path may be a folder or a pattern, such as `csrc/isa/lanes_*.h`. Pages of docs/ are short, and stand in their index.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+pages = pytest.mark.parametrize("page", [ROOT / "README.md", *DOCS], ids=lambda page: str(page.relative_to(ROOT)))
+
+CODE_BLOCK = re.compile(r"^```.*?^```", re.M | re.S)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"(?:engine|csrc|tests|benchmarks)/[\w./*-]*")
+MOST_LINES, MOST_COLUMNS = 150, 120
+
+
+def anchors(page):
+    """What a link may name behind # in a page, after GitHub's rule."""
+    headings = re.findall(r"^#+ (.+)$", CODE_BLOCK.sub("", page.read_text()), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(page):
+    for link in LINK.findall(CODE_BLOCK.sub("", page.read_text())):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            yield link
+
+
+def missing_paths(page):
+    for span in re.findall(r"`([^`\n]+)`", CODE_BLOCK.sub("", page.read_text())):
+        for word in span.split():
+            if PATH.fullmatch(word) and not any(ROOT.glob(word.rstrip("/"))):
+                yield word
+
+
+@pages
+def test_every_link_leads_somewhere(page):
+    assert list(broken_links(page)) == []
+
+
+@pages
+def test_every_path_exists(page):
+    assert list(missing_paths(page)) == []
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_pages_are_short(page):
+    lines = page.read_text().splitlines()
+    assert len(lines) <= MOST_LINES
+    assert [line for line in lines if len(line) > MOST_COLUMNS] == []
+
+
+def test_every_page_is_in_the_index():
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
+    assert [str(page.relative_to(ROOT)) for page in DOCS if page != index and page.resolve() not in linked] == []
+
+
+def test_what_is_wrong_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    links = "[a](page.md#a-page) [b](page.md#no) [c](none.md)"
+    page.write_text(f"# A page\n{links} `engine/none.py` `csrc/*.none` `engine/`\n")
+    assert list(broken_links(page)) == ["page.md#no", "none.md"]
+    assert list(missing_paths(page)) == ["engine/none.py", "csrc/*.none"]
