@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine.device.hot import row_bytes
+from engine.device.hot import hot_row_bytes
 
 USERS, ITEMS, EVENTS = 200_000, 1_000_000, 65_536
 
@@ -32,7 +32,7 @@ def test_host_share(benchmark, monkeypatch, draws):
     if draws == "host":
         monkeypatch.setattr(learning, "_LEAST_DRAWS", 1 << 60)
     rng = np.random.default_rng(0)
-    hot = 2 * (ITEMS + 2 * EVENTS) * row_bytes(64, "adagrad")
+    hot = 2 * (ITEMS + 2 * EVENTS) * hot_row_bytes(64, "adagrad")
     with engine.open(":memory:", dim=64, negatives=64, batch_size=1, device="cuda", hot_bytes=hot) as eng:
         for start in range(0, ITEMS, 50_000):
             ids = np.arange(start, start + 50_000)

@@ -10,6 +10,7 @@ import pytest
 from engine.contract.losses import LOSSES
 from engine.kernels.learn_steps import Planner, learn_steps
 from engine.machine.backend import native
+from engine.table.layout import vector_floats
 
 DIM, WIDTH, NEGATIVES, USERS, EVENTS = 64, 80, 64, 1_000_000, 8192
 ITEMS = pytest.mark.parametrize("items", [10_000, 1_000_000])
@@ -53,7 +54,8 @@ def test_order(benchmark, items, batch_size):
 def learner(request):
     """The engine's learner with all rows in RAM, and a function that learns a record."""
     users, items = (
-        native.Warm(DIM, 0, rows + 10_000, ordinals) for rows, ordinals in ((USERS, False), (request.param, True))
+        native.Warm(vector_floats(DIM, "adagrad"), rows + 10_000, ordinals)
+        for rows, ordinals in ((USERS, False), (request.param, True))
     )
     catalogue = native.Catalogue(DIM)
     history = native.History(users, 2**30)
@@ -63,10 +65,10 @@ def learner(request):
     def learn(loss, negatives, batch_size, user_ids, item_ids):
         nonlocal seq
         settings = native.LearnSettings(LOSSES.index(loss), 0, 0.05, 0.0, negatives, batch_size, 7)
-        at = 0
+        events, at = native.Events(user_ids, item_ids, None, None, seq), 0
         while at < user_ids.size:
-            assert made.plan(settings, user_ids, item_ids, None, seq, at) == 0
-            at += made.learn(settings, user_ids, item_ids, None, None, seq)[0]
+            assert made.plan(settings, events, at) == native.Plan.ready
+            at += made.learn(settings, events).events
         seq += user_ids.size
 
     ids = np.arange(USERS)

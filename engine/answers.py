@@ -1,4 +1,4 @@
-"""Reading: what an Engine answers. The same for one that learns and for a reader in another process.
+"""Answers: what an Engine that learns and a Reader in another process answer alike.
 
 Nothing here changes anything. Any thread; no lock of the engine is taken.
 """
@@ -13,17 +13,22 @@ from .contract.arrays import Floats
 from .contract.errors import EngineError, InputError
 from .contract.reports import TopK
 from .contract.tensors import TensorT, device_of, given
-from .rank.ranker import Ranker
+from .rank.ranker import Ranker, Request
 
 
-class Reading(ABC):
+class Answers(ABC):
     """Top-k lists, scores and vectors, as of at least `seq`."""
 
-    _seq: int  # events applied so far
-    _pid: int
-    _closed: bool
-    _at_end: ExitStack  # what to do when it is closed
-    _temporary = False  # does its directory go then?
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+        self._closed = False
+        self._at_end = ExitStack()  # what to do when it is closed
+        self._temporary = False  # does its directory go then?
+
+    @property
+    @abstractmethod
+    def _seq(self) -> int:
+        """Events applied so far."""
 
     @abstractmethod
     def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
@@ -100,7 +105,7 @@ class Reading(ABC):
         """
         device = device_of(users, vectors, exclude, include)
         with self._answering() as (seq, ranker):
-            found = ranker.topk(seq, users, k, vectors, exclude_seen, exclude, include, unknown)
+            found = ranker.topk(seq, Request(users, k, vectors, exclude_seen, exclude, include, unknown))
         return _given(found, device)
 
     @overload

@@ -1,7 +1,8 @@
-"""Engine: where log, table, learn and rank meet; `ingest` and `topk` read top to bottom.
+"""Engine: the public calls of a model that learns. `ingest` and `topk` read top to bottom, here and in writer.py.
 
-One writer at a time (`_writing`); readers take no lock of this file. Any thread may call anything. A failure in the
-middle of learning leaves RAM behind the log, so it closes the engine to writes: reopening replays the log.
+Responsible for arguments, for answers about the whole, and for the lifetime. Not for a record's way (writer.py), nor
+for what a list is made from (rank/). One writer at a time; readers take no lock of this file. Any thread may call
+anything.
 """
 
 import math
@@ -9,137 +10,68 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from .answers import Reading
-from .cold.keys import ITEMS, USERS
-from .contract.arguments import checked_position, describe, flag
+from .answers import Answers
+from .contract.arguments import checked_position, describe, flag, id_column
 from .contract.arrays import NO_IDS, Ids
-from .contract.errors import EngineError, InputError
+from .contract.errors import ConfigError, InputError
 from .contract.events import Events
 from .contract.reports import IngestReport
 from .contract.settings import Settings
-from .directory import epochs as epoch
-from .directory import recovery
+from .directory import backup
 from .directory.directory import Directory
-from .learn.model import Learned, Model
-from .log.record import Record, records
 from .machine.resources import Resources
 from .rank.ranker import Ranker
-from .removing import Removing
-from .saving import Saving
-from .store.admission import Admission
-from .store.catalogue import Catalogue
-from .store.history import History
-from .store.removal import Removal
-from .store.state import State
-from .table.layout import capacities
-from .table.table import Table
+from .store.store import Store
+from .writer import Writer
 
 if TYPE_CHECKING:
     from .device.device import Device
 
 
-class Engine(Reading, Removing, Saving):
+class Engine(Answers):
     """A model that learns from events and ranks items. Made by `engine.open`."""
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
         """`settings`: of the last epoch, for the replay; `given`: what the caller wants after it, None for as it is."""
+        super().__init__()
         self._directory = directory
-        self._resources = resources
-        cold = directory.cold if directory else None
-        capacity = capacities(settings.dim, settings.optimizer, resources.warm_bytes if directory else None)
-        self._users = Table(USERS, settings.dim, settings.optimizer, capacity[0], cold)
-        self._items = Table(ITEMS, settings.dim, settings.optimizer, capacity[1], cold)
-        self._device = _device(settings, resources)
-        self._catalogue = self._device.catalogue if self._device else Catalogue(settings.dim)
-        self._history = History(
-            self._users.warm, capacity[2], cold.fetch_chunks if cold else lambda user: [], lambda: self._users.gone
-        )
-        self._model = Model(settings, self._users.warm, self._items.warm, self._catalogue.native, self._history.native)
-        if self._device:
-            self._device.put_before(self._users, self._items, self._model)
-        self._removal = Removal(self._users, self._items, self._catalogue, self._history, self._model)
-        self._admission = Admission(self._users, self._items, self._catalogue, self._history, settings.seed)
-        self._ranker = Ranker(self._users, self._catalogue, self._history, self._model, resources.threads)
-        self._turn = self._device.turn if self._device else nullcontext()
-        self._writing = threading.RLock()
-        self._inside: str | None = None  # the call that the thread is in that holds the lock
-        self._pid = os.getpid()
-        self._closed = False
-        self._at_end = ExitStack()
-        self._failure: str | None = None
-        self._seq = 0
-        self._positions: dict[str, bytes] = {}
-        self._bit_exact = True
-        self._skipped = 0
-        self._sync_seconds = 0.0
-        self._opening: dict[str, float] = {}
-        self._epochs: epoch.Epochs | None = None
-        self._syncer: ThreadPoolExecutor | None = None
+        warm_bytes, cold = (resources.warm_bytes, directory.cold) if directory else (None, None)
+        self._store = Store(settings, warm_bytes, cold)
+        self._device = _device(settings, resources, self._store)
+        self._writer = Writer(self._store, self._device, directory, resources)
+        self._ranker = Ranker(self._device or self._store, resources.threads)
+        self._opening = self._writer.recover()
+        wanted = Settings.resolve(given, self._store.model.settings)
+        self._writer.require_room(wanted)
+        if wanted != self._store.model.settings:
+            self._writer.change_settings(wanted)
         self._stop = threading.Event()
         self._ticker: threading.Thread | None = None
         if directory:
-            self._recover(directory)
-        wanted = Settings.resolve(given, self._model.settings)
-        self._model.require_room(wanted)
-        if wanted != self._model.settings:
-            self._change_settings(wanted)
-        if directory:
-            self._ticker = threading.Thread(target=self._tick, name="rowtide-tick", daemon=True)
+            seconds = max(0.05, resources.epoch_seconds / 4)
+            self._ticker = threading.Thread(target=self._tick, args=(seconds,), name="rowtide-tick", daemon=True)
             self._ticker.start()
 
-    # --- opening
-
-    def _recover(self, directory: Directory) -> None:
-        state = directory.state
-        began = time.monotonic()
-        recovery.restore(
-            directory, (self._users, self._items), self._catalogue, self._removal, self._admission, self._model
-        )
-        scanned = time.monotonic()
-        self._seq, self._positions, self._bit_exact = state.seq, dict(state.positions), state.bit_exact
-        self._epochs = epoch.Epochs(
-            directory,
-            (self._users, self._items),
-            self._history,
-            self._removal,
-            self._snapshot,
-            self._resources.epoch_seconds,
-            self._resources.warm_bytes // 4,
-        )
-        self._removal.settle = self._epochs.finish
-        self._removal.make_room = self._epochs.complete
-        self._syncer = ThreadPoolExecutor(1, "rowtide-sync")
-        replayed = recovery.replay(directory, lambda record, start: self._learn(record, Learned(), start))
-        self._opening = {
-            "scan_seconds": scanned - began,
-            "scanned_items": state.items,
-            "replay_seconds": time.monotonic() - scanned,
-            "replayed_events": replayed,
-        }
-
-    def _change_settings(self, given: Settings) -> None:
-        if self._directory:
-            record = Record(self._seq + 1, given.batch_size, NO_IDS, NO_IDS, settings=_changeable(given))
-            self._directory.log.append(record)
-            self._directory.log.sync()
-        self._model.settings = given
-
-    def _tick(self) -> None:
+    def _tick(self, seconds: float) -> None:
         """Begins the epoch that is due by time while nobody ingests."""
-        assert self._epochs
-        while not self._stop.wait(max(0.05, self._resources.epoch_seconds / 4)):
-            if self._epochs.due() and self._writing.acquire(blocking=False):
-                try:
-                    if not self._closed and self._failure is None and self._epochs.due():
-                        self._epochs.begin()
-                except Exception as e:
-                    self._failure = self._failure or f"{type(e).__name__}: {e}"
-                finally:
-                    self._writing.release()
+        while not self._stop.wait(seconds):
+            self._writer.begin_if_due()
+
+    @property
+    def _seq(self) -> int:
+        return self._writer.seq
+
+    @contextmanager
+    def _alone(self, call: str) -> Iterator[None]:
+        """The writer's lock for the length of a call."""
+        self._alive()
+        with self._writer.lock:
+            self._alive()
+            with self._writer.alone(call):
+                yield
 
     # --- learning
 
@@ -178,196 +110,114 @@ class Engine(Reading, Removing, Saving):
         (3, 2, 2, 3)
         """
         began = time.perf_counter()
-        events = Events.check(
-            users, items, values=values, weights=weights, timestamps=timestamps, loss=self._model.settings.loss
-        )
+        loss = self._store.model.settings.loss
+        events = Events.check(users, items, values=values, weights=weights, timestamps=timestamps, loss=loss)
         position = checked_position(position, len(events))
         durable = flag("durable", durable)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
-        learned = Learned()
-        with self._writer("ingest"):
-            before = self._seq
-            try:
-                self._log_and_learn(events, position, durable, learned, progress)
-            except BaseException as e:
-                if self._model.under_way or (self._directory and self._directory.log.last_seq != self._seq):
-                    # Whatever it was, an interrupt perhaps: RAM is behind the log, and only a replay brings it there.
-                    self._failure = self._failure or f"{type(e).__name__}: {e}"
-                if isinstance(e, MemoryError):
-                    e = EngineError(f"out of memory; close and open the directory again: {e}")
-                if isinstance(e, EngineError):
-                    accepted = self._accepted(durable)
-                    e.seq = accepted if accepted > before else None
-                raise e
-            seq = self._seq
+        with self._alone("ingest"):
+            tally = self._writer.ingest(events, position, durable, progress)
+            seq = self._writer.seq
         return IngestReport(
-            events=learned.events + learned.unlearned,
+            events=tally.events + tally.unlearned,
             seq=seq,
-            loss=learned.loss / learned.events if learned.events else math.nan,
-            new_users=learned.new_users,
-            new_items=learned.new_items,
+            loss=tally.loss / tally.events if tally.events else math.nan,
+            new_users=tally.new_users,
+            new_items=tally.new_items,
             seconds=time.perf_counter() - began,
-            found={"warm": learned.warm, "cold": learned.cold, "made": learned.new_users + learned.new_items},
-            unlearned=learned.unlearned,
+            found={"warm": tally.warm, "cold": tally.cold, "made": tally.new_users + tally.new_items},
+            unlearned=tally.unlearned,
         )
 
-    def _log_and_learn(
-        self,
-        events: Events,
-        position: tuple[str, bytes] | None,
-        durable: bool,
-        learned: Learned,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        """Each record is durable before it is learned; its fsync overlaps the learning of the one before. So do its
-        plan and its rows' way to a device: what that has under way is waited for at the end."""
-        waiting: Record | None = None
-        try:
-            for record in records(events, self._seq + 1, self._model.settings.batch_size, position):
-                if self._directory is None:
-                    self._learn(record, learned)
-                    continue
-                self._directory.log.append(record)
-                if not durable:
-                    self._learn(record, learned, finish=False)
-                elif waiting is None and record.count == len(events):
-                    self._sync()  # the only record: no thread to go through
-                    self._learn(record, learned, finish=False)
-                else:
-                    assert self._syncer
-                    synced = self._syncer.submit(self._sync)
-                    last, waiting = waiting, None
-                    try:
-                        if last is not None:
-                            self._learn(last, learned, finish=False)
-                    finally:
-                        synced.result()
-                        waiting = record
-                if progress:
-                    progress(learned.events + learned.unlearned, len(events))
-        finally:
-            try:
-                if waiting is not None and self._failure is None:
-                    self._learn(waiting, learned, finish=False)
-            finally:  # also where what follows a record's learning, an epoch, was interrupted
-                if self._failure is None:
-                    self._finish(learned)
-        if progress:
-            progress(learned.events + learned.unlearned, len(events))
+    # --- removing
 
-    def _accepted(self, durable: bool) -> int:
-        """The last event that a call has had accepted: the log decides, for what it holds is learned on reopening."""
+    def hide(self, items: Any) -> None:
+        """These items are in no answer of `topk` until `show` is called, not even by `include`; on disk at return.
+
+        items: a scalar or a column of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
+        are learned as others, also as negatives, and have scores and vectors. Raises InputError, StorageFullError.
+        """
+        self._operate("hide", NO_IDS, id_column("items", items))
+
+    def show(self, items: Any) -> None:
+        """These items are ranked again; as `hide`."""
+        self._operate("show", NO_IDS, id_column("items", items))
+
+    def forget(self, users: Any = None, items: Any = None) -> None:
+        """Removes rows, histories and catalogue entries of these ids; on disk at return.
+
+        Forgotten items leave the histories of all users, too, and are hidden no more. After the next `checkpoint()` no
+        byte of the ids or of their vectors is in log or LMDB. An id that comes again is new. Ids that are not there are
+        fine. Forgetting an item reads all histories that are in LMDB. More than 65,536 ids are several log records: a
+        call that fails may have done the first ones. Raises InputError, StorageFullError.
+        """
+        if users is None and items is None:
+            raise InputError("users, items: got neither, wanted ids to forget")
+        self._operate(
+            "forget",
+            NO_IDS if users is None else id_column("users", users),
+            NO_IDS if items is None else id_column("items", items),
+        )
+
+    def _operate(self, kind: str, users: Ids, items: Ids) -> None:
+        with self._alone(kind):
+            self._writer.operate(kind, users, items)
+
+    # --- saving
+
+    def checkpoint(self) -> int:
+        """Writes everything learned to LMDB now; returns the seq that is in LMDB.
+
+        After a `forget` it also copies LMDB's file without its free pages, and empties the log.
+
+        >>> seq = eng.ingest(7, [100]).seq
+        >>> eng.checkpoint() == seq
+        True
+        """
+        with self._alone("checkpoint"):
+            return self._writer.checkpoint()
+
+    def backup(self, dst: Any) -> int:
+        """Makes a second directory `dst` of what is learned now, while learning goes on; returns its seq.
+
+        It is verified and durable when this returns, opens like any other, and has the digest of that seq. `dst` must
+        not be there yet, its parent must. Raises ConfigError, StorageFullError, EngineError, with nothing left there.
+
+        >>> with engine.open("shop", dim=8) as shop:
+        ...     report = shop.ingest([7, 8], [100, 101])
+        ...     seq = shop.backup("shop-2")
+        >>> with engine.open("shop-2") as copy:
+        ...     copy.seq == seq == 2
+        True
+        """
         if self._directory is None:
-            return self._seq
-        return self._directory.log.synced_seq if durable else self._directory.log.last_seq
+            raise ConfigError("backup: ':memory:' has no directory to make a second one of")
+        path = backup.checked_target(dst, self._directory.path)
+        with ExitStack() as until_written:
+            with self._alone("backup"):
+                self._writer.complete_epoch()
+                snapshot = until_written.enter_context(self._directory.cold.snapshot())
+            return backup.write_backup(snapshot, path)
 
-    def _sync(self) -> None:
-        assert self._directory
-        began = time.perf_counter()
-        self._directory.log.sync()
-        self._sync_seconds += time.perf_counter() - began
+    def digest(self) -> str:
+        """Hex digest over all state, in id order, wherever it lives: a function of the log alone.
 
-    def _finish(self, learned: Learned) -> None:
-        """Waits for what a device has under way; before anything but the next record's learning."""
-        skipped = learned.skipped
-        try:
-            self._model.finish(learned)
-        except BaseException as e:
-            self._failure = self._failure or f"{type(e).__name__}: {e}"
-            raise
-        self._skipped += learned.skipped - skipped
-
-    def _learn(self, record: Record, learned: Learned, start: int = 0, finish: bool = True) -> None:
-        """Applies one record that is in the log. Also the replay's path. `finish`: leaves nothing under way."""
-        try:
-            if record.settings is not None:
-                self._model.settings = self._model.settings.changed(record.settings)
-            if record.count > start:
-                if record.first_seq + start != self._seq + 1:
-                    raise EngineError(f"event {record.first_seq + start} is due after {self._seq}")
-                before = learned.skipped, learned.events
-                settings = self._model.settings
-                with self._turn:
-                    runs = self._admission.begin(
-                        record, start, settings.admit_after, lambda: self._make_room(record.first_seq - 1)
-                    )
-                for first, stop in runs:
-                    self._model.learn(
-                        record.users[first:stop],
-                        record.items[first:stop],
-                        None if record.values is None else record.values[first:stop],
-                        None if record.weights is None else record.weights[first:stop],
-                        first_seq=record.first_seq + first,
-                        batch_size=record.batch_size,
-                        deliver=self._deliver,
-                        make_room=self._make_room,
-                        into=learned,
-                    )
-                self._admission.end()
-                self._skipped += learned.skipped - before[0]
-                if finish or settings.row_ttl or settings.admit_after:
-                    self._finish(learned)
-                learned.unlearned += record.count - start - (learned.events - before[1])
-                self._seq = record.last_seq
-                if ttl := settings.row_ttl:
-                    with self._turn:
-                        self._removal.expire(record.first_seq - 1, self._seq, ttl)
-            if record.operation is not None:
-                self._removal.settle()  # before the turn is taken: it may take long
-                with self._turn:
-                    self._removal.apply(record)
-            if record.position is not None:
-                self._positions[record.position[0]] = record.position[1]
-        except BaseException as e:
-            self._failure = f"{type(e).__name__}: {e}"
-            raise
-        if self._epochs:
-            if self._epochs.crowded():
-                self._epochs.finish()
-            if self._epochs.due():
-                self._finish(learned)
-                self._epochs.begin()
-
-    def _deliver(self, users: Ids, items: Ids) -> None:
-        self._users.deliver(users, self._history.deliver)
-        self._items.deliver(items)
-
-    def _make_room(self, seq: int) -> None:
-        """Every row in RAM is dirty: ends an epoch, in the middle of a record if need be (its log is durable)."""
-        if self._epochs is None:
-            raise EngineError("no memory for more rows")
-        self._seq = seq
-        self._epochs.complete()
-
-    def _snapshot(self) -> State:
-        if self._model.under_way:
-            raise EngineError("a device has not finished what it learns")
-        users, items = self._model.totals
-        return State(
-            seq=self._seq,
-            users=users,
-            items=items,
-            mean=self._model.mean,
-            mean_count=self._model.mean_count,
-            settings=self._model.settings,
-            positions=dict(self._positions),
-            value_sums=self._model.value_sums,
-            bit_exact=self._bit_exact,
-            ordinals=len(self._catalogue),
-            hidden=len(self._catalogue.native.hidden),
-            purge=self._removal.purge,
-            sightings=self._admission.sightings,
-            decided=self._admission.decided,
-        )
+        >>> empty = eng.digest()
+        >>> report = eng.ingest(7, 100)
+        >>> eng.digest() == empty
+        False
+        """
+        with self._alone("digest"):
+            return self._writer.digest()
 
     # --- state
 
     def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
         self._alive()
-        if self._device and self._failure is not None:  # what was under way on the device is in nobody's hands
-            raise EngineError(f"an earlier call failed ({self._failure}); close and open the directory again")
-        return nullcontext((self._seq, self._ranker))  # the seq before anything is read
+        if self._device:
+            self._writer.require_sound()  # what was under way on the device is in nobody's hands
+        return nullcontext((self._writer.seq, self._ranker))  # the seq before anything is read
 
     def refresh(self) -> int:
         """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`.
@@ -381,7 +231,7 @@ class Engine(Reading, Removing, Saving):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings in force, by name."""
-        return self._model.settings.as_dict()
+        return self._store.model.settings.as_dict()
 
     def position(self, source: str) -> bytes | None:
         """What the last `ingest` with a position of this source stored; None if there was none.
@@ -393,7 +243,7 @@ class Engine(Reading, Removing, Saving):
         self._alive()
         if not isinstance(source, str):
             raise InputError(f"source: got {describe(source)}, wanted a str")
-        return self._positions.get(source)
+        return self._writer.positions.get(source)
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seqs by tier (on a device without the rows that it drew and nobody has asked for yet in
@@ -406,22 +256,23 @@ class Engine(Reading, Removing, Saving):
         (2, 1)
         """
         self._alive()
+        writer, store, device = self._writer, self._store, self._device
+        tables = {table.name: table.stats() | (device.stats(table.name) if device else {}) for table in store.tables}
         out: dict[str, Any] = {
-            "seq": self._seq,
+            "seq": writer.seq,
             "durable_seq": self._directory.log.synced_seq if self._directory else 0,
-            "lmdb_seq": self._epochs.saved_seq if self._epochs else 0,
-            "bit_exact": self._bit_exact,
-            "skipped_updates": self._skipped,
-            "users": self._users.stats(),
-            "items": self._items.stats(),
-            "device": self._device.name if self._device else "cpu",
-            "catalogue_bytes": self._catalogue.bytes,
-            **(self._device.catalogue.stats() if self._device else {}),
-            "history_bytes": self._history.ram_bytes,
-            "hidden_items": len(self._catalogue.native.hidden),
-            "expired_rows": self._removal.expired,
+            "lmdb_seq": writer.epochs.saved_seq if writer.epochs else 0,
+            "bit_exact": writer.bit_exact,
+            "skipped_updates": writer.skipped,
+            **tables,
+            "device": device.name if device else "cpu",
+            "catalogue_bytes": store.catalogue.bytes,
+            **(device.catalogue.stats() if device else {}),
+            "history_bytes": store.history.ram_bytes,
+            "hidden_items": len(store.catalogue.native.hidden),
+            "expired_rows": store.removal.expired,
         }
-        if self._directory and self._epochs:
+        if self._directory and writer.epochs:
             lmdb = out["lmdb"] = self._directory.cold.stats()
             out["log_bytes"] = self._directory.log.bytes
             out["disk"] = {
@@ -429,9 +280,9 @@ class Engine(Reading, Removing, Saving):
                 "free_bytes": lmdb["free_pages"] * lmdb["page_bytes"],
                 "log_bytes": self._directory.log.bytes,
             }
-            out["sync_seconds"] = self._sync_seconds
+            out["sync_seconds"] = writer.sync_seconds
             out["opening"] = dict(self._opening)
-            out |= self._epochs.stats()
+            out |= writer.epochs.stats()
         return out
 
     # --- lifetime
@@ -445,57 +296,25 @@ class Engine(Reading, Removing, Saving):
         """
         if self._pid != os.getpid():
             return
-        with self._writing:
+        with self._writer.lock:
             if self._closed:
                 return
-            self._require_outside("close")
+            self._writer.require_outside("close")
             self._closed = True
             self._stop.set()
             try:
-                if self._epochs and self._failure is None and not self._temporary:
-                    self._epochs.last()
+                if not self._temporary:
+                    self._writer.write_last_epoch()
             finally:
                 with self._at_end:
                     if self._ticker:
                         self._ticker.join()
-                    if self._epochs:
-                        self._epochs.close()
-                    if self._syncer:
-                        self._syncer.shutdown()
-                    if self._directory:
-                        self._directory.close()
-
-    def _require_outside(self, call: str) -> None:
-        if self._inside:
-            raise EngineError(
-                f"{call}: called inside {self._inside} of the same thread, by a progress function or a signal handler; "
-                "it needs the Engine to itself. Answers, positions and stats can be had there"
-            )
-
-    @contextmanager
-    def _writer(self, call: str) -> Iterator[None]:
-        self._alive()
-        with self._writing:
-            self._alive()
-            self._require_outside(call)
-            if self._failure is not None:
-                raise EngineError(f"an earlier call failed ({self._failure}); close and open the directory again")
-            if self._epochs is not None:
-                self._epochs.require()
-            try:
-                self._inside = call
-                yield
-            finally:
-                self._inside = None
+                    self._writer.close()
 
 
-def _device(settings: Settings, resources: Resources) -> "Device | None":
+def _device(settings: Settings, resources: Resources, store: Store) -> "Device | None":
     if resources.device == "cpu":
         return None
     from .device.device import Device  # here, because it imports torch and Triton
 
-    return Device(settings, resources.hot_bytes)
-
-
-def _changeable(settings: Settings) -> dict[str, Any]:
-    return {name: x for name, x in settings.as_dict().items() if name not in Settings.FIXED}
+    return Device(settings, resources.hot_bytes, store)

@@ -6,14 +6,12 @@ from typing import Any, cast
 from .contract.arguments import choice, flag
 from .contract.errors import ConfigError
 from .contract.settings import Settings
-from .device.hot import hot_rows, row_bytes
 from .directory import untrusted
 from .directory.directory import MEMORY, Directory, checked_path
 from .engine import Engine
-from .learn.model import require_room
 from .machine.resources import Resources
 from .reader import Reader
-from .table.layout import capacities
+from .store.tables import require_room
 
 
 def open_engine(
@@ -58,10 +56,12 @@ def open_engine(
 
 def _require_room(settings: Settings, resources: Resources) -> None:
     """Raises ConfigError for a new directory whose micro-batches need more rows than there is room for."""
-    require_room(settings, capacities(settings.dim, settings.optimizer, resources.warm_bytes)[0])
+    require_room(settings, resources.warm_bytes)
     if resources.hot_bytes is not None:
-        rows = hot_rows(settings.dim, settings.optimizer, resources.hot_bytes)
-        require_room(settings, rows, hot_row_bytes=row_bytes(settings.dim, settings.optimizer))
+        from .device.device import require_hot_room  # here, because it imports torch and Triton
+        from .device.hot import hot_capacity
+
+        require_hot_room(settings, hot_capacity(settings.dim, settings.optimizer, resources.hot_bytes))
 
 
 def _open_untrusted(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine:

@@ -9,15 +9,17 @@ thread may call anything; a call that finds a newer epoch moves the catalogue on
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
 
-from .answers import Reading
+from .answers import Answers
 from .cold import changes
 from .cold.cold import Cold, Snapshot
-from .cold.keys import HIDDEN, HISTORY, ITEMS, USERS
+from .cold.keys import HIDDEN, HISTORY
 from .contract.arguments import describe
+from .contract.arrays import Floats
 from .contract.errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
 from .contract.settings import Settings
 from .directory.directory import exists, hold
@@ -27,7 +29,7 @@ from .store.catalogue import Catalogue
 from .store.digest import digest
 from .store.history import StoredHistory, stored_chunks
 from .store.state import State
-from .table.layout import stored_bytes
+from .store.tables import ITEMS, TABLES, USERS
 from .table.stored import StoredTable
 
 
@@ -83,7 +85,18 @@ class _Turns:
                 self._condition.notify_all()
 
 
-class Reader(Reading):
+@dataclass(frozen=True, slots=True)
+class _Epoch:
+    """What a list is made from: one epoch, as its transaction and the catalogue have it."""
+
+    users: StoredTable
+    catalogue: Catalogue
+    history: StoredHistory
+    mean: Floats
+    base: float
+
+
+class Reader(Answers):
     """A model that another process may be learning: its last epoch. Made by `engine.open(path, mode="r")`.
 
     Has all public methods of Engine; those that write raise ReadOnlyError.
@@ -104,10 +117,8 @@ class Reader(Reading):
         self._path = path
         self._cold = cold
         self._threads = threads
+        super().__init__()
         self._turns = _Turns()
-        self._pid = os.getpid()
-        self._closed = False
-        self._at_end = ExitStack()
         if lock is not None:
             self._at_end.callback(os.close, lock)
         self._moves = {"whole": 0, "followed": 0}
@@ -145,6 +156,10 @@ class Reader(Reading):
                 raise as_engine_error(path, e) from e
             raise
 
+    @property
+    def _seq(self) -> int:
+        return self._state.seq
+
     # --- moving on
 
     @contextmanager
@@ -177,12 +192,12 @@ class Reader(Reading):
         ids = changes.between(now, at, epoch) if 0 <= at < epoch else None
         self._epoch = -1
         if ids is not None:
-            found, rows = now.fetch(ITEMS, ids, stored_bytes(self._catalogue.dim, self._state.settings.optimizer))
+            found, rows = now.fetch(ITEMS.number, ids, ITEMS.stored_bytes(self._state.settings))
             if found.all() and self._catalogue.follow(ids, rows):
                 self._state = State.from_meta(now.meta, self._path)
                 if len(self._catalogue) == self._state.ordinals:
                     self._moves["followed"] += 1
-                    self._seq, self._epoch = self._state.seq, epoch
+                    self._epoch = epoch
                     return
         self._scan(now)
 
@@ -191,11 +206,10 @@ class Reader(Reading):
         if state.items > len(now):  # before there is memory for them
             raise CorruptionError(f"LMDB holds {len(now)} entries, its state says {state.items} items")
         catalogue = Catalogue(state.settings.dim)
-        rows = now.scan(ITEMS, stored_bytes(catalogue.dim, state.settings.optimizer))
+        rows = now.scan(ITEMS.number, ITEMS.stored_bytes(state.settings))
         catalogue.restore(rows, state.items, state.ordinals, now.scan(HIDDEN, 0), state.hidden)
         self._moves["whole"] += 1
-        self._state, self._catalogue = state, catalogue
-        self._seq, self._epoch = state.seq, changes.epoch_of(now)
+        self._state, self._catalogue, self._epoch = state, catalogue, changes.epoch_of(now)
 
     def refresh(self) -> int:
         """Moves to the newest epoch now, so that no later call has to; returns its seq.
@@ -216,9 +230,10 @@ class Reader(Reading):
     @contextmanager
     def _answering(self) -> Iterator[tuple[int, Ranker]]:
         with self._at_newest() as now:
-            users = StoredTable(USERS, self._catalogue.dim, self._state.settings.optimizer, now)
-            history = StoredHistory(now.fetch_chunks)
-            yield self._seq, Ranker(users, self._catalogue, history, self._state, self._threads)
+            state = self._state
+            users = StoredTable(USERS.number, USERS.stored_bytes(state.settings), now)
+            epoch = _Epoch(users, self._catalogue, StoredHistory(now), state.mean, state.base)
+            yield state.seq, Ranker(epoch, self._threads)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -235,9 +250,9 @@ class Reader(Reading):
     def digest(self) -> str:
         """As `Engine.digest`, at the newest epoch: what the writer's was at this seq."""
         with self._at_newest() as now:
-            settings = self._state.settings
-            tables = tuple(StoredTable(n, settings.dim, settings.optimizer, now) for n in (USERS, ITEMS))
-            return digest(self._state, tables, self._catalogue.native.hidden, stored_chunks(now.scan_raw(HISTORY)))
+            state = self._state
+            tables = [StoredTable(d.number, d.stored_bytes(state.settings), now) for d in TABLES.values()]
+            return digest(state, tables, self._catalogue.native.hidden, stored_chunks(now.scan_raw(HISTORY)))
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seq of the newest epoch; `moves`: how often a whole scan, or lists, led to a newer one."""
@@ -247,8 +262,7 @@ class Reader(Reading):
                 "durable_seq": self._seq,
                 "lmdb_seq": self._seq,
                 "bit_exact": self._state.bit_exact,
-                "users": {"rows": self._state.users},
-                "items": {"rows": self._state.items},
+                **{name: {"rows": rows} for name, rows in self._state.rows.items()},
                 "catalogue_bytes": self._catalogue.bytes,
                 "lmdb": self._cold.stats(),
                 "moves": dict(self._moves),

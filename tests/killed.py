@@ -5,5 +5,5 @@ import engine
 
 def kill(eng: engine.Engine) -> None:
     """Ends the Engine with its files as SIGKILL leaves them; between calls. Its `with` block may go on."""
-    eng._failure = eng._failure or "killed"
+    eng._writer.failure = eng._writer.failure or "killed"
     eng.close()

@@ -1,4 +1,4 @@
-"""Transfers as slow as they may be: each copy is made when somebody waits for it, and not a moment before.
+"""Copies as slow as they may be: each copy is made when somebody waits for it, and not a moment before.
 
 Until then the device has NaN where rows are to come, and RAM what it had. So a kernel that is launched before its rows
 have landed, or RAM that is read before what left the device has come back, shows in the results.
@@ -6,12 +6,12 @@ have landed, or RAM that is read before what left the device has come back, show
 
 import numpy as np
 
-from engine.device.copies import Transfers
+from engine.device.copies import Copies
 
 
-class LateTransfers(Transfers):
+class LateCopies(Copies):
     def load(self, staging):
-        there = self._torch.full(staging.shape, float("nan"), dtype=staging.dtype, device=self._device)
+        there = self.torch.full(staging.shape, float("nan"), dtype=staging.dtype, device=self.device)
 
         def landed():
             there.copy_(staging)
@@ -30,7 +30,7 @@ class LateTransfers(Transfers):
 
     def send(self, array):
         """At once, but a copy: whoever changes the array afterwards changes nothing there."""
-        return self._torch.from_numpy(np.array(array)).to(self._device)
+        return self.torch.from_numpy(np.array(array)).to(self.device)
 
     def report(self, *tensors):
         copies = [tensor.clone() for tensor in tensors]

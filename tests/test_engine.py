@@ -8,6 +8,7 @@ import pytest
 
 import engine
 from engine import EngineError, InputError, UnknownIdError
+from engine.table.layout import biases_of, vectors_of
 
 EXTREMES = np.array([-(2**63), -(2**63) + 1, -2, 0, 1, 2**62, 2**63 - 1])
 
@@ -58,11 +59,11 @@ def test_answers_are_made_from_the_rows_as_they_are_now(eng, stream):
     for start in range(0, 200, 50):
         eng.ingest(users[start : start + 50], items[start : start + 50])
         ids = np.unique(items[: start + 50])
-        found, rows = eng._items.peek(ids)
+        found, rows = eng._store.tables.items.peek(ids)
         assert found.all()
-        np.testing.assert_array_equal(eng.vectors(items=ids), eng._items.floats(rows))
-        biases = eng._catalogue.read(eng._catalogue.ordinals(ids))[1]
-        np.testing.assert_array_equal(biases, eng._items.biases(rows))
+        np.testing.assert_array_equal(eng.vectors(items=ids), vectors_of(rows, eng.settings["dim"]))
+        biases = eng._store.catalogue.read(eng._store.catalogue.ordinals(ids))[1]
+        np.testing.assert_array_equal(biases, biases_of(rows, eng.settings["dim"]))
         assert eng.topk(users[0]).seq == eng.similar(ids[0]).seq == eng.seq == start + 50
 
 

@@ -9,7 +9,7 @@ import time
 import numpy as np
 
 import engine
-from engine.device.hot import row_bytes
+from engine.device.hot import hot_row_bytes
 
 USERS, ROWS, WORKING_SET = 200_000, 1_000_000, 40_000
 
@@ -56,7 +56,7 @@ def measure(report):
         "engine, topk", f"{ROWS} items, one user", asked, None, peer="the engine on this CPU", peer_seconds=asked_cpu
     )
     for share in (None, 0.05):
-        limit = {} if share is None else {"hot_bytes": int(2 * row_bytes(64, "adagrad") * ROWS * share)}
+        limit = {} if share is None else {"hot_bytes": int(2 * hot_row_bytes(64, "adagrad") * ROWS * share)}
         with engine.open(":memory:", dim=64, loss="logistic", batch_size=8192, device="cuda", **limit) as eng:
             eng.ingest(np.arange(ROWS), np.arange(ROWS), np.ones(ROWS))
             for rows in (WORKING_SET, ROWS):

@@ -38,6 +38,11 @@ inline Optimizer checked_optimizer(int64_t code) {
 }
 // An argument that is never converted to its type.
 inline pybind11::arg fixed(const char* name) { return pybind11::arg(name).noconvert(); }
+// Adam keeps two more vectors with a row, and a few numbers.
+inline int64_t checked_floats(int64_t floats) {
+    require(floats > 0 && floats <= 4 * 65'536, "floats out of range");
+    return floats;
+}
 // Lists in CSR form, or one list for all, or none: offsets [n + 1] never fall and stay within the values; each value
 // below `limit`.
 inline void require_lists(const MaybeArray<int64_t>& values, const MaybeArray<int64_t>& offsets, int64_t n,

@@ -14,10 +14,16 @@ inline void require_frozen(const Warm& w, int64_t from, int64_t n) {
             "not that many frozen rows");
 }
 
-inline RecordView view(const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
-                       const MaybeArray<float>& weights, uint64_t first_seq) {
-    const int64_t n = users.size();
-    require(items.size() == n && (!values || values->size() == n) && (!weights || weights->size() == n),
-            "columns must be [N]");
-    return {users.data(), items.data(), data_or_null(values), data_or_null(weights), n, first_seq};
-}
+// The columns of some events, kept alive; event i has seq first_seq + i.
+struct EventColumns {
+    Array<int64_t> users, items;
+    MaybeArray<float> values, weights;
+    uint64_t first_seq;
+
+    RecordView view() const {
+        return {users.data(), items.data(), data_or_null(values), data_or_null(weights), users.size(), first_seq};
+    }
+    void require_for(const LearnSettings& s) const {
+        require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
+    }
+};

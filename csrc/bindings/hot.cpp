@@ -19,40 +19,39 @@ int64_t checked_width(const Hot& h, const Hot::Copy& rows, const Array<float>& f
     return floats.shape(1);
 }
 
-// Where the events of the planned window find their rows on the device.
-py::tuple device_refs(Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
-                      const MaybeArray<float>& values, const MaybeArray<float>& weights, const Hot& hot_users,
-                      const Hot& hot_items) {
-    require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
-    require(&hot_users.warm() == &l.users() && &hot_items.warm() == &l.items(), "tiers of other tables");
-    const RecordView r = view(users, items, values, weights, 0);
-    require(l.planned(s, r), "not what was planned");
-    const int64_t n = l.window_events();
-    Array<int64_t> user_places(n), item_places(n), negative_places(l.negative_refs());
-    Array<uint8_t> fresh(n);
-    Array<float> offsets(n);
-    const Learner::DeviceRefs out{user_places.mutable_data(), item_places.mutable_data(),
-                                  negative_places.mutable_data(), fresh.mutable_data(), offsets.mutable_data()};
-    {
-        py::gil_scoped_release nogil;
-        l.device_refs(s, r, hot_users, hot_items, out);
-    }
-    return py::make_tuple(user_places, item_places, negative_places, fresh, offsets);
+void require_tiers(const Learner& l, const LearnSettings& s, const EventColumns& e, const Hot& users,
+                   const Hot& items) {
+    e.require_for(s);
+    require(&users.warm() == &l.users() && &items.warm() == &l.items(), "tiers of other tables");
+    require(l.planned(s, e.view()), "not what was planned");
 }
 
-py::tuple device_marked(Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
-                        const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq,
-                        Hot& hot_users, Hot& hot_items) {
-    require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
-    require(&hot_users.warm() == &l.users() && &hot_items.warm() == &l.items(), "tiers of other tables");
-    const RecordView r = view(users, items, values, weights, first_seq);
-    require(l.planned(s, r), "not what was planned");
-    Learned out;
-    {
-        py::gil_scoped_release nogil;
-        out = l.device_marked(r, hot_users, hot_items);
-    }
-    return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm, out.cold);
+// Where the events of the planned window find their rows on the device.
+struct WindowPlaces {
+    Array<int64_t> users, items, negatives;
+    Array<uint8_t> fresh;
+    Array<float> offsets;
+};
+
+WindowPlaces window_places(Learner& l, const LearnSettings& s, const EventColumns& e, const Hot& users,
+                           const Hot& items) {
+    require_tiers(l, s, e, users, items);
+    const int64_t n = l.window_events();
+    WindowPlaces out{Array<int64_t>(n), Array<int64_t>(n), Array<int64_t>(l.negative_refs()), Array<uint8_t>(n),
+                     Array<float>(n)};
+    const Learner::DeviceRefs refs{out.users.mutable_data(), out.items.mutable_data(), out.negatives.mutable_data(),
+                                   out.fresh.mutable_data(), out.offsets.mutable_data()};
+    const RecordView r = e.view();
+    py::gil_scoped_release nogil;
+    l.device_refs(s, r, users, items, refs);
+    return out;
+}
+
+Learned device_marked(Learner& l, const LearnSettings& s, const EventColumns& e, Hot& users, Hot& items) {
+    require_tiers(l, s, e, users, items);
+    const RecordView r = e.view();
+    py::gil_scoped_release nogil;
+    return l.device_marked(r, users, items);
 }
 
 }  // namespace
@@ -82,6 +81,11 @@ void bind_hot(py::module_& m) {
             },
             py::arg("most"))
         .def("__len__", &Hot::Copy::size);
+    py::class_<Hot::Changed>(hot, "Changed")
+        .def_property_readonly("ids", [](const Hot::Changed& c) { return to_array(c.ids); })
+        .def_property_readonly("ordinals", [](const Hot::Changed& c) { return to_array(c.ordinals); })
+        .def_property_readonly("places", [](const Hot::Changed& c) { return to_array(c.places); })
+        .def("__len__", [](const Hot::Changed& c) { return c.ids.size(); });
     hot.def(py::init([](Warm& warm, int64_t capacity, bool shown) {
                 require(capacity > 0, "capacity out of range");
                 return std::make_unique<Hot>(warm, capacity, shown);
@@ -89,14 +93,10 @@ void bind_hot(py::module_& m) {
             py::arg("warm"), py::arg("capacity"), py::arg("shown"), py::keep_alive<1, 2>())
         .def(
             "place",
-            [](Hot& h) -> py::object {
-                bool fits;
-                {
-                    py::gil_scoped_release nogil;
-                    fits = h.place();
-                }
-                if (!fits) return py::none();
-                return py::make_tuple(h.loads, h.victims);
+            [](Hot& h) -> std::optional<std::pair<Hot::Copy, Hot::Copy>> {
+                py::gil_scoped_release nogil;
+                if (!h.place()) return std::nullopt;
+                return std::pair(h.loads, h.victims);
             },
             "Places for the pinned rows: (to be loaded, to be copied back first), or None where places are too few.")
         .def("rows_ahead", [](Hot& h) { return h.rows_ahead(); })
@@ -114,13 +114,7 @@ void bind_hot(py::module_& m) {
         .def(
             "ordinals", [](const Hot& h, const Hot::Copy& rows) { return to_array(h.ordinals(rows)); }, py::arg("rows"))
         .def("learned", &Hot::learned, "The pinned rows are ahead of RAM now.")
-        .def(
-            "changed",
-            [](const Hot& h, bool only_left) {
-                const Hot::Changed changed = h.changed(only_left);
-                return py::make_tuple(to_array(changed.ids), to_array(changed.ordinals), to_array(changed.places));
-            },
-            py::arg("only_left"), "Ids, ordinals and places of rows learned since they were last shown.")
+        .def("changed", &Hot::changed, py::arg("only_left"), "Rows learned since they were last shown.")
         .def("shown", &Hot::shown, py::arg("only_left"), "What `changed` gave has been shown.")
         .def(
             "gather",
@@ -149,11 +143,16 @@ void bind_hot(py::module_& m) {
     m.def(
         "fill_fresh", [](Learner& l, const LearnSettings& s) { l.fill_fresh(s); }, py::arg("learner"),
         py::arg("settings"), py::call_guard<py::gil_scoped_release>());
-    m.def("device_refs", &device_refs, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
-          fixed("values").none(true), fixed("weights").none(true), py::arg("hot_users"), py::arg("hot_items"));
-    m.def("device_marked", &device_marked, py::arg("learner"), py::arg("settings"), fixed("users"), fixed("items"),
-          fixed("values").none(true), fixed("weights").none(true), py::arg("first_seq"), py::arg("hot_users"),
-          py::arg("hot_items"));
+    py::class_<WindowPlaces>(m, "WindowPlaces", "Places by event; negatives: -1 for none; fresh: 1 at a new user.")
+        .def_readonly("users", &WindowPlaces::users)
+        .def_readonly("items", &WindowPlaces::items)
+        .def_readonly("negatives", &WindowPlaces::negatives)
+        .def_readonly("fresh", &WindowPlaces::fresh)
+        .def_readonly("offsets", &WindowPlaces::offsets);
+    m.def("window_places", &window_places, py::arg("learner"), py::arg("settings"), py::arg("events"), py::arg("users"),
+          py::arg("items"));
+    m.def("device_marked", &device_marked, py::arg("learner"), py::arg("settings"), py::arg("events"), py::arg("users"),
+          py::arg("items"));
     m.def(
         "draw_on_device",
         [](Learner& l, const Hot* items) {

@@ -18,6 +18,121 @@ Array<int64_t> ids_of(const Warm& table, const std::vector<uint32_t>& slots) {
     return out;
 }
 
+// A rule in Python: slow, for it takes the GIL for every event, and enough to try one out.
+class PyRowRule : public RowRule {
+  public:
+    void make(float* row, int64_t floats, int64_t id) const override {
+        py::gil_scoped_acquire gil;
+        call("make", row, floats, id);
+    }
+    void learn(float* row, int64_t floats, const Event& event) const override {
+        py::gil_scoped_acquire gil;
+        call("learn", row, floats, event);
+    }
+
+  private:
+    template <class What>
+    void call(const char* name, float* row, int64_t floats, const What& what) const {
+        const py::function method = py::get_override(static_cast<const RowRule*>(this), name);
+        require(static_cast<bool>(method), "a rule without make or learn");
+        method(py::array_t<float>(floats, row, py::none()), what);  // None owns it: a view, not a copy
+    }
+};
+
+void bind_rules(py::module_& m) {
+    py::class_<Event>(m, "Event", "One event, as the rule of a row sees it.")
+        .def_readonly("user", &Event::user)
+        .def_readonly("item", &Event::item)
+        .def_readonly("value", &Event::value)
+        .def_readonly("weight", &Event::weight)
+        .def_readonly("seq", &Event::seq);
+    py::class_<RowRule, PyRowRule>(m, "RowRule").def(py::init<>());
+}
+
+void bind_events(py::module_& m) {
+    py::class_<EventColumns>(m, "Events", "Columns of consecutive events; event i has seq first_seq + i.")
+        .def(py::init([](const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
+                         const MaybeArray<float>& weights, uint64_t first_seq) {
+                 const int64_t n = users.size();
+                 require(items.size() == n && (!values || values->size() == n) && (!weights || weights->size() == n),
+                         "columns must be [N]");
+                 return EventColumns{users, items, values, weights, first_seq};
+             }),
+             fixed("users"), fixed("items"), fixed("values").none(true), fixed("weights").none(true),
+             py::arg("first_seq"))
+        .def_readonly("users", &EventColumns::users)
+        .def_readonly("items", &EventColumns::items)
+        .def_readonly("values", &EventColumns::values)
+        .def_readonly("weights", &EventColumns::weights)
+        .def_readonly("first_seq", &EventColumns::first_seq)
+        .def("__len__", [](const EventColumns& e) { return e.users.size(); });
+    py::class_<Learned>(m, "Learned", "What a window came to; `loss` is a sum over its events.")
+        .def_readonly("events", &Learned::events)
+        .def_readonly("loss", &Learned::loss)
+        .def_readonly("new_users", &Learned::new_users)
+        .def_readonly("new_items", &Learned::new_items)
+        .def_readonly("skipped", &Learned::skipped)
+        .def_readonly("warm", &Learned::warm)
+        .def_readonly("cold", &Learned::cold);
+}
+
+Learner::Plan plan(Learner& l, const LearnSettings& s, const EventColumns& e, int64_t from) {
+    const RecordView r = e.view();
+    require(from >= 0 && from < r.n, "start must be an event");
+    require(l.fits(s.optimizer), "rows of another optimizer");
+    require_no_window(l.users(), &l);
+    require_no_window(l.items(), &l);
+    for (const Companion& c : l.companions()) require_no_window(*c.table, &l);
+    py::gil_scoped_release nogil;
+    return l.plan(s, r, from);
+}
+
+Learned learn(Learner& l, const LearnSettings& s, const EventColumns& e) {
+    e.require_for(s);
+    const RecordView r = e.view();
+    require(l.planned(s, r) && l.known_items.empty(), "not what was planned");
+    py::gil_scoped_release nogil;
+    return l.learn(s, r);
+}
+
+// Are these the rows of some optimizer with vectors of `dim` floats?
+bool has_vectors(const Warm& table, int64_t dim) {
+    const int64_t floats = table.layout().floats;
+    return floats == row_floats(Optimizer::adagrad, dim) || floats == row_floats(Optimizer::adam, dim) ||
+           floats == row_floats(Optimizer::sgd, dim);
+}
+
+std::vector<Array<int64_t>> missing(const Learner& l) {
+    std::vector<Array<int64_t>> out{ids_of(l.users(), l.missing_users), ids_of(l.items(), l.missing_items)};
+    for (const Companion& c : l.companions()) out.push_back(ids_of(*c.table, c.missing));
+    return out;
+}
+
+void accompany(Learner& l, Warm& table, KeyedBy keyed_by, const RowRule& rule) {
+    bool fresh = &table != &l.users() && &table != &l.items() && !table.ordinals();
+    for (const Companion& c : l.companions()) fresh = fresh && c.table != &table;
+    require(fresh, "a table that the learner has, or one of ranked items");
+    require_no_window(l.users());
+    l.accompany(table, keyed_by, rule);
+}
+
+Array<float> mean_of(const Learner& l) {
+    std::vector<float> mean;
+    {
+        py::gil_scoped_release nogil;
+        std::lock_guard lock(l.users().mutex());
+        mean = l.mean;
+    }
+    return to_array(mean);
+}
+
+void set_mean(Learner& l, const Array<float>& mean) {
+    require(mean.size() == std::ssize(l.mean), "mean must be [dim]");
+    py::gil_scoped_release nogil;
+    std::lock_guard lock(l.users().mutex());
+    std::copy(mean.data(), mean.data() + mean.size(), l.mean.begin());
+}
+
 }  // namespace
 
 void bind_learner(py::module_& m) {
@@ -28,6 +143,8 @@ void bind_learner(py::module_& m) {
         },
         py::arg("loss"), py::arg("value_sum"), py::arg("value_weight"),
         "The score of a pair of which nothing is known.");
+    bind_rules(m);
+    bind_events(m);
     py::class_<LearnSettings>(m, "LearnSettings")
         .def(py::init(
                  [](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
@@ -42,59 +159,31 @@ void bind_learner(py::module_& m) {
         .def_property_readonly("users_needed", &Learner::users_needed)
         .def_property_readonly("items_needed", &Learner::items_needed);
 
+    py::enum_<KeyedBy>(m, "KeyedBy", "By what an event finds its row of a table beside users and items.")
+        .value("user", KeyedBy::user)
+        .value("item", KeyedBy::item)
+        .value("one", KeyedBy::one);
+    py::enum_<Learner::Plan>(m, "Plan", "fetch: deliver what is missing. blocked: end an epoch. Then plan again.")
+        .value("ready", Learner::Plan::ready)
+        .value("fetch", Learner::Plan::fetch)
+        .value("blocked", Learner::Plan::blocked);
     py::class_<Learner>(m, "Learner")
         .def(py::init([](Warm& users, Warm& items, Catalogue& catalogue, History& history) {
                  require(items.ordinals() && &users != &items && &users == &history.users() &&
-                             users.layout().dim == catalogue.dim() && items.layout().dim == catalogue.dim() &&
-                             users.layout().meta_offset == items.layout().meta_offset,
+                             users.layout().floats == items.layout().floats && has_vectors(users, catalogue.dim()),
                          "tables that do not belong together");
                  return std::make_unique<Learner>(users, items, catalogue, history);
              }),
              py::arg("users"), py::arg("items"), py::arg("catalogue"), py::arg("history"), py::keep_alive<1, 2>(),
              py::keep_alive<1, 3>(), py::keep_alive<1, 4>(), py::keep_alive<1, 5>())
-        .def(
-            "plan",
-            [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
-               const MaybeArray<float>& weights, uint64_t first_seq, int64_t from) {
-                require(from >= 0 && from < users.size(), "start must be an event");
-                require(l.fits(s.optimizer), "rows of another optimizer");
-                require_no_window(l.users(), &l);
-                require_no_window(l.items(), &l);
-                const RecordView r = view(users, items, {}, weights, first_seq);
-                py::gil_scoped_release nogil;
-                return static_cast<int>(l.plan(s, r, from));
-            },
-            py::arg("settings"), fixed("users"), fixed("items"), fixed("weights").none(true), py::arg("first_seq"),
-            py::arg("start"), "0: ready; 1: missing rows must be delivered; 2: an epoch must end first.")
-        .def_property_readonly("missing_users", [](const Learner& l) { return ids_of(l.users(), l.missing_users); })
-        .def_property_readonly("missing_items", [](const Learner& l) { return ids_of(l.items(), l.missing_items); })
-        .def(
-            "removed",
-            [](Learner& l, int64_t users, int64_t items) {
-                require(users >= 0 && users <= l.learned_users && items >= 0 && items <= l.learned_items,
-                        "more rows than there are");
-                require_no_window(l.users());
-                l.removed(users, items);
-            },
-            py::arg("users"), py::arg("items"))
-        .def("delivered", &Learner::delivered, "What was missing has come. Users that did not are new; items: False.")
-        .def(
-            "learn",
-            [](Learner& l, const LearnSettings& s, const Array<int64_t>& users, const Array<int64_t>& items,
-               const MaybeArray<float>& values, const MaybeArray<float>& weights, uint64_t first_seq) {
-                require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
-                const RecordView r = view(users, items, values, weights, first_seq);
-                require(l.planned(s, r) && l.known_items.empty(), "not what was planned");
-                Learned out;
-                {
-                    py::gil_scoped_release nogil;
-                    out = l.learn(s, r);
-                }
-                return py::make_tuple(out.events, out.loss, out.new_users, out.new_items, out.skipped, out.warm,
-                                      out.cold);
-            },
-            py::arg("settings"), fixed("users"), fixed("items"), fixed("values").none(true),
-            fixed("weights").none(true), py::arg("first_seq"))
+        .def("accompany", &accompany, py::arg("table"), py::arg("keyed_by"), py::arg("rule"), py::keep_alive<1, 2>(),
+             py::keep_alive<1, 4>(), "Every event touches one row of this table, too.")
+        .def("plan", &plan, py::arg("settings"), py::arg("events"), py::arg("start"))
+        .def_property_readonly("missing", &missing,
+                               "Ids to be delivered, by table: users, items, then the others as they were added.")
+        .def("rows_removed", &Learner::rows_removed, "Rows left the tables, which know it.")
+        .def("delivered", &Learner::delivered, "What was missing has come. Rows that did not are new; items: False.")
+        .def("learn", &learn, py::arg("settings"), py::arg("events"))
         .def_property(
             "value_sums",
             [](const Learner& l) {
@@ -102,31 +191,6 @@ void bind_learner(py::module_& m) {
                 return std::pair(l.value_sum, l.value_weight);
             },
             [](Learner& l, std::pair<double, double> sums) { std::tie(l.value_sum, l.value_weight) = sums; })
-        .def_property(
-            "mean",
-            [](const Learner& l) {
-                std::vector<float> mean;
-                {
-                    py::gil_scoped_release nogil;
-                    std::lock_guard lock(l.users().mutex());
-                    mean = l.mean;
-                }
-                return to_array(mean);
-            },
-            [](Learner& l, const Array<float>& mean) {
-                require(mean.size() == std::ssize(l.mean), "mean must be [dim]");
-                py::gil_scoped_release nogil;
-                std::lock_guard lock(l.users().mutex());
-                std::copy(mean.data(), mean.data() + mean.size(), l.mean.begin());
-            })
-        .def(
-            "restore_totals",
-            [](Learner& l, int64_t users, int64_t items) {
-                l.users().total = l.learned_users = users;
-                l.items().total = l.learned_items = items;
-            },
-            py::arg("users"), py::arg("items"))
-        .def_readonly("learned_users", &Learner::learned_users)
-        .def_readonly("learned_items", &Learner::learned_items)
+        .def_property("mean", &mean_of, &set_mean)
         .def_readwrite("mean_count", &Learner::mean_count);
 }

@@ -88,23 +88,18 @@ void fill(Warm& w, const Array<int64_t>& ids, const Array<uint8_t>& rows) {
 
 void bind_tables(py::module_& m) {
     m.def(
-        "stored_bytes",
-        [](int64_t dim, int optimizer) {
-            return RowLayout(checked_dim(dim), checked_optimizer(optimizer)).stored_bytes;
-        },
-        py::arg("dim"), py::arg("optimizer"), "Bytes of one row in LMDB.");
+        "stored_row_bytes", [](int64_t floats) { return RowLayout(checked_floats(floats)).stored_bytes; },
+        py::arg("floats"), "Bytes in LMDB of one row of so many floats.");
     m.def(
-        "row_bytes",
-        [](int64_t dim, int optimizer) {
-            return RowLayout(checked_dim(dim), checked_optimizer(optimizer)).stride + Warm::kOverheadBytes;
-        },
-        py::arg("dim"), py::arg("optimizer"), "RAM of one warm row, with its share of the index and the bookkeeping.");
+        "warm_row_bytes",
+        [](int64_t floats) { return RowLayout(checked_floats(floats)).stride + Warm::kOverheadBytes; },
+        py::arg("floats"), "RAM of one such row, with its share of the index and the bookkeeping.");
     py::class_<Warm>(m, "Warm")
-        .def(py::init([](int64_t dim, int optimizer, int64_t capacity, bool ordinals) {
+        .def(py::init([](int64_t floats, int64_t capacity, bool ordinals) {
                  require(capacity > 0 && capacity < Warm::kNone, "capacity out of range");
-                 return std::make_unique<Warm>(checked_dim(dim), checked_optimizer(optimizer), capacity, ordinals);
+                 return std::make_unique<Warm>(checked_floats(floats), capacity, ordinals);
              }),
-             py::arg("dim"), py::arg("optimizer"), py::arg("capacity"), py::arg("ordinals"))
+             py::arg("floats"), py::arg("capacity"), py::arg("ordinals"))
         .def("peek", &peek, fixed("ids"))
         .def("fill", &fill, fixed("ids"), fixed("rows"))
         .def("freeze", &Warm::freeze, py::call_guard<py::gil_scoped_release>())
@@ -144,16 +139,32 @@ void bind_tables(py::module_& m) {
              })
         .def_property_readonly("stored_bytes", [](const Warm& w) { return w.layout().stored_bytes; })
         .def_property_readonly("seq_offset", [](const Warm& w) { return w.layout().meta_offset; })
-        .def_property_readonly("row_bytes", [](const Warm& w) { return w.layout().stride; })
+        .def_property_readonly("stride", [](const Warm& w) { return w.layout().stride; })
         .def_property_readonly("kept_bytes",
                                py::cpp_function(&Warm::kept_bytes, py::call_guard<py::gil_scoped_release>()))
-        .def_property_readonly("bytes", &Warm::bytes)
+        .def_property_readonly("bytes", py::cpp_function(&Warm::bytes, py::call_guard<py::gil_scoped_release>()))
         .def_property_readonly("dirty", &Warm::dirty)
         .def_property_readonly("capacity", &Warm::capacity)
         .def_property_readonly("evicted", &Warm::evicted)
         .def_property_readonly("crowded", &Warm::crowded)
         .def("__len__", &Warm::size)
-        .def_property_readonly("total", [](const Warm& w) { return w.total.load(); });
+        .def_property_readonly("total", [](const Warm& w) { return w.total.load(); })
+        .def_property_readonly("learned", [](const Warm& w) { return w.learned.load(); })
+        .def(
+            "restore_rows",
+            [](Warm& w, int64_t n) {
+                require(n >= 0, "a number of rows");
+                w.restore_rows(n);
+            },
+            py::arg("n"), "At opening: so many rows are in LMDB.")
+        .def(
+            "rows_removed",
+            [](Warm& w, int64_t n) {
+                require(n >= 0 && n <= w.learned, "more rows than there are");
+                require_no_window(w);
+                w.rows_removed(n);
+            },
+            py::arg("n"));
 
     m.attr("SKETCH_BYTES") = Sightings::kRows * Sightings::kWidth;
     py::class_<Sightings>(m, "Sightings")

@@ -22,3 +22,6 @@ inline int64_t state_floats(Optimizer optimizer, int64_t dim) {
     }
     __builtin_unreachable();
 }
+
+// Floats of a row that has a vector: the vector, its bias, the state.
+inline int64_t row_floats(Optimizer optimizer, int64_t dim) { return dim + 1 + state_floats(optimizer, dim); }

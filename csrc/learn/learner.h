@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "kernels/kernels.h"
+#include "learn/companion.h"
 #include "table/catalogue.h"
 #include "table/history.h"
 #include "table/hot.h"
@@ -50,7 +51,7 @@ class Learner {
           items_(items),
           catalogue_(catalogue),
           history_(history),
-          mean(static_cast<size_t>(users.layout().dim)) {}
+          mean(static_cast<size_t>(catalogue.dim())) {}
     ~Learner() {
         if (users_.planned_by == this) stand_on(nullptr);
     }
@@ -68,10 +69,15 @@ class Learner {
     // blocked: every row is dirty or pinned, an epoch must end first. Then call again.
     Plan plan(const LearnSettings& s, const RecordView& r, int64_t from);
     std::vector<uint32_t> missing_users, missing_items;  // slots marked kFetching
-    // Rows of both tables left. The mean starts anew where no user is left.
-    void removed(int64_t users, int64_t items);
-    // The missing rows that exist were filled. Users that were not are new; false if an item was not.
+    // One more table that every event touches; before the first plan. It and its rule are kept alive by the caller.
+    void accompany(Warm& table, KeyedBy keyed_by, const RowRule& rule) {
+        companions_.push_back({&table, keyed_by, &rule});
+    }
+    const std::vector<Companion>& companions() const { return companions_; }
+    // The missing rows that exist were filled. Rows that were not are new; false if an item was not.
     bool delivered();
+    // Rows left the tables. The mean starts anew where no user is left.
+    void rows_removed();
     Warm& users() const { return users_; }
     Warm& items() const { return items_; }
     // Learns the planned window and unpins it.
@@ -103,9 +109,7 @@ class Learner {
     int64_t user_room = INT64_MAX, item_room = INT64_MAX;
     int64_t window_events() const { return end_ - begin_; }
     // Are the rows those of this optimizer?
-    bool fits(Optimizer optimizer) const {
-        return RowLayout(items_.layout().dim, optimizer).meta_offset == items_.layout().meta_offset;
-    }
+    bool fits(Optimizer optimizer) const { return row_floats(optimizer, dim()) == items_.layout().floats; }
     // Does a window stand ready that was planned for this record with these settings?
     bool planned(const LearnSettings& s, const RecordView& r) const {
         return ready_ && r.n == planned_n_ && s.loss == planned_.loss && s.optimizer == planned_.optimizer &&
@@ -122,21 +126,32 @@ class Learner {
     uint64_t mean_count = 0;  // events in it
     // The values learned so far, weighted: their sum, and that of the weights (table state).
     double value_sum = 0, value_weight = 0;
-    // Rows of each table as of the last learned window: plan() counts new rows before they are made.
-    int64_t learned_users = 0, learned_items = 0;
 
   private:
-    void stand_on(const Learner* rows_of) { users_.planned_by = items_.planned_by = catalogue_.planned_by = rows_of; }
+    int64_t dim() const { return catalogue_.dim(); }
+    void stand_on(const Learner* rows_of) {
+        users_.planned_by = items_.planned_by = catalogue_.planned_by = rows_of;
+        for (const Companion& c : companions_) c.table->planned_by = rows_of;
+    }
     static constexpr uint32_t kNone = Warm::kNone;
     int64_t window_steps(const LearnSettings& s) const;
-    uint32_t resolve_user(int64_t id);
+    void begin_window(const LearnSettings& s, const RecordView& r, int64_t from, int64_t end);
+    bool plan_event(const RecordView& r, int64_t b, uint64_t* known);
+    bool plan_negatives(const LearnSettings& s, const RecordView& r, int64_t b0, uint64_t before);
+    void prefetch_plan(const RecordView& r, int64_t b) const;
+    uint32_t resolve(Warm& table, int64_t id, std::vector<uint32_t>* missing, int64_t* made);
     uint32_t resolve_item(int64_t id, int64_t event, uint64_t* known);
     bool is_item(uint64_t ordinal, int64_t before_event) const;
     uint64_t draw(const LearnSettings& s, uint64_t seq, uint64_t k, uint64_t below, int64_t before_event) const;
     uint32_t resolve_ordinal(uint64_t ordinal);
     void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
                     int64_t n_items);
+    struct MicroBatch;
     int64_t step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
+    void find_grads(const LearnSettings& s, const RecordView& r, const MicroBatch& m);
+    int64_t step_items(const LearnSettings& s, const MicroBatch& m, uint64_t first_seq);
+    int64_t step_users(const LearnSettings& s, const RecordView& r, const MicroBatch& m);
+    void learn_companions(const RecordView& r, int64_t from, int64_t to);
     int64_t update_items(const UpdateStep& step, int64_t per_event, uint64_t first_seq);
     int64_t update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
                          uint64_t first_seq);
@@ -149,6 +164,7 @@ class Learner {
     LearnSettings planned_{};
     int64_t planned_n_ = 0;
     std::vector<uint32_t> user_slots_, item_slots_, negative_slots_;
+    std::vector<Companion> companions_;
     std::vector<uint64_t> ordinals_;
     // Gaps of the catalogue that items of the window took: ordinal -> the event that brought the item.
     std::unordered_map<uint64_t, int64_t> taken_gaps_;

@@ -7,7 +7,7 @@
 #include "learn/learner.h"
 
 void Learner::fill_fresh(const LearnSettings& s) {
-    const int64_t D = users_.layout().dim;
+    const int64_t D = dim();
     if (made_users_)
         for (const uint32_t slot : users_.pinned())
             if (users_.flags(slot) & Warm::kFresh)
@@ -90,6 +90,7 @@ Learned Learner::device_marked(const RecordView& r, Hot& hot_users, Hot& hot_ite
         mean_count += static_cast<uint64_t>(end_ - begin_);
     }
     if (r.values) count_values(r, begin_, end_);
+    learn_companions(r, begin_, end_);
     end_window(&out);
     return out;
 }

@@ -1,7 +1,8 @@
 // The layout of a row, and rows by slot.
 //
-// A row: float[dim] vector, float bias, the optimizer's state (optimizer.h), padding to 8 bytes, then RowMeta. All of
-// it but the id is what LMDB holds (`stored_bytes`); the id stands last, so that the index needs no keys of its own.
+// A row: its floats, padding to 8 bytes, then RowMeta. All of it but the id is what LMDB holds (`stored_bytes`); the id
+// stands last, so that the index needs no keys of its own. What the floats mean is the table's: users and items have
+// a vector, a bias and the optimizer's state (kernels/optimizer.h, row_floats).
 #pragma once
 #include <algorithm>
 #include <cstddef>
@@ -9,7 +10,6 @@
 #include <memory>
 #include <vector>
 
-#include "kernels/optimizer.h"
 #include "memory/pages.h"
 
 struct RowMeta {
@@ -26,12 +26,12 @@ struct RowMeta {
 };
 
 struct RowLayout {
-    RowLayout(int64_t dim_, Optimizer optimizer)
-        : dim(dim_),
-          meta_offset(((dim_ + 1 + state_floats(optimizer, dim_)) * 4 + 7) / 8 * 8),
+    explicit RowLayout(int64_t floats_)
+        : floats(floats_),
+          meta_offset((floats_ * 4 + 7) / 8 * 8),
           stored_bytes(meta_offset + 24),
           stride((meta_offset + 32 + 63) / 64 * 64) {}
-    int64_t dim, meta_offset, stored_bytes, stride;
+    int64_t floats, meta_offset, stored_bytes, stride;
 };
 
 // Rows by slot. Grows by chunks: a row never moves while it is in its slot.

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-Warm::Warm(int64_t dim, Optimizer optimizer, int64_t capacity, bool ordinals)
-    : slab_(RowLayout(dim, optimizer), capacity), capacity_(capacity), ordinals_(ordinals) {}
+Warm::Warm(int64_t floats, int64_t capacity, bool ordinals)
+    : slab_(RowLayout(floats), capacity), capacity_(capacity), ordinals_(ordinals) {}
 
 void Warm::prefetch_row(int64_t id) const {
     const uint32_t s = index_.guess(id);

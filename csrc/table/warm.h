@@ -44,7 +44,7 @@ class Warm {
     static constexpr uint8_t kFetching = 16;            // its content is still in LMDB
     static constexpr uint8_t kAttachedWritten = 32;     // as kWritten, for what is attached: it is handed over later
 
-    Warm(int64_t dim, Optimizer optimizer, int64_t capacity, bool ordinals);
+    Warm(int64_t floats, int64_t capacity, bool ordinals);
 
     // --- the writer
     uint32_t find(int64_t id) const {
@@ -136,7 +136,11 @@ class Warm {
 
     // The learner whose planned window stands on rows here: until it is learned none may leave or lose its pin.
     const void* planned_by = nullptr;
-    std::atomic<int64_t> total{0};  // rows of the table, wherever they live (table state); the writer changes it
+    // Rows of the table, wherever they live: those that a planned window will make included, or as of the last window
+    // that was learned (table state). The writer changes them.
+    std::atomic<int64_t> total{0}, learned{0};
+    void restore_rows(int64_t n) { total = learned = n; }  // at opening
+    void rows_removed(int64_t n) { total = learned -= n; }
     // Is every row here? Slots that are still kFetching don't count: whether they have a row is not known yet.
     bool complete() const { return size() == total; }
 

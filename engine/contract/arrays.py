@@ -8,6 +8,8 @@ from numpy.typing import NDArray
 Ids = NDArray[np.int64]
 
 Floats = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+RowBytes = NDArray[np.uint8]  # rows as LMDB holds them, [n, width]
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar  # with defaults, as from 3.13 on; type checkers know it by themselves

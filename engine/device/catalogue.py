@@ -1,13 +1,14 @@
 """The catalogue in a device's memory: ranking there, with the host's copy behind it for everything else.
 
 Responsible for the device's copy of the items that it has room for, the first ones by ordinal, and for filters as bits.
-Not for which items there are: ids, ordinals, gaps and hidden items are the host's (catalogue.py); nor for how the
-others come to the device for a ranking (tiles.py). Invariants: what ranks has been shown all that was learned; every
-access takes the device's turn. The host's vectors are brought up to date before they are read.
+Takes over what was learned from the items' hot tier (`show`). Not for which items there are: ids, ordinals, gaps and
+hidden items are the host's (store/catalogue.py); nor for how the others come to the device for a ranking (tiles.py).
+Invariants: what ranks has been shown all that was learned; every access takes the device's turn. The host's vectors are
+brought up to date before they are read.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from ..contract.arrays import Floats, Ids
 from ..kernels.score_topk.triton_kernel import Ranking, rank_ids, score_topk
 from ..kernels.work import published
 from ..machine.marks import marked
-from ..store.catalogue import Catalogue
-from .copies import Transfers
+from ..store.catalogue import Ask, Catalogue, PositionLists, Ranked
+from .copies import Copies
+from .hot import HotTier
 from .tiles import ALIGNED, Best, Block, Tiles, item_bytes, merged, room
 
 _FILTER_WORDS = 1 << 23  # of the bitmaps of some queries: 32 MiB
@@ -27,32 +29,22 @@ _RANKING_BYTES = 8  # of an item
 _FIRST_ITEMS = 1 << 10
 _BLOCK = 1 << 21  # items that it holds and looks at together, beside tiles: with lists, for 128 queries
 
-Filter = tuple[Ids | None, Ids | None]
 _Lists = tuple[int, Any, Any]  # how many; of each position its list, and the position: arrays or tensors
 
 
 class DeviceCatalogue(Catalogue):
-    def __init__(
-        self,
-        dim: int,
-        torch: Any,
-        device: Any,
-        turn: AbstractContextManager[None],
-        transfers: Transfers,
-        room: int,
-    ):
+    def __init__(self, host: Catalogue, items: HotTier, copies: Copies, room: int):
         """`room`: bytes that items may take on the device for good; while the catalogue grows, half as much again."""
-        super().__init__(dim)
-        self.refresh: Callable[[], None] = lambda: None  # brings the host's vectors up to date
-        self.show: Callable[[], None] = lambda: None  # and the device's
-        self._torch = torch
-        self._device = device
-        self._turn = turn
-        self._transfers = transfers
-        self._limit = room // (item_bytes(dim) + _RANKING_BYTES) // ALIGNED * ALIGNED
-        with self._transfers.computing("making room for items"):
+        self.native, self.dim = host.native, host.dim
+        self._items = items
+        self._turn = items.turn
+        self._copies = copies
+        self._torch = copies.torch
+        self._device = copies.device
+        self._limit = room // (item_bytes(self.dim) + _RANKING_BYTES) // ALIGNED * ALIGNED
+        with copies.computing("making room for items"):
             self._vectors, self._biases, self._ids = self._room(min(_FIRST_ITEMS, self._limit))
-        self._tiles = Tiles(torch, device, dim, self.native.read_tile)
+        self._tiles = Tiles(self._torch, self._device, self.dim, self.native.read_tile)
         self._rankings: tuple[tuple[int, int, bool] | None, dict[int, Ranking]] = None, {}
         self._ranked: tuple[tuple[int, int, int], Any] | None = None
 
@@ -74,15 +66,30 @@ class DeviceCatalogue(Catalogue):
             "catalogue_tiled": len(self) > self._limit,
         }
 
-    def restore(self, stored: Any, n: int, end: int, hidden: Any, n_hidden: int) -> None:
-        super().restore(stored, n, end, hidden, n_hidden)
-        with self._transfers.computing("filling its catalogue"):
+    # --- taking over items
+
+    def fill(self) -> None:
+        """At opening: takes over all items of the host."""
+        end = len(self)
+        with self._copies.computing("filling its catalogue"):
             self._grow(end)
             for start in range(0, min(end, self._limit), _RESTORED):
                 ordinals = np.arange(start, min(end, self._limit, start + _RESTORED))
                 vectors, biases = super().read(ordinals)
-                rows = self._transfers.send(np.column_stack([vectors, biases]))
+                rows = self._copies.send(np.column_stack([vectors, biases]))
                 self.publish(self.native.ids(ordinals), ordinals, rows, None)
+
+    def show(self, only_left: bool = False) -> None:
+        """Takes over the rows that were learned since the last time; or those alone that have lost their places, before
+        others come there."""
+        with self._turn:
+            if not only_left:
+                self._items.collect()
+            changed = self._items.native.changed(only_left)
+            if len(changed):
+                with self._copies.computing("showing what was learned"):
+                    self.publish(changed.ids, changed.ordinals, self._items.rows, changed.places)
+                self._items.native.shown(only_left)  # not if it failed
 
     def _grow(self, items: int) -> None:
         """Makes room for so many items, or for those there is memory for: the rest is ranked in tiles from then on."""
@@ -108,67 +115,59 @@ class DeviceCatalogue(Catalogue):
         if not (held := ordinals < self._limit).all():
             places = (np.arange(len(ordinals)) if places is None else places)[held]
             ids, ordinals = ids[held], ordinals[held]
-        at = self._transfers.send(ordinals)
+        at = self._copies.send(ordinals)
         if places is not None:
-            rows = rows.index_select(0, self._transfers.send(places))
+            rows = rows.index_select(0, self._copies.send(places))
         self._vectors[at, : self.dim] = rows[:, : self.dim]
         self._biases[at] = rows[:, self.dim]
-        self._ids[at] = self._transfers.send(ids)
+        self._ids[at] = self._copies.send(ids)
+
+    # --- reading
 
     def read(self, ordinals: Ids) -> tuple[Floats, Floats]:
-        self.refresh()
+        self._items.refresh()
         return super().read(ordinals)
 
     def score(self, queries: Floats, ordinals: Ids) -> Floats:
-        self.refresh()
+        self._items.refresh()
         return super().score(queries, ordinals)
 
     @marked("rank")
-    def topk(
-        self,
-        queries: Floats,
-        k: int,
-        items: int,
-        *,
-        offsets: Floats | None,
-        exclude_all: Ids | None,
-        exclude: Filter,
-        include: Filter,
-        cosine: bool,
-        threads: int,
-    ) -> tuple[Ids, Floats, Ids]:
+    def topk(self, ask: Ask) -> Ranked:
         """As the catalogue's, on the device; cosines on the host. Offsets are added to what was ranked without them."""
-        if cosine or not items:
-            self.refresh()
-            return super().topk(
-                queries, k, items, offsets=offsets, exclude_all=exclude_all, exclude=exclude, include=include,
-                cosine=cosine, threads=threads,
-            )  # fmt: skip
-        found: list[Callable[[], list[NDArray[Any]]]] = []
-        with self._turn, self._transfers.computing("ranking"):
+        if ask.cosine or not ask.items:
+            self._items.refresh()
+            return super().topk(ask)
+        with self._turn, self._copies.computing("ranking"):
             self.show()
-            tiled = items > self._limit
-            if tiled:
-                self.refresh()
-            asked = self._transfers.send(queries)
-            filtered = exclude[0] is not None or include[1] is not None
-            most = min(items, max(_BLOCK, self._tiles.items)) if tiled else items
-            # The same queries together for all blocks: in what order a score is added up depends on how many they are.
-            step = max(1, _FILTER_WORDS // -(-most // 32)) if filtered else len(queries)
-            for start in range(0, len(queries), step):
-                part = slice(start, start + step)
-                n = len(asked[part])
-                wanted = self._lists(n, *_of(part, *include), tiled)
-                unwanted = [self._lists(n, *x, tiled) for x in ((exclude_all, None), _of(part, *exclude))]
-                best = self._best(asked[part], k, items, wanted, unwanted)
-                found.append(self._transfers.report(*best))
+            found = self._parts(ask)
             ids, scores, counts = (np.concatenate(x) for x in zip(*(landed() for landed in found), strict=True))
-        if offsets is not None:
-            scores += offsets[:, None]
+        if ask.offsets is not None:
+            scores += ask.offsets[:, None]
             order = np.lexsort((ids, -scores), axis=1)  # two scores may have become one; padding stays last
-            order = np.where(np.arange(k) < counts[:, None], order, np.arange(k))
+            order = np.where(np.arange(ask.k) < counts[:, None], order, np.arange(ask.k))
             ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
-        return ids, scores, counts
+        return Ranked(ids, scores, counts)
+
+    def _parts(self, ask: Ask) -> list[Callable[[], list[NDArray[Any]]]]:
+        """Ranks some queries after the other; what waits for each part's answer."""
+        tiled = ask.items > self._limit
+        if tiled:
+            self._items.refresh()
+        asked = self._copies.send(ask.queries)
+        filtered = ask.exclude[0] is not None or ask.include[1] is not None
+        most = min(ask.items, max(_BLOCK, self._tiles.items)) if tiled else ask.items
+        # The same queries together for all blocks: in what order a score is added up depends on how many they are.
+        step = max(1, _FILTER_WORDS // -(-most // 32)) if filtered else len(asked)
+        found = []
+        for start in range(0, len(asked), step):
+            part = slice(start, start + step)
+            n = len(asked[part])
+            wanted = self._lists(n, *_of(part, *ask.include), tiled)
+            unwanted = [self._lists(n, *x, tiled) for x in ((ask.exclude_all, None), _of(part, *ask.exclude))]
+            best = self._best(asked[part], ask.k, ask.items, wanted, unwanted)
+            found.append(self._copies.report(*best))
+        return found
 
     def _best(self, queries: Any, k: int, items: int, wanted: _Lists | None, unwanted: list[_Lists | None]) -> Best:
         """The best k of all blocks."""
@@ -239,7 +238,7 @@ class DeviceCatalogue(Catalogue):
         return self._torch.as_tensor(x, device=self._device)
 
 
-def _of(part: slice, positions: Ids | None, offsets: Ids | None) -> Filter:
+def _of(part: slice, positions: Ids | None, offsets: Ids | None) -> PositionLists:
     """The lists of a part of the queries."""
     if positions is None or offsets is None:
         return positions, offsets

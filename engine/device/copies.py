@@ -18,9 +18,9 @@ from ..machine.backend import device_errors
 _Array = NDArray[Any]
 
 
-class Transfers:
+class Copies:
     def __init__(self, torch: Any, device: Any) -> None:
-        self._torch, self._device = torch, device
+        self.torch, self.device = torch, device
         self._streams = device.type == "cuda"
         self._there: Any = torch.cuda.Stream(device) if self._streams else None
         self._back: Any = torch.cuda.Stream(device) if self._streams else None
@@ -30,13 +30,13 @@ class Transfers:
     def computing(self, what: str) -> Iterator[None]:
         """Kernels of the block come after those of all blocks before, on this device, from any thread. What fails in it
         is a DeviceError that says `what`."""
-        stream = self._torch.cuda.stream(self._kernels) if self._streams else nullcontext()
+        stream = self.torch.cuda.stream(self._kernels) if self._streams else nullcontext()
         with device_errors(what), stream:
             yield
 
     def staging(self, *shape: int) -> Any:
         """Memory of the host to fill for `load`: a float32 tensor, used once, for a copy may be under way from it."""
-        return self._torch.empty(shape, dtype=self._torch.float32, pin_memory=self._streams)
+        return self.torch.empty(shape, dtype=self.torch.float32, pin_memory=self._streams)
 
     def load(self, staging: Any) -> Callable[[], Any]:
         """Begins to copy a tensor of pinned memory to the device, whatever computes there meanwhile.
@@ -45,8 +45,8 @@ class Transfers:
         """
         if not self._streams:
             return lambda: staging
-        with self._torch.cuda.stream(self._there):
-            loaded = staging.to(self._device, non_blocking=True)
+        with self.torch.cuda.stream(self._there):
+            loaded = staging.to(self.device, non_blocking=True)
             done = self._there.record_event()
 
         def landed() -> Any:
@@ -59,8 +59,8 @@ class Transfers:
     def send(self, array: _Array) -> Any:
         """The same of an array: a tensor for kernels that are launched from now on; the array may change at once."""
         if not self._streams:
-            return self._torch.from_numpy(np.ascontiguousarray(array))
-        pinned = self._torch.empty(array.shape, dtype=_dtype(self._torch, array), pin_memory=True)
+            return self.torch.from_numpy(np.ascontiguousarray(array))
+        pinned = self.torch.empty(array.shape, dtype=_dtype(self.torch, array), pin_memory=True)
         pinned.numpy()[...] = array
         return self.load(pinned)()
 
@@ -72,7 +72,7 @@ class Transfers:
         if not self._streams:
             return lambda: _array(rows)
         self._back.wait_stream(self._kernels)
-        with self._torch.cuda.stream(self._back):
+        with self.torch.cuda.stream(self._back):
             fetched = rows.to("cpu", non_blocking=True)
             rows.record_stream(self._back)
             done = self._back.record_event()
@@ -91,7 +91,7 @@ class Transfers:
         if not self._streams:
             copies = [tensor.clone() for tensor in tensors]
             return lambda: [_array(copy) for copy in copies]
-        with self._torch.cuda.stream(self._kernels):
+        with self.torch.cuda.stream(self._kernels):
             copies = [tensor.to("cpu", non_blocking=True) for tensor in tensors]
             done = self._kernels.record_event()
 

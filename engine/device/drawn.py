@@ -8,12 +8,13 @@ calls has the device's turn.
 from typing import Any
 
 from ..contract.arrays import Ids
-from .copies import Transfers
+from .copies import Copies
 
 
 class Drawn:
-    def __init__(self, torch: Any, device: Any, transfers: Transfers) -> None:
-        self._torch, self._device, self._transfers = torch, device, transfers
+    def __init__(self, copies: Copies) -> None:
+        self._copies = copies
+        torch, device = copies.torch, copies.device
         self.slots = torch.zeros(0, dtype=torch.int32, device=device)  # the place of each item, by ordinal
         self._named = torch.zeros(0, dtype=torch.uint8, device=device)  # by place: 1 if it was named; the last: none
         self.pending = False  # may some be named?
@@ -26,7 +27,7 @@ class Drawn:
             grown = self.slots.new_zeros(max(most, 2 * len(self.slots)))
             grown[: len(self.slots)] = self.slots
             self.slots = grown
-        self.slots[self._transfers.send(ordinals)] = self._transfers.send(places).to(self._torch.int32)
+        self.slots[self._copies.send(ordinals)] = self._copies.send(places).to(self._copies.torch.int32)
 
     def name(self, places: Any, rows: int) -> None:
         """The device names these of `rows` places: an int32 tensor there; -1 is none."""
@@ -36,11 +37,11 @@ class Drawn:
             self._named = grown
         none = len(self._named) - 1
         self.pending = True
-        self._named.index_fill_(0, self._torch.where(places < 0, none, places).long(), 1)
+        self._named.index_fill_(0, self._copies.torch.where(places < 0, none, places).long(), 1)
 
     def named(self) -> Ids:
         """All places that were named. Waits for the device."""
-        places: Ids = self._torch.nonzero(self._named[:-1])[:, 0].cpu().numpy()
+        places: Ids = self._copies.torch.nonzero(self._named[:-1])[:, 0].cpu().numpy()
         return places
 
     def clear(self) -> None:

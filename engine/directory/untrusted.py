@@ -27,7 +27,7 @@ from ..log.segment import segments_in
 from ..machine.files import as_engine_error
 from ..store.history import ENTRY, stored_chunks
 from ..store.state import State
-from ..table.layout import stored_bytes
+from ..store.tables import ITEMS
 from .directory import exists, hold, make_lock
 from .verify import verify
 
@@ -114,7 +114,7 @@ def _require_file_for(state: State, copy: Path) -> None:
     """A catalogue takes memory up to its last ordinal, whatever stands below it: so many rows must the file have had
     room for, or nearly. A compacted file does not show any more what was in it; hence _GAPS."""
     data = data_file(copy / "rows")
-    rows = data.stat().st_size // stored_bytes(state.settings.dim, state.settings.optimizer)
+    rows = data.stat().st_size // ITEMS.stored_bytes(state.settings)
     if state.ordinals > rows + _GAPS:
         raise CorruptionError(
             f"{state.items} items, the last in place {state.ordinals}, in a file with room for {rows} rows",

@@ -5,17 +5,18 @@ they are; items are read from the catalogue.
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..contract.arguments import choice, describe, flag, id_array, query_vectors, whole_number
-from ..contract.arrays import PADDING, Floats, Ids
+from ..contract.arrays import PADDING, Floats, Ids, Mask, RowBytes
 from ..contract.errors import InputError, UnknownIdError
 from ..contract.reports import TopK
-from ..store.catalogue import Catalogue
-from .filters import Lists, Positions, filter_lists
+from ..store.catalogue import Ask, Catalogue
+from ..table.layout import biases_of, vectors_of
+from .filters import Filter, Lists, Positions, filter_lists
 
 _MOST_K = 2**24
 _MOST_ANSWERS = 2**27  # queries x k of one call: 1.5 GiB, for short answers are padded
@@ -24,12 +25,10 @@ _QUERIES = 1024  # ranked at a time: each needs a copy of its user's row, and of
 _SCRATCH = 2**22  # answers at a time
 
 
-class Rows(Protocol):
-    """The users' table, as far as ranking needs it."""
+class Peeks(Protocol):
+    """The users' rows, wherever they are."""
 
-    def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], NDArray[np.uint8]]: ...
-    def floats(self, rows: NDArray[np.uint8]) -> Floats: ...
-    def biases(self, rows: NDArray[np.uint8]) -> Floats: ...
+    def peek(self, ids: Ids) -> tuple[Mask, RowBytes]: ...
 
 
 class Seen(Protocol):
@@ -38,71 +37,109 @@ class Seen(Protocol):
     def items_of(self, user: int) -> Ids: ...
 
 
-class Strangers(Protocol):
-    """What a user without a row is ranked with, and what the scores of all pairs add to."""
+class Rankable(Protocol):
+    """What a list is made from: the store, a device in front of it, or one epoch of it. A user without a row is ranked
+    with `mean`; `base` is what the scores of all pairs add to."""
 
+    @property
+    def users(self) -> Peeks: ...
+    @property
+    def catalogue(self) -> Catalogue: ...
+    @property
+    def history(self) -> Seen: ...
     @property
     def mean(self) -> Floats: ...
     @property
     def base(self) -> float: ...
 
 
-# The vectors of some queries, what is added to all scores of each (None: nothing), and which get an empty row.
-Queries = tuple[Floats, Floats | None, NDArray[np.bool_] | None]
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The arguments of `topk`, as they came."""
+
+    users: Any
+    k: Any
+    vectors: Any
+    exclude_seen: Any
+    exclude: Any
+    include: Any
+    unknown: Any
+
+
+class _Queries(NamedTuple):
+    """The vectors of some queries, what is added to all scores of each (None: nothing), and which get an empty row."""
+
+    vectors: Floats
+    offsets: Floats | None
+    none: Mask | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """What a call asks for. queries(part): of a slice of its `n` queries; also(part): what else each must not get."""
+
+    n: int
+    scalar: bool
+    k: int
+    queries: Callable[[slice], _Queries]
+    exclude: Any
+    include: Any
+    also: Callable[[slice], Lists] | None = None
+    cosine: bool = False
 
 
 class Ranker:
-    def __init__(self, users: Rows, catalogue: Catalogue, history: Seen, strangers: Strangers, threads: int):
-        self._users = users
-        self._catalogue = catalogue
-        self._history = history
-        self._strangers = strangers
+    def __init__(self, source: Rankable, threads: int):
+        """`threads`: that score the items of one call."""
+        self._source = source
         self._threads = threads
 
-    def topk(
-        self,
-        seq: int,
-        users: Any,
-        k: int,
-        vectors: Any,
-        exclude_seen: bool,
-        exclude: Any,
-        include: Any,
-        unknown: str,
-    ) -> TopK:
+    @property
+    def _catalogue(self) -> Catalogue:
+        return self._source.catalogue
+
+    def topk(self, seq: int, asked: Request) -> TopK:
         """`Engine.topk`, at least at `seq`."""
-        k = whole_number("k", k, 1, _MOST_K)
-        choice("unknown", unknown, ("fallback", "raise", "skip"))
-        exclude_seen = flag("exclude_seen", exclude_seen)
-        if (users is None) == (vectors is None):
+        k = whole_number("k", asked.k, 1, _MOST_K)
+        choice("unknown", asked.unknown, ("fallback", "raise", "skip"))
+        exclude_seen = flag("exclude_seen", asked.exclude_seen)
+        if (asked.users is None) == (asked.vectors is None):
             raise InputError("users, vectors: wanted exactly one of the two")
-        if vectors is not None:
+        if asked.vectors is not None:
             if exclude_seen:
                 raise InputError("exclude_seen: needs users, got vectors")
-            given, scalar = query_vectors("vectors", vectors, self._catalogue.dim)
-            bases = np.full(len(given), self._strangers.base, np.float32)
-            return self._best(
-                seq, len(given), scalar, k, lambda part: (given[part], bases[part], None), exclude, include
-            )
-        ids, scalar = _column("users", users)
-        base = self._strangers.base
+            given, scalar = query_vectors("vectors", asked.vectors, self._catalogue.dim)
+            bases = np.full(len(given), self._source.base, np.float32)
+
+            def as_given(part: slice) -> _Queries:
+                return _Queries(given[part], bases[part], None)
+
+            return self._best(seq, _Ranking(len(given), scalar, k, as_given, asked.exclude, asked.include))
+        ids, scalar = _column("users", asked.users)
+
+        def seen(part: slice) -> Lists:
+            return Lists.of([self._source.history.items_of(user) for user in ids[part].tolist()])
+
+        queries, also = self._queries_of(ids, asked.unknown), seen if exclude_seen else None
+        return self._best(seq, _Ranking(len(ids), scalar, k, queries, asked.exclude, asked.include, also))
+
+    def _queries_of(self, ids: Ids, unknown: str) -> Callable[[slice], _Queries]:
+        """The queries of users; for those without a row as `unknown` says."""
+        base = self._source.base
         mean: list[Floats] = []  # of one moment for the whole call
 
-        def queries(part: slice) -> Queries:
+        def queries(part: slice) -> _Queries:
             known, vectors, offsets = self._known_users(ids[part], base)
             if known.all():
-                return vectors, offsets, None
+                return _Queries(vectors, offsets, None)
             if unknown == "raise":
                 raise UnknownIdError(f"users: {int(ids[part][~known][0])} has no row")
             if not mean:
-                mean.append(self._strangers.mean)
+                mean.append(self._source.mean)
             vectors[~known] = mean[0]
-            return vectors, offsets, ~known if unknown == "skip" else None
+            return _Queries(vectors, offsets, ~known if unknown == "skip" else None)
 
-        def seen(part: slice) -> Lists:
-            return Lists.of([self._history.items_of(user) for user in ids[part].tolist()])
-
-        return self._best(seq, len(ids), scalar, k, queries, exclude, include, seen if exclude_seen else None)
+        return queries
 
     def similar(self, seq: int, items: Any, k: int, exclude: Any, include: Any) -> TopK:
         """`Engine.similar`, at least at `seq`."""
@@ -110,33 +147,21 @@ class Ranker:
         ids, scalar = _column("items", items)
         self._known_items(ids)  # all or none
 
-        def queries(part: slice) -> Queries:
-            return self._catalogue.read(self._known_items(ids[part]))[0], None, None
+        def queries(part: slice) -> _Queries:
+            return _Queries(self._catalogue.read(self._known_items(ids[part]))[0], None, None)
 
         def itself(part: slice) -> Lists:
             return Lists(ids[part], np.arange(len(ids[part]) + 1))
 
-        return self._best(seq, len(ids), scalar, k, queries, exclude, include, itself, cosine=True)
+        return self._best(seq, _Ranking(len(ids), scalar, k, queries, exclude, include, itself, cosine=True))
 
-    def _best(
-        self,
-        seq: int,
-        n: int,
-        scalar: bool,
-        k: int,
-        queries: Callable[[slice], Queries],
-        exclude: Any,
-        include: Any,
-        also: Callable[[slice], Lists] | None = None,
-        cosine: bool = False,
-    ) -> TopK:
-        """The best k for n queries, some at a time, so that scratch memory does not grow with n.
-
-        queries(part): of a slice of them; also(part): what else each of them must not get.
-        """
+    def _best(self, seq: int, ranking: _Ranking) -> TopK:
+        """The best k for all queries, some at a time, so that scratch memory does not grow with their number."""
+        n, k = ranking.n, ranking.k
         if n * k > _MOST_ANSWERS:
             raise InputError(f"k: got {k} for {n} queries, wanted at most {_MOST_ANSWERS} answers in one call")
-        excluded, included = filter_lists("exclude", exclude, n), filter_lists("include", include, n)
+        excluded = filter_lists("exclude", ranking.exclude, n)
+        included = filter_lists("include", ranking.include, n)
         items, moves = len(self._catalogue), -1
         ids = np.full((n, k), PADDING, np.int64)
         scores = np.full((n, k), -np.inf, np.float32)
@@ -145,30 +170,31 @@ class Ranker:
         step = max(1, min(_QUERIES, _SCRATCH // width))
         for start in range(0, n, step):
             part = slice(start, min(n, start + step))
-            each = [x.cut(part.start, part.stop) for x in (excluded,) if isinstance(x, Lists)]
             with self._catalogue.pinned():
                 if moves != self._catalogue.moves:  # at first, and where ordinals may have changed
                     moves, items = self._catalogue.moves, min(items, len(self._catalogue))
                     positions = Positions(self._catalogue.ordinals, items)
                     for_all, chosen = positions.of_all([excluded]), positions.of_all([included])
-                vectors, offsets, none = queries(part)
+                wanted = ranking.queries(part)
                 found = self._catalogue.topk(
-                    vectors,
-                    width,
-                    items,
-                    offsets=offsets if offsets is not None and offsets.any() else None,
-                    exclude_all=for_all,
-                    exclude=positions.of_each([*each, also(part)] if also else each),
-                    include=positions.of_each([included.cut(part.start, part.stop)])
-                    if isinstance(included, Lists)
-                    else (chosen, None),
-                    cosine=cosine,
-                    threads=self._threads,
+                    Ask(
+                        queries=wanted.vectors,
+                        k=width,
+                        items=items,
+                        offsets=wanted.offsets if wanted.offsets is not None and wanted.offsets.any() else None,
+                        exclude_all=for_all,
+                        exclude=positions.of_each(_each(ranking, excluded, part)),
+                        include=positions.of_each([included.cut(part.start, part.stop)])
+                        if isinstance(included, Lists)
+                        else (chosen, None),
+                        cosine=ranking.cosine,
+                        threads=self._threads,
+                    )
                 )
             ids[part, :width], scores[part, :width], counts[part] = found
-            if none is not None:
-                ids[part][none], scores[part][none], counts[part][none] = PADDING, -np.inf, 0
-        if scalar:
+            if wanted.none is not None:
+                ids[part][wanted.none], scores[part][wanted.none], counts[part][wanted.none] = PADDING, -np.inf, 0
+        if ranking.scalar:
             return TopK(ids[0], scores[0], int(counts[0]), seq)
         return TopK(ids, scores, counts, seq)
 
@@ -179,7 +205,7 @@ class Ranker:
             u, i = np.broadcast_arrays(u, i)
         except ValueError as e:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
-        base = self._strangers.base
+        base = self._source.base
         scores: Floats = np.empty(u.size, np.float32)
         for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)
@@ -207,17 +233,23 @@ class Ranker:
             raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
         return vectors, offsets
 
-    def _known_users(self, ids: Ids, base: float) -> tuple[NDArray[np.bool_], Floats, Floats]:
+    def _known_users(self, ids: Ids, base: float) -> tuple[Mask, Floats, Floats]:
         """Which users have a row, their vectors, and what is added to all scores of a user: base and bias."""
-        known, rows = self._users.peek(ids)
-        biases = np.where(known, self._users.biases(rows), np.float32(0))
-        return known, self._users.floats(rows), biases + np.float32(base)
+        known, rows = self._source.users.peek(ids)
+        biases = np.where(known, biases_of(rows, self._catalogue.dim), np.float32(0))
+        return known, vectors_of(rows, self._catalogue.dim), biases + np.float32(base)
 
     def _known_items(self, ids: Ids) -> Ids:
         ordinals = self._catalogue.ordinals(ids)
         if (ordinals < 0).any():
             raise UnknownIdError(f"items: {int(ids[ordinals < 0][0])} has no row")
         return ordinals
+
+
+def _each(ranking: _Ranking, excluded: Filter, part: slice) -> list[Lists]:
+    """The lists of what each query of `part` must not get."""
+    each = [excluded.cut(part.start, part.stop)] if isinstance(excluded, Lists) else []
+    return [*each, ranking.also(part)] if ranking.also else each
 
 
 def _column(name: str, x: Any) -> tuple[Ids, bool]:

@@ -7,30 +7,27 @@ in. Decided once for a record, before its first event: an epoch in the middle of
 writer's thread only.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..contract.arrays import Mask
 from ..contract.errors import CorruptionError
 from ..log.record import Record
 from ..machine.backend import native
-from ..table.table import Table
 from .catalogue import Catalogue
-from .history import History
+from .tables import Tables
 
 _HALF_LIFE = 65_536  # events; a quarter as many as the sketch has cells in a row
 
 
 class Admission:
-    def __init__(self, users: Table, items: Table, catalogue: Catalogue, history: History, seed: int):
-        self._users = users
-        self._items = items
+    def __init__(self, tables: Tables, catalogue: Catalogue, seed: int):
+        self._tables = tables
         self._catalogue = catalogue
-        self._history = history
         self._seed = seed
         self._sightings = native.Sightings()
-        self._learned: NDArray[np.bool_] | None = None  # of the record in progress
+        self._learned: Mask | None = None  # of the record in progress
 
     @property
     def sightings(self) -> bytes:
@@ -48,21 +45,15 @@ class Admission:
             self._sightings.cells = sightings
         self._learned = np.frombuffer(decided, np.uint8) != 0 if decided else None
 
-    def begin(
-        self, record: Record, start: int, admit_after: int, make_room: Callable[[], None]
-    ) -> list[tuple[int, int]]:
-        """The runs [from, to) of events of the record that are to be learned, from `start` on; `end` must follow.
-
-        `make_room` ends an epoch as of before the record.
-        """
+    def begin(self, record: Record, start: int, admit_after: int) -> list[tuple[int, int]]:
+        """The runs [from, to) of events of the record that are to be learned, from `start` on. `name` and `end` must
+        follow."""
         if admit_after <= 1:
             return [(start, record.count)]
         if self._learned is None:
             self._learned = self._decide(record, admit_after)
         elif len(self._learned) != record.count:
             raise CorruptionError("the state in LMDB is of another log record", seq=record.first_seq)
-        if start == 0:
-            self._name(record, ~self._learned, make_room)
         edges = np.flatnonzero(np.diff(self._learned[start:], prepend=False, append=False)) + start
         return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
@@ -70,30 +61,29 @@ class Admission:
         """The record is learned."""
         self._learned = None
 
-    def _decide(self, record: Record, admit_after: int) -> NDArray[np.bool_]:
+    def _decide(self, record: Record, admit_after: int) -> Mask:
         if (record.first_seq - 1) // _HALF_LIFE != record.last_seq // _HALF_LIFE:
             self._sightings.halve()
         users, user = np.unique(record.users, return_inverse=True)
-        users_known = self._users.has(users)[user]
+        users_known = self._tables.users.has(users)[user]
         items_known = self._catalogue.ordinals(record.items) >= 0
-        learned: NDArray[np.bool_] = self._sightings.admit(
-            self._seed, record.users, record.items, users_known, items_known, admit_after
-        )
-        return learned
+        return self._sightings.admit(self._seed, record.users, record.items, users_known, items_known, admit_after)
 
-    def _name(self, record: Record, unlearned: NDArray[np.bool_], make_room: Callable[[], None]) -> None:
-        """Notes in the rows that events name which are not learned that they were named. May be done again."""
-        at = np.flatnonzero(unlearned)[::-1]  # the last one of each id counts
-        sides = ((self._users, record.users, self._history.deliver), (self._items, record.items, None))
-        for table, column, first in sides:
+    def name(self, record: Record, start: int) -> Iterator[None]:
+        """Notes in the rows that events name which are not learned that they were named. Yields where an epoch must end
+        before it can go on, so that rows can leave RAM. May be done again."""
+        if self._learned is None or start:
+            return
+        at = np.flatnonzero(~self._learned)[::-1]  # the last one of each id counts
+        for table, column in ((self._tables.users, record.users), (self._tables.items, record.items)):
             ids, last = np.unique(column[at], return_index=True)
             seqs = record.first_seq + at[last]
             known = table.has(ids)
             ids, seqs = ids[known], seqs[known]
             while len(ids):
-                n = table.bring(ids, first)
+                n = self._tables.bring(table, ids)
                 table.warm.name(ids[:n], seqs[:n])
                 table.warm.unpin()
                 ids, seqs = ids[n:], seqs[n:]
                 if len(ids):
-                    make_room()
+                    yield

@@ -5,21 +5,50 @@ Any thread may call anything but `restore` and `follow`.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
-from ..contract.arrays import Floats, Ids
+from ..contract.arrays import Floats, Ids, RowBytes
 from ..contract.errors import CorruptionError
 from ..machine.backend import native
 
-_Stored = Iterable[tuple[Ids, NDArray[np.uint8]]]  # ids and rows, in parts
+_Stored = Iterable[tuple[Ids, RowBytes]]  # ids and rows, in parts
+
+PositionLists = tuple[Ids | None, Ids | None]
+"""Ordinals, rising: one list for all queries, or lists end to end and their offsets; or none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is to be ranked: the best k of the first `items` items for each query [n, dim], hidden ones left out.
+
+    `offsets` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie. `cosine`: by
+    the cosine to the query, without the bias.
+    """
+
+    queries: Floats
+    k: int
+    items: int
+    offsets: Floats | None = None
+    exclude_all: Ids | None = None
+    exclude: PositionLists = (None, None)
+    include: PositionLists = (None, None)
+    cosine: bool = False
+    threads: int = 1
+
+
+class Ranked(NamedTuple):
+    """Ids [n, k], scores [n, k] and how many of each row are real [n]."""
+
+    ids: Ids
+    scores: Floats
+    counts: Ids
 
 
 class Catalogue:
     def __init__(self, dim: int):
-        self.native: Any = native.Catalogue(dim)
+        self.native = native.Catalogue(dim)
         self.dim = dim
 
     def __len__(self) -> int:
@@ -27,7 +56,7 @@ class Catalogue:
 
     @property
     def bytes(self) -> int:
-        return int(self.native.bytes)
+        return self.native.bytes
 
     def restore(self, stored: _Stored, n: int, end: int, hidden: _Stored, n_hidden: int) -> None:
         """Fills the catalogue at opening from the item rows of LMDB, n of them, the last one's ordinal end - 1, and
@@ -47,58 +76,39 @@ class Catalogue:
     @property
     def moves(self) -> int:
         """Grows whenever items leave, or come where others were: ordinals must be looked up again."""
-        return int(self.native.moves)
+        return self.native.moves
 
-    def pinned(self) -> Any:
+    def pinned(self) -> AbstractContextManager[None]:
         """For `with`: ordinals keep their meaning in the block. Short, for the writer may have to wait for its end."""
         return self.native.pin()
 
-    def follow(self, ids: Ids, rows: NDArray[np.uint8]) -> bool:
+    def follow(self, ids: Ids, rows: RowBytes) -> bool:
         """Moves on to the item rows of a later epoch; nobody may read meanwhile.
 
         False, and the catalogue is of no use any more, if these are not rows that it had and the ones that came after.
         """
-        return bool(self.native.follow(ids, rows, self.dim))
+        return self.native.follow(ids, rows, self.dim)
 
     def ordinals(self, ids: Ids) -> Ids:
         """Ordinals of ids, -1 where there is no such item. Use them while pinned."""
-        found: Ids = self.native.ordinals(ids)
-        return found
+        return self.native.ordinals(ids)
 
     def read(self, ordinals: Ids) -> tuple[Floats, Floats]:
         """Vectors [n, dim] and biases [n]; each item's are of one moment."""
-        vectors, biases = self.native.read(ordinals)
-        return vectors, biases
+        return self.native.read(ordinals)
 
     def score(self, queries: Floats, ordinals: Ids) -> Floats:
         """Query i [n, dim] against item ordinals[i]: float32 [n], the bits that `topk` gives."""
-        scores: Floats = self.native.score(queries, ordinals)
-        return scores
+        return self.native.score(queries, ordinals)
 
-    def topk(
-        self,
-        queries: Floats,
-        k: int,
-        items: int,
-        *,
-        offsets: Floats | None,
-        exclude_all: Ids | None,
-        exclude: tuple[Ids | None, Ids | None],
-        include: tuple[Ids | None, Ids | None],
-        cosine: bool,
-        threads: int,
-    ) -> tuple[Ids, Floats, Ids]:
-        """The best k of the first `items` items, hidden ones left out, for each query [n, dim]: ids and scores [n, k],
-        counts [n].
-
-        Filters are positions, rising: one list for all, or lists and offsets in CSR form (no offsets: one for all).
-        `offsets` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie.
-        `cosine`: by the cosine to the query, without the bias.
-        """
-        found: tuple[Ids, Floats, Ids] = self.native.topk(
-            queries, offsets, k, items, exclude_all, *exclude, *include, cosine, threads
-        )
-        return found
+    def topk(self, ask: Ask) -> Ranked:
+        """The best of `ask`."""
+        return Ranked(
+            *self.native.topk(
+                ask.queries, ask.offsets, ask.k, ask.items, ask.exclude_all, *ask.exclude, *ask.include, ask.cosine,
+                ask.threads,
+            )
+        )  # fmt: skip
 
 
 def _require_ids(ids: Ids) -> None:

@@ -15,13 +15,13 @@ from ..contract.arrays import Ids
 from .state import State
 
 
-class Rows(Protocol):
+class HasRows(Protocol):
     """A table, as far as the digest needs it."""
 
     def rows(self) -> Iterator[tuple[Ids, NDArray[np.uint8]]]: ...
 
 
-def digest(state: State, tables: Iterable[Rows], hidden: Ids, chunks: Iterable[tuple[int, int, bytes]]) -> str:
+def digest(state: State, tables: Iterable[HasRows], hidden: Ids, chunks: Iterable[tuple[int, int, bytes]]) -> str:
     """Hex of 16 bytes. `hidden`: ids of items, rising; `chunks`: of all histories, (user, number, bytes) in order.
     Nothing may change meanwhile."""
     h = hashlib.blake2b(digest_size=16)

@@ -4,81 +4,76 @@ Lives with the rows of the users' table (csrc/table/history.h); in LMDB it is a 
 entries. An entry is (item int64, seq uint64). `items_of` may be called by any thread.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
 from ..cold.keys import HISTORY, MOST_CHUNKS
+from ..cold.snapshot import Pair, Snapshot
 from ..contract.arrays import Ids
 from ..contract.errors import CorruptionError
 from ..machine.backend import native
+from ..table.table import Table
 
 ENTRY = np.dtype([("item", "<i8"), ("seq", "<u8")])
 _CHUNK_BYTES = 64 * ENTRY.itemsize
 _CHUNK = 2048  # users at a time
 
-Chunks = list[tuple[int, bytes]]
+Chunks = list[tuple[int, bytes]]  # of one user: number, entries
+Chunk = tuple[int, int, bytes]  # user, number, entries
 
 
 class History:
-    """`users` is the native warm tier of the users' table; `fetch` reads one user's chunks from LMDB, but not for
-    those that are `gone`."""
+    """The histories of the users in `users`; `budget_bytes`: RAM for them."""
 
-    def __init__(self, users: Any, budget_bytes: int, fetch: Callable[[int], Chunks], gone: Callable[[], Ids]):
+    def __init__(self, users: Table, budget_bytes: int):
         self._users = users
-        self._stored = fetch
-        self._gone = gone
-        self._native: Any = native.History(users, budget_bytes)
-
-    @property
-    def native(self) -> Any:
-        return self._native
+        self.native = native.History(users.warm, budget_bytes)
 
     @property
     def ram_bytes(self) -> int:
-        return int(self._native.bytes)
+        return self.native.bytes
 
     def items_of(self, user: int) -> Ids:
         """Item ids that a user has had, in no order; empty for a stranger."""
-        raw = self._native.entries(self._users, user)
+        raw = self.native.entries(self._users.warm, user)
         if raw is None:
-            raw = _joined(user, self._fetch(user))
+            raw = _joined(user, self._stored(user))
         return items_in(raw)
 
-    def _fetch(self, user: int) -> Chunks:
-        gone = self._gone()
+    def _stored(self, user: int) -> Chunks:
+        """A user's chunks in LMDB; none of a user who was removed since the last epoch."""
+        gone = self._users.gone
         at = int(np.searchsorted(gone, user))
-        return [] if at < len(gone) and gone[at] == user else self._stored(user)
+        if self._users.cold is None or (at < len(gone) and gone[at] == user):
+            return []
+        return self._users.cold.fetch_chunks(user)
 
-    def deliver(self, users: Ids) -> None:
+    def load(self, users: Ids) -> None:
         """Loads the histories of users whose rows are being brought in from LMDB, and still hidden. Writer only."""
         for user in users.tolist():
-            raw = _joined(user, self._fetch(user))
+            raw = _joined(user, self._stored(user))
             if raw:
-                self._native.load(self._users, user, raw)
+                self.native.load(self._users.warm, user, raw)
 
     def freeze(self) -> None:
-        self._native.freeze()
+        self.native.freeze()
 
-    def frozen(self, users: int) -> Iterator[list[tuple[bytes, bytes]]]:
+    def frozen(self, users: int) -> Iterator[list[Pair]]:
         """The dirty chunks of the frozen users as LMDB's pairs, by rising key. Epoch thread, after the users' rows."""
         for start in range(0, users, _CHUNK):
-            chunks = self._native.collect(self._users, start, min(_CHUNK, users - start))
+            chunks = self.native.collect(self._users.warm, start, min(_CHUNK, users - start))
             if chunks:
                 yield _sealed(chunks)
 
     def thaw(self, committed: bool) -> None:
         """Before the users' rows are thawed."""
-        self._native.thaw(self._users, committed)
+        self.native.thaw(self._users.warm, committed)
 
-    def owners(self, stored: Iterator[list[tuple[bytes, bytes]]], items: Ids) -> Ids:
-        """The users, rising, whose stored chunks name one of `items`. `stored`: LMDB's (key, payload) pairs.
-
-        CorruptionError for chunks that no engine writes.
-        """
+    def owners(self, items: Ids) -> Ids:
+        """The users, rising, whose chunks in LMDB name one of `items`. CorruptionError for what nobody writes."""
         found: set[int] = set()
-        for pairs in stored:
+        for pairs in self._scan():
             if odd := next((key for key, payload in pairs if len(payload) % ENTRY.itemsize), None):
                 raise CorruptionError(f"the history of user {_user(odd)} is not what an engine writes")
             entries = np.frombuffer(b"".join(payload for _, payload in pairs), ENTRY)["item"]
@@ -87,12 +82,12 @@ class History:
                 found.add(_user(pairs[at][0]))
         return np.array(sorted(found), np.int64)
 
-    def chunks(self, stored: Iterator[list[tuple[bytes, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
-        """Every chunk as (user, number, bytes), by user and number. `stored`: LMDB's (key, payload) pairs, in order."""
-        resident = self._users.resident().tolist()
-        here = {*resident, *self._gone().tolist()}  # before the scan begins
+    def chunks(self) -> Iterator[Chunk]:
+        """Every chunk, wherever it lives, by user and number. The writer's lock must be held."""
+        resident = self._users.warm.resident().tolist()
+        here = {*resident, *self._users.gone.tolist()}  # before the scan begins
         at = 0
-        for user, number, payload in stored_chunks(stored):
+        for user, number, payload in stored_chunks(self._scan()):
             while at < len(resident) and resident[at] < user:
                 yield from self._resident_chunks(resident[at])
                 at += 1
@@ -101,8 +96,12 @@ class History:
         for user in resident[at:]:
             yield from self._resident_chunks(user)
 
-    def _resident_chunks(self, user: int) -> Iterator[tuple[int, int, bytes]]:
-        raw = self._native.entries(self._users, user)
+    def _scan(self) -> Iterator[list[Pair]]:
+        return iter(()) if self._users.cold is None else self._users.cold.scan_raw(HISTORY)
+
+    def _resident_chunks(self, user: int) -> Iterator[Chunk]:
+        raw = self.native.entries(self._users.warm, user)
+        assert raw is not None  # the user is in RAM, and nobody else removes rows
         for start in range(0, len(raw), _CHUNK_BYTES):
             yield user, start // _CHUNK_BYTES, raw[start : start + _CHUNK_BYTES]
 
@@ -126,17 +125,18 @@ def items_in(raw: bytes) -> Ids:
 
 
 class StoredHistory:
-    """What users have had, as one snapshot of LMDB has it; `fetch` reads one user's chunks there."""
+    """What users have had, as one snapshot of LMDB has it."""
 
-    def __init__(self, fetch: Callable[[int], Chunks]):
-        self._fetch = fetch
+    def __init__(self, snapshot: Snapshot):
+        self._snapshot = snapshot
 
     def items_of(self, user: int) -> Ids:
-        return items_in(_joined(user, self._fetch(user)))
+        """As `History.items_of`."""
+        return items_in(_joined(user, self._snapshot.fetch_chunks(user)))
 
 
-def stored_chunks(stored: Iterator[list[tuple[bytes, bytes]]]) -> Iterator[tuple[int, int, bytes]]:
-    """Every chunk as (user, number, bytes), out of LMDB's (key, payload) pairs."""
+def stored_chunks(stored: Iterator[list[Pair]]) -> Iterator[Chunk]:
+    """Every chunk out of LMDB's (key, payload) pairs."""
     for key, payload in (pair for pairs in stored for pair in pairs):
         if payload:  # else its entries were forgotten
             yield _user(key), key[9], payload
@@ -146,10 +146,10 @@ def _user(key: bytes) -> int:
     return int.from_bytes(key[1:9], "big") - (1 << 63)
 
 
-def _sealed(chunks: list[tuple[int, int, bytes]]) -> list[tuple[bytes, bytes]]:
+def _sealed(chunks: list[tuple[int, int, bytes]]) -> list[Pair]:
     ids = np.array([user for user, _, _ in chunks], np.int64)
     numbers = np.array([number for _, number, _ in chunks], np.uint8)
     offsets = np.cumsum([0, *(len(payload) for _, _, payload in chunks)], dtype=np.int64)
     payload = np.frombuffer(b"".join(payload for _, _, payload in chunks), np.uint8)
-    sealed: list[tuple[bytes, bytes]] = native.seal_chunks(HISTORY, ids, numbers, payload, offsets)
+    sealed: list[Pair] = native.seal_chunks(HISTORY, ids, numbers, payload, offsets)
     return sealed

@@ -2,47 +2,44 @@
 
 Responsible for what changes in tables, catalogue, histories and model when an operation of the log is applied, and for
 what the next epoch has to delete. Not for the log, nor for when an epoch runs. Invariants: rows are removed between
-records alone and while no epoch runs, so nothing that is frozen leaves; a key is deleted in the transaction of the next
-epoch, not before (no-steal), and until then LMDB's value counts as absent; operations applied again, together with
-those that followed them, come to the same. The writer's thread only, except where it says so.
+records alone, while no epoch runs and RAM is up to date, so nothing that is frozen leaves; a key is deleted in the
+transaction of the next epoch, not before (no-steal), and until then LMDB's value counts as absent; operations applied
+again, together with those that followed them, come to the same. The writer's thread only, except where it says so.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
 from ..cold.keys import HIDDEN, HISTORY
+from ..cold.snapshot import Pair
 from ..contract.arrays import NO_IDS, PADDING, Ids
+from ..learn.model import Model
 from ..log.record import Record
 from ..machine.backend import native
-from ..table.table import Table
 from .catalogue import Catalogue
-from .history import History
+from .tables import Tables
 
 _SWEEPS = 4  # in the time that a row may stay untouched
 
 
-class Frozen(NamedTuple):
+class FrozenRemoval(NamedTuple):
     """What an epoch has to do beside writing rows. `deletes`: what keys begin with that go, in rising order; `hidden`:
     pairs to put. A reader can follow from a list of changed items only if none was removed, hidden or shown."""
 
     deletes: list[bytes]
-    hidden: list[tuple[bytes, bytes]]
+    hidden: list[Pair]
     can_be_followed: bool
 
 
 class Removal:
-    def __init__(self, users: Table, items: Table, catalogue: Catalogue, history: History, model: Any):
-        """These are changed and not owned. In a directory `settle` must be made to wait for the running epoch, and
-        `make_room` to end an epoch of now, so that rows can leave RAM."""
-        self._users = users
-        self._items = items
+    def __init__(self, tables: Tables, catalogue: Catalogue, model: Model):
+        """These are changed and not owned."""
+        self._tables = tables
         self._catalogue = catalogue
-        self._history = history
         self._model = model
-        self.settle: Callable[[], None] = lambda: None
-        self.make_room: Callable[[], None] = lambda: None
+        self._in_memory = tables.users.cold is None
         self._flipped: Ids = NO_IDS  # hidden or shown since the last epoch began
         self._frozen: Ids = NO_IDS  # by the epoch that runs
         self.purge = False  # log and LMDB may hold bytes of forgotten ids
@@ -50,88 +47,85 @@ class Removal:
 
     # --- operations of the log
 
-    def apply(self, record: Record) -> None:
-        """Applies an operation of the log."""
+    def apply(self, record: Record) -> Iterator[None]:
+        """Applies an operation of the log. Yields where an epoch must end before it can go on, so that rows can leave
+        RAM."""
         users, items = (np.unique(column[column != PADDING]) for column in (record.users, record.items))
         if record.operation == "forget":
-            self._forget(users, items)
+            yield from self._forget(users, items)
         else:
             self._flip(items, hide=record.operation == "hide")
 
     def _flip(self, items: Ids, *, hide: bool) -> None:
         native = self._catalogue.native
         changed = native.hide(items) if hide else native.unhide(items)
-        if self._items.cold is not None:
+        if not self._in_memory:
             self._flipped = np.union1d(self._flipped, changed)
 
-    def _forget(self, users: Ids, items: Ids) -> None:
-        self.purge = self._items.cold is not None
-        self._remove(users, items)
+    def _forget(self, users: Ids, items: Ids) -> Iterator[None]:
+        self.purge = not self._in_memory
+        self.remove(users, items)
         self._flip(items, hide=False)
         if len(items):
-            self._history.native.forget(items)
-            self._forget_in_cold_histories(items)
+            self._tables.history.native.forget(items)
+            yield from self._forget_in_cold_histories(items)
 
-    def _forget_in_cold_histories(self, items: Ids) -> None:
+    def _forget_in_cold_histories(self, items: Ids) -> Iterator[None]:
         """Brings the users in who have had one of the items, as many at a time as there is room for."""
-        cold = self._users.cold
-        if cold is None or len(self._users.warm) == len(self._users):
+        users = self._tables.users
+        if self._in_memory or len(users.warm) == len(users):
             return
-        left = self._history.owners(cold.scan_raw(HISTORY), items)
-        left = np.setdiff1d(left, np.union1d(self._users.warm.resident(), self._users.gone))
+        left = self._tables.history.owners(items)
+        left = np.setdiff1d(left, np.union1d(users.warm.resident(), users.gone))
         while len(left):
-            n = self._users.bring(left, self._history.deliver)
-            self._history.native.forget(items)
-            self._users.warm.unpin()
+            n = self._tables.bring(users, left)
+            self._tables.history.native.forget(items)
+            users.warm.unpin()
             left = left[n:]
             if len(left):
-                self.make_room()
+                yield
 
     # --- rows that nobody touches
 
-    def expire(self, before: int, seq: int, row_ttl: int) -> None:
-        """At the end of a record that brought the events before + 1 .. seq: where they cross a sweep's point, the rows
-        go that none of the last `row_ttl` events has named."""
+    def due_for_expiry(self, before: int, seq: int, row_ttl: int) -> tuple[Ids, Ids]:
+        """At the end of a record that brought the events before + 1 .. seq: where they cross a sweep's point, the users
+        and items that none of the last `row_ttl` events has named."""
         step = max(1, row_ttl // _SWEEPS)
         if before // step == seq // step or seq < row_ttl:
-            return
-        users, items = (table.untouched_since(seq - row_ttl) for table in (self._users, self._items))
-        if len(users) or len(items):
-            self._remove(users, items)
-            self.expired += len(users) + len(items)
+            return NO_IDS, NO_IDS
+        return self._tables.users.untouched_since(seq - row_ttl), self._tables.items.untouched_since(seq - row_ttl)
 
-    def _remove(self, users: Ids, items: Ids) -> None:
-        self.settle()
-        self._users.refresh()  # while all of them are where a device's copies belong
-        self._items.refresh()
+    def expire(self, users: Ids, items: Ids) -> None:
+        """Removes those that were due."""
+        self.remove(users, items)
+        self.expired += len(users) + len(items)
+
+    def remove(self, users: Ids, items: Ids) -> None:
+        """Removes these users and items from all tables that have a row for them."""
         self._catalogue.native.remove(items)
-        self._model.removed(self._users.remove(users), self._items.remove(items))
+        for table in self._tables.keyed_by("user"):
+            table.remove(users)
+        for table in self._tables.keyed_by("item"):
+            table.remove(items)
+        self._model.rows_removed()
 
     # --- epochs
 
     @property
     def pending(self) -> bool:
         """Has an epoch something to delete, or to hide or show?"""
-        return bool(len(self._users.gone) or len(self._items.gone) or len(self._flipped))
+        return any(len(table.gone) for table in self._tables) or len(self._flipped) > 0
 
-    def freeze(self) -> Frozen:
+    def freeze(self) -> FrozenRemoval:
         """For the epoch that begins."""
         self._frozen, self._flipped = self._flipped, NO_IDS
         hidden = np.isin(self._frozen, self._catalogue.native.hidden)
-        deletes: list[bytes] = [
-            *native.row_keys(self._users.number, self._users.gone),
-            *native.row_keys(self._items.number, self._items.gone),
-            *native.row_keys(HISTORY, self._users.gone),
-            *native.row_keys(HIDDEN, self._frozen[~hidden]),
-        ]
+        deletes: list[bytes] = [key for table in self._tables for key in native.row_keys(table.number, table.gone)]
+        deletes += native.row_keys(HISTORY, self._tables.users.gone)
+        deletes += native.row_keys(HIDDEN, self._frozen[~hidden])
         ids = self._frozen[hidden]
         sealed = native.seal_rows(HIDDEN, ids, np.empty((len(ids), 0), np.uint8))
-        return Frozen(deletes, sealed, not len(self._items.gone) and not len(self._frozen))
-
-    def deleted(self) -> None:
-        """The epoch is committed, its rows not thawed yet. Epoch thread."""
-        self._users.deleted()
-        self._items.deleted()
+        return FrozenRemoval(deletes, sealed, not len(self._tables.items.gone) and not len(self._frozen))
 
     def ended(self, committed: bool) -> None:
         """The epoch ended."""

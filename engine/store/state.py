@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from ..cold.keys import HIDDEN, ITEMS, USERS
+from ..cold.keys import HIDDEN
 from ..contract.arguments import describe
 from ..contract.arrays import Floats
 from ..contract.errors import ConfigError, CorruptionError, EngineError
 from ..contract.losses import LOSSES
 from ..contract.settings import Settings
 from ..machine.backend import fingerprint, native
+from .tables import TABLES
 
 FORMAT = 1
 
-_COUNTS = ("seq", "users", "items", "mean_count", "ordinals", "hidden")
+_COUNTS = ("seq", "mean_count", "ordinals", "hidden")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,7 @@ class State:
     """What an epoch saves beside rows and histories: the engine as of `seq`."""
 
     seq: int
-    users: int
-    items: int
+    rows: dict[str, int]
     mean: Floats
     mean_count: int
     settings: Settings
@@ -47,8 +47,7 @@ class State:
     def to_meta(self) -> dict[str, bytes]:
         fields: dict[str, Any] = {
             "seq": self.seq,
-            "users": self.users,
-            "items": self.items,
+            **self.rows,
             "mean_count": self.mean_count,
             "value_sums": self.value_sums,
             "settings": self.settings.as_dict(),
@@ -80,6 +79,7 @@ class State:
             settings = Settings.stored(fields["settings"])
             read = cls(
                 **{name: _count(fields[name]) for name in _COUNTS},
+                rows={name: _count(fields[name]) for name in TABLES},
                 mean=_mean(mean, settings.dim),
                 settings=settings,
                 positions={str(source): bytes.fromhex(position) for source, position in fields["positions"].items()},
@@ -99,7 +99,8 @@ class State:
 
     def require_rows(self, entries: dict[int, int], directory: Path) -> None:
         """Raises CorruptionError unless the cold tier has as many rows as the state says; `entries` is by table."""
-        counts = (("users", USERS, self.users), ("items", ITEMS, self.items), ("hidden items", HIDDEN, self.hidden))
+        counts = [(name, declared.number, self.rows[name]) for name, declared in TABLES.items()]
+        counts.append(("hidden items", HIDDEN, self.hidden))
         for name, table, rows in counts:
             if entries.get(table, 0) != rows:
                 raise CorruptionError(
@@ -109,13 +110,17 @@ class State:
                 )
 
     @property
+    def items(self) -> int:
+        return self.rows["items"]
+
+    @property
     def base(self) -> float:
         """The score of a pair of which nothing is known: what all scores of logistic and squared add to. Else 0."""
         return float(native.base_score(LOSSES.index(self.settings.loss), *self.value_sums))
 
     @classmethod
     def initial(cls, settings: Settings) -> "State":
-        return cls(0, 0, 0, np.zeros(settings.dim, np.float32), 0, settings, {})
+        return cls(0, dict.fromkeys(TABLES, 0), np.zeros(settings.dim, np.float32), 0, settings, {})
 
 
 def _count(x: Any) -> int:

@@ -1,29 +1,37 @@
-"""How wide a row is in RAM and in LMDB, and how many rows a budget has room for. Pure functions."""
+"""How wide a row is in RAM and in LMDB, and where its vector and its bias stand. Pure functions."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..contract.arrays import Floats, RowBytes
 from ..contract.losses import OPTIMIZERS
 from ..machine.backend import native
 
-Rows = NDArray[np.uint8]
-
-_MOST_ROWS = 2**31
+MOST_ROWS = 2**31  # of one table
 
 
-def row_bytes(dim: int, optimizer: str) -> int:
-    """RAM of one warm row, with its share of the index and the bookkeeping."""
-    return int(native.row_bytes(dim, OPTIMIZERS.index(optimizer)))
+def vector_floats(dim: int, optimizer: str) -> int:
+    """Floats of a row that has a vector: the vector, its bias, the optimizer's state."""
+    return dim + 1 + native.state_floats(OPTIMIZERS.index(optimizer), dim)
 
 
-def stored_bytes(dim: int, optimizer: str) -> int:
-    """Bytes of one row in LMDB."""
-    return int(native.stored_bytes(dim, OPTIMIZERS.index(optimizer)))
+def warm_row_bytes(floats: int) -> int:
+    """RAM of one row of so many floats, with its share of the index and the bookkeeping."""
+    return native.warm_row_bytes(floats)
 
 
-def capacities(dim: int, optimizer: str, warm_bytes: int | None) -> tuple[int, int, int]:
-    """What `warm_bytes` has room for: rows of users, rows of items (7/16 each), bytes of history (1/8). None: all."""
-    if warm_bytes is None:
-        return _MOST_ROWS, _MOST_ROWS, 2**62
-    rows = max(1, min(_MOST_ROWS, warm_bytes * 7 // 16 // row_bytes(dim, optimizer)))
-    return rows, rows, warm_bytes // 8
+def stored_row_bytes(floats: int) -> int:
+    """Bytes of one such row in LMDB."""
+    return native.stored_row_bytes(floats)
+
+
+def vectors_of(rows: RowBytes, dim: int) -> Floats:
+    """The vectors of stored rows, float32 [n, dim]."""
+    vectors: NDArray[np.float32] = np.ascontiguousarray(rows[:, : 4 * dim]).view(np.float32)
+    return vectors
+
+
+def biases_of(rows: RowBytes, dim: int) -> Floats:
+    """The biases of stored rows, float32 [n]."""
+    biases: NDArray[np.float32] = np.ascontiguousarray(rows[:, 4 * dim : 4 * dim + 4]).view(np.float32).reshape(-1)
+    return biases

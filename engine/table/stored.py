@@ -5,50 +5,33 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from ..cold.cold import Cold, Snapshot
-from ..contract.arrays import Ids
-from .layout import Rows, stored_bytes
+from ..cold.cold import Cold
+from ..cold.snapshot import Snapshot
+from ..contract.arrays import Ids, Mask, RowBytes
 
 
 class StoredTable:
-    """A table as one snapshot of LMDB has it: what `Table` answers, without RAM. One thread at a time."""
+    """What `Table` answers, without RAM. `number`: the table's key byte; `width`: bytes of a stored row."""
 
-    def __init__(self, number: int, dim: int, optimizer: str, snapshot: Snapshot):
-        self.number = number
-        self.dim = dim
+    def __init__(self, number: int, width: int, snapshot: Snapshot):
+        self._number = number
         self._snapshot = snapshot
-        self._width = stored_bytes(dim, optimizer)
+        self._width = width
 
-    def peek(self, ids: Ids) -> tuple[NDArray[np.bool_], Rows]:
+    def peek(self, ids: Ids) -> tuple[Mask, RowBytes]:
         """As `Table.peek`."""
         rows = np.empty((len(ids), self._width), np.uint8)
-        return _fetch(self._snapshot, self.number, ids, rows, np.arange(len(ids))), rows
+        return fetch_rows(self._snapshot, self._number, ids, rows, np.arange(len(ids))), rows
 
-    def floats(self, rows: Rows) -> NDArray[np.float32]:
-        """As `Table.floats`."""
-        return _vectors(rows, self.dim)
-
-    def biases(self, rows: Rows) -> NDArray[np.float32]:
-        """As `Table.biases`."""
-        return _biases(rows, self.dim)
-
-    def rows(self) -> Iterator[tuple[Ids, Rows]]:
+    def rows(self) -> Iterator[tuple[Ids, RowBytes]]:
         """As `Table.rows`."""
-        return self._snapshot.scan(self.number, self._width)
+        return self._snapshot.scan(self._number, self._width)
 
 
-def _fetch(source: Cold | Snapshot, number: int, ids: Ids, rows: Rows, at: NDArray[np.int64]) -> NDArray[np.bool_]:
+def fetch_rows(source: Cold | Snapshot, number: int, ids: Ids, rows: RowBytes, at: NDArray[np.int64]) -> Mask:
     """Puts the rows of `ids` (any order, repeated or not) to rows[at]; which of them there are, bool [len(ids)]."""
     wanted, which = np.unique(ids, return_inverse=True)
     there, fetched = source.fetch(number, wanted, rows.shape[1])
-    found = there[which]
+    found: Mask = there[which]
     rows[at[found]] = fetched[(np.cumsum(there) - 1)[which[found]]]
     return found
-
-
-def _vectors(rows: Rows, dim: int) -> NDArray[np.float32]:
-    return np.ascontiguousarray(rows[:, : 4 * dim]).view(np.float32)
-
-
-def _biases(rows: Rows, dim: int) -> NDArray[np.float32]:
-    return np.ascontiguousarray(rows[:, 4 * dim : 4 * dim + 4]).view(np.float32).reshape(-1)

@@ -73,21 +73,26 @@ PAIRS = [[], [(b"", b"")], [(b"\1" * 9, b"1234")], [(b"k", memoryview(b"01234567
 
 def tables(dim=8, capacity=64):
     """A set of tables that belong together, with a few rows in it."""
-    users, items = native.Warm(dim, ADAGRAD, capacity, False), native.Warm(dim, ADAGRAD, capacity, True)
+    users, items = native.Warm(dim + 3, capacity, False), native.Warm(dim + 3, capacity, True)
     history, catalogue = native.History(users, 2**20), native.Catalogue(dim)
     learner = native.Learner(users, items, catalogue, history)
     settings = native.LearnSettings(BPR, ADAGRAD, 0.1, 0.0, 2, 2, 3)
     ids = np.arange(10)
-    learn(learner, settings, ids, ids)
+    learn(learner, settings, events(ids, 1))
     return users, items, history, catalogue, learner, settings
 
 
-def learn(learner, settings, users, items, first_seq=1):
+def events(ids, first_seq=11):
+    """One event of user n and item n for each id n."""
+    return native.Events(ids, ids, None, None, first_seq)
+
+
+def learn(learner, settings, wanted):
     start = 0
-    while start < len(users):
-        while learner.plan(settings, users, items, None, first_seq, start) != 0:
+    while start < len(wanted):
+        while learner.plan(settings, wanted, start) != native.Plan.ready:
             assert learner.delivered()
-        start += learner.learn(settings, users, items, None, None, first_seq)[0]
+        start += learner.learn(settings, wanted).events
 
 
 def tried(call, *args):
@@ -115,18 +120,21 @@ FUNCTIONS = {
     "learn_steps": 29,
     "state_floats": 2,
     "base_score": 3,
-    "row_bytes": 2,
-    "stored_bytes": 2,
+    "warm_row_bytes": 1,
+    "stored_row_bytes": 1,
     "isa": 0,
     "fill_fresh": 2,
-    "device_refs": 8,
-    "device_marked": 9,
+    "window_places": 5,
+    "device_marked": 5,
     "limit_windows": 3,
     "draw_on_device": 2,
     "may_draw": 3,
     "known_items": 1,
 }
-CLASSES = {"Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"}
+CLASSES = {
+    *("Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"),
+    *("Event", "Events", "KeyedBy", "Learned", "Plan", "RowRule", "WindowPlaces"),
+}
 CONSTANTS = {"SKETCH_BYTES"}
 
 
@@ -195,11 +203,11 @@ def test_a_memoryview_that_was_released():
 
 def test_tables_of_any_size():
     for dim, capacity in itertools.product(NUMBERS, NUMBERS):
-        tried(lambda d=dim, c=capacity: native.Warm(d, ADAGRAD, c, abs(c) < 2**40))
+        tried(lambda d=dim, c=capacity: native.Warm(d, c, abs(c) < 2**40))
     for number in NUMBERS:
         tried(native.Catalogue, number)
         for other in NUMBERS:
-            tried(native.Warm, 8, number, other, False)
+            tried(native.Warm, number, other, False)
             tried(native.LearnSettings, BPR, ADAGRAD, 0.1, 0.0, number, other, 0)
             tried(native.LearnSettings, LOGISTIC, ADAGRAD, 0.1, 0.0, number, other, 0)
             tried(native.LearnSettings, number, other, 0.1, 0.0, 1, 1, 0)
@@ -240,12 +248,12 @@ def test_tables_that_do_not_belong_together():
 
 
 def test_history_outlived_by_its_users():
-    users = native.Warm(8, ADAGRAD, 4, False)
+    users = native.Warm(11, 4, False)
     history = native.History(users, 1)
     del history
-    items, catalogue = native.Warm(8, ADAGRAD, 64, True), native.Catalogue(8)
+    items, catalogue = native.Warm(11, 64, True), native.Catalogue(8)
     learner = native.Learner(users, items, catalogue, native.History(users, 2**20))
-    learn(learner, native.LearnSettings(SOFTMAX, ADAGRAD, 0.1, 0.0, 1, 1, 0), np.arange(4), np.arange(4))
+    learn(learner, native.LearnSettings(SOFTMAX, ADAGRAD, 0.1, 0.0, 1, 1, 0), events(np.arange(4), 1))
     assert len(users) == 4
 
 
@@ -260,6 +268,7 @@ def methods(made, rng):
         return rng.choice([*first, *first, *NUMBERS])
 
     counts = [-(2**63), -1, 0, 1, 10, 100, 2**32 - 1, 2**63 - 1]
+    rule = rng.choice([native.KeyedBy.user, native.KeyedBy.item, native.KeyedBy.one]), native.RowRule()
     wide = native.LearnSettings(SOFTMAX, ADAGRAD, 0.1, 0.0, 50, 7, 3)
 
     def payload():
@@ -315,15 +324,17 @@ def methods(made, rng):
             rng.random() < 0.5,
             1,
         ),
-        lambda: learner.plan(settings, pick(), pick(), pick(None), number(11) % 2**64, number(0, 1)),
-        lambda: learner.learn(settings, pick(), pick(), pick(None), pick(None), number(11) % 2**64),
-        lambda: learner.learn(wide, np.arange(9), np.arange(9), None, None, 11),
+        lambda: native.Events(pick(), pick(), pick(None), pick(None), number(11) % 2**64),
+        lambda: learner.plan(settings, events(pick()), number(0, 1)),
+        lambda: learner.learn(settings, events(pick())),
+        lambda: learner.learn(wide, events(np.arange(9))),
+        lambda: learner.accompany(rng.choice([users, native.Warm(3, 4, rng.random() < 0.5)]), *rule),
         lambda: learner.delivered(),
-        lambda: learner.restore_totals(number(10), number(10)),
+        lambda: users.restore_rows(number(10)),
         lambda: setattr(learner, "mean", pick()),
         lambda: setattr(learner, "mean_count", number()),
         lambda: setattr(learner, "value_sums", rng.choice([(0.0, 0.0), (float("nan"), -1.0), (1.0,), 3, None])),
-        lambda: (learner.missing_users, learner.missing_items, learner.mean, users.bytes, users.kept_bytes),
+        lambda: (learner.missing, learner.mean, users.bytes, users.kept_bytes, users.total, users.learned),
     ]
 
 
@@ -356,7 +367,7 @@ def removals(made, rng):
         lambda w: catalogue.topk(f32(2, 8), None, 3, rng.choice(NUMBERS), None, None, None, None, None, False, 1),
         lambda w: catalogue.score(f32(1, 8), i64(rng.choice(NUMBERS))),
         lambda w: catalogue.read(i64(rng.choice(NUMBERS))),
-        lambda w: learner.removed(rng.choice([1, *NUMBERS]), rng.choice([1, *NUMBERS])),
+        lambda w: (w.rows_removed(rng.choice([1, *NUMBERS])), learner.rows_removed()),
     ]
 
 
@@ -401,21 +412,21 @@ def test_the_optimizer_must_be_that_of_the_rows(optimizer):
     *_, learner, _ = tables()
     ids = np.arange(3)
     with pytest.raises(ValueError, match="optimizer"):
-        learner.plan(native.LearnSettings(BPR, optimizer, 0.1, 0.0, 2, 2, 3), ids, ids, None, 11, 0)
+        learner.plan(native.LearnSettings(BPR, optimizer, 0.1, 0.0, 2, 2, 3), events(ids), 0)
 
 
 def test_what_was_planned_must_be_what_is_learned():
     *_, learner, settings = tables()
     ids = np.arange(6)
     with pytest.raises(ValueError, match="planned"):
-        learner.learn(settings, ids, ids, None, None, 11)
-    while learner.plan(settings, ids, ids, None, 11, 0) != 0:
+        learner.learn(settings, events(ids))
+    while learner.plan(settings, events(ids), 0) != native.Plan.ready:
         assert learner.delivered()
     made = [native.LearnSettings(*x, 3) for x in ((BPR, ADAGRAD, 0.1, 0.0, 9, 2), (SOFTMAX, ADAGRAD, 0.1, 0.0, 2, 2))]
     for other, n in ((made[0], 6), (made[1], 6), (settings, 5), (settings, 7)):
         with pytest.raises(ValueError, match="planned"):
-            learner.learn(other, np.arange(n), np.arange(n), None, None, 11)
-    assert learner.learn(settings, ids, ids, None, None, 11)[0] == 6
+            learner.learn(other, events(np.arange(n)))
+    assert learner.learn(settings, events(ids)).events == 6
 
 
 TAKING_AWAY = {
@@ -426,7 +437,7 @@ TAKING_AWAY = {
     "users.bring": lambda made: made[0].bring(i64(70)),
     "items.bring": lambda made: made[1].bring(i64(1)),
     "catalogue.remove": lambda made: made[3].remove(i64(1)),
-    "learner.removed": lambda made: made[4].removed(1, 1),
+    "users.rows_removed": lambda made: made[0].rows_removed(1),
 }
 
 
@@ -434,37 +445,37 @@ TAKING_AWAY = {
 def test_rows_that_a_window_stands_on_stay(name):
     (users, _, _, _, learner, settings), plain = (made := tables()), tables()
     ids = np.arange(5, 15)
-    assert learner.plan(settings, ids, ids, None, 11, 0) == 0
+    assert learner.plan(settings, events(ids), 0) == native.Plan.ready
     with pytest.raises(ValueError, match="planned"):
         TAKING_AWAY[name](made)
-    learner.learn(settings, ids, ids, None, None, 11)
-    learn(plain[4], settings, ids, ids, 11)
+    learner.learn(settings, events(ids))
+    learn(plain[4], settings, events(ids))
     np.testing.assert_array_equal(users.peek(ids)[1], plain[0].peek(ids)[1])
     TAKING_AWAY[name](made)
 
 
 def test_they_stay_while_missing_rows_are_fetched():
     users, _, _, _, learner, settings = tables()
-    learner.restore_totals(11, 10)  # one user is elsewhere
-    ids = i64(1, 404)
-    assert learner.plan(settings, ids, ids, None, 11, 0) == 1
+    users.restore_rows(11)  # one user is elsewhere
+    wanted = events(i64(1, 404))
+    assert learner.plan(settings, wanted, 0) == native.Plan.fetch
     for call in (lambda: users.remove(i64(404)), users.unpin):
         with pytest.raises(ValueError, match="planned"):
             call()
     assert learner.delivered()
-    assert learner.plan(settings, ids, ids, None, 11, 0) == 0
-    assert learner.learn(settings, ids, ids, None, None, 11)[:1] == (2,)
+    assert learner.plan(settings, wanted, 0) == native.Plan.ready
+    assert learner.learn(settings, wanted).events == 2
     users.remove(i64(404))
 
 
 def test_tables_have_one_window_at_a_time():
     users, items, history, catalogue, learner, settings = tables()
     other, ids = native.Learner(users, items, catalogue, history), np.arange(5)
-    learner.plan(settings, ids, ids, None, 11, 0)
+    learner.plan(settings, events(ids), 0)
     with pytest.raises(ValueError, match="planned"):
-        other.plan(settings, ids, ids, None, 11, 0)
+        other.plan(settings, events(ids), 0)
     del learner
-    assert other.plan(settings, ids, ids, None, 11, 0) == 0
+    assert other.plan(settings, events(ids), 0) == native.Plan.ready
 
 
 def test_a_history_cannot_grow_beyond_what_a_user_may_have():

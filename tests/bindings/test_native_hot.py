@@ -3,7 +3,7 @@
 import random
 
 import numpy as np
-from test_native_arguments import ARRAYS, f32, i64, tables, tried
+from test_native_arguments import ARRAYS, events, f32, i64, tables, tried
 
 from engine.machine.backend import native
 
@@ -13,7 +13,7 @@ def hot_calls(made, rng):
     users, items, _, catalogue, learner, settings = made
     hot = [native.Hot(users, rng.choice([1, 4, 64]), False), native.Hot(items, rng.choice([1, 4, 64]), True)]
     copies = [hot[0].pinned()]
-    window = (settings, np.arange(4), np.arange(4), None, None)
+    window = settings, events(np.arange(4))
 
     def floats(rows):
         return rng.choice([f32(len(rows), 16), f32(len(rows), 3), f32(1, 16)])
@@ -22,11 +22,11 @@ def hot_calls(made, rng):
         copies.extend(x for x in found if x is not None)
 
     calls = [
-        lambda h, c: learner.plan(*window[:3], None, 11, 0),
+        lambda h, c: learner.plan(*window, 0),
         lambda h, c: native.limit_windows(learner, rng.choice([1, 2, 64]), rng.choice([6, 64])),
         lambda h, c: native.fill_fresh(learner, settings),
-        lambda h, c: native.device_refs(learner, *window, rng.choice(hot), rng.choice(hot)),
-        lambda h, c: native.device_marked(learner, *window, 11, *hot),
+        lambda h, c: native.window_places(learner, *window, rng.choice(hot), rng.choice(hot)),
+        lambda h, c: native.device_marked(learner, *window, *hot),
         lambda h, c: keep(*(h.place() or ())),
         lambda h, c: keep(h.rows_ahead()),
         lambda h, c: keep(h.rows_ahead(rng.choice(ARRAYS))),
@@ -35,7 +35,7 @@ def hot_calls(made, rng):
         lambda h, c: native.draw_on_device(learner, rng.choice([None, *hot])),
         lambda h, c: native.may_draw(learner, settings, rng.choice([-1, 0, 4, 2**62])),
         lambda h, c: native.known_items(learner),
-        lambda h, c: learner.learn(*window, 11),
+        lambda h, c: learner.learn(*window),
         lambda h, c: h.touched(rng.choice([*ARRAYS, i64(0, 0, 1), i64(3, 2)])),
         lambda h, c: keep(h.ordinals(c)) if len(c) < 0 else h.ordinals(c),
         lambda h, c: (h.changed(rng.random() < 0.5), h.shown(rng.random() < 0.5)),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from engine.cold import changes
 from engine.cold.cold import Cold
 from engine.store.catalogue import Catalogue
-from engine.table.layout import stored_bytes
+from engine.table.layout import stored_row_bytes, vector_floats
 
 ITEMS = 9000
 
@@ -49,7 +49,7 @@ def test_a_small_catalogue_may_change_as_a_whole():
 
 
 def rows_of(ordinals: list[int]) -> np.ndarray:
-    width = stored_bytes(4, "adagrad")
+    width = stored_row_bytes(vector_floats(4, "adagrad"))
     rows = np.zeros((len(ordinals), width), np.uint8)
     rows[:, :20] = np.arange(len(ordinals) * 5, dtype=np.float32).reshape(-1, 5).view(np.uint8)
     rows[:, width - 8 :] = np.array(ordinals, np.uint64).reshape(-1, 1).view(np.uint8)

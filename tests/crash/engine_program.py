@@ -44,7 +44,7 @@ from engine.directory import epochs as epoch
 from engine.log import record as log_record
 from engine.log.log import Log
 from engine.machine.files import sync_directory
-from engine.table.layout import row_bytes
+from engine.table.layout import vector_floats, warm_row_bytes
 
 BATCH, ROW_TTL = 2, 120
 SEGMENT_BYTES, EPOCH_LOG_BYTES = 4000, 5000
@@ -83,7 +83,7 @@ class Program:
     typed = (engine.StorageFullError, engine.EngineError)
 
     def __init__(self, size: Size):
-        self.warm_bytes = size.rows * row_bytes(DIM, size.optimizer) * 16 // 7 + 16
+        self.warm_bytes = size.rows * warm_row_bytes(vector_floats(DIM, size.optimizer)) * 16 // 7 + 16
         self.settings = {"loss": size.loss, "optimizer": size.optimizer, "negatives": size.negatives}
         self.settings |= {"dim": DIM, "batch_size": BATCH, "seed": 9, "row_ttl": ROW_TTL}
         self.labelled = size.loss == "logistic"
@@ -101,7 +101,7 @@ class Program:
 
     def found(self, eng) -> int:
         """The number of the state that the engine is in."""
-        hidden = tuple(eng._catalogue.native.hidden.tolist())
+        hidden = tuple(eng._store.catalogue.native.hidden.tolist())
         state = State(eng.seq, eng.settings["lr"], eng.position(SOURCE), hidden)
         assert state in STATES, f"{state} is no record's end"
         return STATES.index(state)
@@ -181,7 +181,7 @@ class Program:
                 call = self.next_call(number)
                 try:
                     if call.checkpoint or call.refresh:
-                        self.done["purge"] += eng._removal.purge
+                        self.done["purge"] += eng._store.removal.purge
                         eng.checkpoint()
                         mark.acked(number)
                         self.look(reader, self.view(eng))

@@ -13,9 +13,10 @@ import lmdb
 from engine_calls import DIM
 
 import engine
-import engine.engine as whole
+import engine.writer as whole
 from engine.cold import cold
 from engine.cold import file as cold_file
+from engine.contract.arrays import NO_IDS
 from engine.directory import backup, directory
 from engine.directory import epochs as epoch
 from engine.log import log, segment
@@ -40,25 +41,27 @@ def no_sync_before_lmdb():
 def lmdb_before_log():
     """A record is learned, and in LMDB, before it is written to the log."""
 
-    def learn_first(self, events, position, durable, learned, progress):
-        for record in whole.records(events, self._seq + 1, self._model.settings.batch_size, position):
-            self._learn(record, learned)
-            self._epochs.complete()
-            self._directory.log.append(record)
-            self._sync()
+    def learn_first(self, events, position, durable, progress):
+        tally = whole.Tally()
+        for record in whole.records(events, self.seq + 1, self.store.model.settings.batch_size, position):
+            self.learn(record, tally)
+            self.complete_epoch()
+            self.directory.log.append(record)
+            self.sync()
+        return tally
 
-    whole.Engine._log_and_learn = learn_first
+    whole.Writer._log_and_learn = learn_first
 
 
 def no_order_check():
-    """`_learn` takes any record: what else it would refuse."""
-    plain = whole.Engine._learn
+    """`learn` takes any record: what else it would refuse."""
+    plain = whole.Writer.learn
 
-    def learn(self, record, learned, start=0, **how):
-        self._seq = record.first_seq + start - 1
-        plain(self, record, learned, start, **how)
+    def learn(self, record, tally, start=0, **how):
+        self.seq = record.first_seq + start - 1
+        plain(self, record, tally, start, **how)
 
-    whole.Engine._learn = learn
+    whole.Writer.learn = learn
 
 
 def learn_twice():
@@ -66,17 +69,16 @@ def learn_twice():
 
     no_order_check()
 
-    def replay(place, learn):
+    def beyond(place):
         saved = place.state.seq
         try:
             found = list(place.log.replay(max(0, saved - 1)))
         except engine.CorruptionError:  # emptied after a forget: the log begins with the event after
             found = list(place.log.replay(saved))
         for record in found:
-            learn(record, max(0, saved - record.first_seq))
-        return 0
+            yield record, max(0, saved - record.first_seq)
 
-    epoch.replay = replay
+    whole.beyond = beyond
 
 
 def skip_one():
@@ -84,12 +86,11 @@ def skip_one():
 
     no_order_check()
 
-    def replay(place, learn):
+    def beyond(place):
         for record in place.log.replay(place.state.seq):
-            learn(record, max(0, place.state.seq + 2 - record.first_seq) if place.state.seq else 0)
-        return 0
+            yield record, max(0, place.state.seq + 2 - record.first_seq) if place.state.seq else 0
 
-    epoch.replay = replay
+    whole.beyond = beyond
 
 
 def ack_before_sync():
@@ -101,7 +102,7 @@ def ack_before_sync():
         append(self, record)
 
     directory.Log.append = append_after_sync
-    whole.Engine._sync = lambda self: None
+    whole.Writer.sync = lambda self: None
 
 
 def trust_tail():
@@ -188,46 +189,45 @@ def forget_unlogged():
 
 def in_epochs_alone(kind):
     """Operations of this kind are lost if no epoch follows; closing makes one, so that only a crash shows it."""
-    operate, close = whole.Engine._operate, whole.Engine.close
+    operate = whole.Writer.operate
 
     def operate_unlogged(self, wanted, users, items):
-        place = self._directory
+        place = self.directory
         if wanted == kind:
-            self._directory = None
+            self.directory = None
         try:
             operate(self, wanted, users, items)
         finally:
-            self._directory = place
+            self.directory = place
 
-    def close_with_an_epoch(self):
-        if not self._closed and self._failure is None:
-            self._epochs.complete()
-        close(self)
+    def last_epoch_always(self):
+        if self.failure is None:
+            self.complete_epoch()
 
-    whole.Engine._operate, whole.Engine.close = operate_unlogged, close_with_an_epoch
+    whole.Writer.operate, whole.Writer.write_last_epoch = operate_unlogged, last_epoch_always
 
 
 def purged_before_it_is():
     """The state says that a purge is done, and then it is done."""
     purge = epoch.Epochs.purge
 
-    def said_first(self):
-        self._directory.cold.write((), replace(self._snapshot(), purge=False).to_meta())
-        purge(self)
+    def said_first(self, state):
+        self._directory.cold.write((), replace(state, purge=False).to_meta())
+        purge(self, state)
 
     epoch.Epochs.purge = said_first
 
 
 def expire_at_epochs():
     """Rows that nobody touches leave when an epoch begins."""
-    expire, begin = removal.Removal.expire, epoch.Epochs.begin
+    due, begin = removal.Removal.due_for_expiry, epoch.Epochs.begin
 
-    def begin_without_them(self):
-        state = self._snapshot()
-        expire(self._removal, 0, state.seq, state.settings.row_ttl)
-        begin(self)
+    def begin_without_them(self, state):
+        removing = self._store.removal
+        removing.expire(*due(removing, 0, state.seq, state.settings.row_ttl))
+        begin(self, replace(state, rows=self._store.tables.rows))
 
-    removal.Removal.expire, epoch.Epochs.begin = lambda *_: None, begin_without_them
+    removal.Removal.due_for_expiry, epoch.Epochs.begin = lambda *_: (NO_IDS, NO_IDS), begin_without_them
 
 
 def sightings_unsaved():

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from engine.device.copies import Transfers
+from engine.device.copies import Copies
 from engine.device.drawn import Drawn
 from engine.machine.backend import require_device
 
@@ -14,7 +14,7 @@ def named(drawn, places, rows):
 
 
 def test_items_are_where_they_came_last():
-    drawn = Drawn(torch, DEVICE, Transfers(torch, DEVICE))
+    drawn = Drawn(Copies(torch, DEVICE))
     drawn.placed(np.array([2, 0]), np.array([7, 5]))
     drawn.placed(np.array([], np.int64), np.array([], np.int64))
     drawn.placed(np.array([1, 40, 2]), np.array([3, 9, 4]))
@@ -23,7 +23,7 @@ def test_items_are_where_they_came_last():
 
 
 def test_what_was_named_stays_so_until_it_is_cleared():
-    drawn = Drawn(torch, DEVICE, Transfers(torch, DEVICE))
+    drawn = Drawn(Copies(torch, DEVICE))
     assert not drawn.pending
     named(drawn, [3, 0, -1, 3], 4)
     assert drawn.pending

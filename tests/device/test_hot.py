@@ -8,27 +8,27 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from late import LateTransfers
+from late import LateCopies
 
 from engine.contract.errors import DeviceError, EngineError
-from engine.contract.losses import OPTIMIZERS
 from engine.device import hot
-from engine.device.copies import Transfers
-from engine.device.hot import HotTier, Turn, row_bytes
+from engine.device.copies import Copies
+from engine.device.hot import HotTier, Turn, hot_row_bytes
 from engine.machine.backend import device_errors, native, require_device
+from engine.table.layout import vector_floats
+from engine.table.table import Table
 
 DIM = 3
-ADAGRAD = OPTIMIZERS.index("adagrad")
 
 
 class Tier:
     """A warm tier of known rows with a hot tier before it, and what its rows should be."""
 
-    def __init__(self, rows, places, reserved=True, transfers=Transfers):
+    def __init__(self, rows, places, reserved=True, copies=Copies):
         self.torch, device = require_device()
-        self.warm = native.Warm(DIM, ADAGRAD, max(rows, places), False)
-        transfers = transfers(self.torch, device)
-        self.hot = HotTier(self.warm, places, reserved, device, self.torch, Turn(), transfers)
+        self.warm = native.Warm(vector_floats(DIM, "adagrad"), max(rows, places), False)
+        table = Table("rows", 1, self.warm, None)
+        self.hot = HotTier(table, places, reserved, copies(self.torch, device), Turn())
         self.ids = np.arange(rows, dtype=np.int64) * 7 - 20
         n, missing = self.warm.bring(self.ids)
         assert n == len(missing) == rows
@@ -39,11 +39,18 @@ class Tier:
         self.warm.fill(self.ids, stored)
         self.warm.unpin()
 
+    def place(self):
+        """Brings what is pinned to the device."""
+        moves = self.hot.claim()
+        if moves:
+            self.hot.settle()
+            self.hot.exchange(moves)
+
     def use(self, ids):
         """Pins rows, brings them to the device, adds 1 to their first float there, and says that they are ahead."""
         ids = np.unique(self.ids[ids])
         assert self.warm.bring(ids)[0] == len(ids)
-        self.hot.place()
+        self.place()
         places = self.hot.native.pinned().places
         assert len(np.unique(places)) == len(ids)
         at = self.torch.from_numpy(places).to(self.hot.rows.device)
@@ -69,12 +76,12 @@ class Tier:
         np.testing.assert_array_equal(self.in_ram(ids), np.stack([self.known[int(i)] for i in ids]))
 
 
-@pytest.mark.parametrize("transfers", [Transfers, LateTransfers])
+@pytest.mark.parametrize("copies", [Copies, LateCopies])
 @settings(deadline=None, max_examples=60)
 @given(st.data())
-def test_rows_are_what_was_learned_wherever_they_are(transfers, data):
+def test_rows_are_what_was_learned_wherever_they_are(copies, data):
     rows, places = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 6))
-    tier = Tier(rows, places, transfers=transfers)
+    tier = Tier(rows, places, copies=copies)
     some = st.lists(st.integers(0, rows - 1), min_size=1, max_size=places)
     for _ in range(data.draw(st.integers(0, 8))):
         if data.draw(st.booleans()):
@@ -87,9 +94,9 @@ def test_rows_are_what_was_learned_wherever_they_are(transfers, data):
     np.testing.assert_array_equal(tier.in_ram(tier.ids), np.stack([tier.known[int(i)] for i in tier.ids]))
 
 
-@pytest.mark.parametrize("transfers", [Transfers, LateTransfers])
-def test_every_window_evicts_what_the_next_one_needs(transfers):
-    tier = Tier(8, 4, transfers=transfers)
+@pytest.mark.parametrize("copies", [Copies, LateCopies])
+def test_every_window_evicts_what_the_next_one_needs(copies):
+    tier = Tier(8, 4, copies=copies)
     for turn in range(12):
         tier.use(np.arange(4) + 4 * (turn % 2))
     assert tier.hot.stats()["hot_evicted"] == 44
@@ -118,16 +125,16 @@ def test_more_rows_than_places_is_refused_whole():
     tier = Tier(4, 2)
     tier.warm.bring(tier.ids)
     with pytest.raises(EngineError, match="places"):
-        tier.hot.place()
+        tier.place()
     tier.warm.unpin()
     tier.use([0, 3])
     tier.check([0, 1, 2, 3])
 
 
 def test_a_row_of_the_device_is_whole_sectors():
-    assert row_bytes(64, "adagrad") == 288  # 67 floats
-    assert row_bytes(64, "adam") % 32 == 0
-    assert row_bytes(1, "sgd") == 32
+    assert hot_row_bytes(64, "adagrad") == 288  # 67 floats
+    assert hot_row_bytes(64, "adam") % 32 == 0
+    assert hot_row_bytes(1, "sgd") == 32
 
 
 def test_the_turn_is_fair_and_can_be_taken_again():
@@ -214,7 +221,7 @@ def test_what_is_sent_back_stays_on_its_way_until_it_has_come():
 def test_transfers_keep_their_order():
     """On a GPU: copies beside kernels, of memory that changes right after."""
     torch, device = require_device()
-    copies = Transfers(torch, device)
+    copies = Copies(torch, device)
     n = 1 << 18
     for turn in range(8):
         staging = copies.staging(n, 4)

@@ -14,7 +14,7 @@ import pytest
 
 import engine
 from engine.device import steps as learning
-from engine.device.hot import row_bytes
+from engine.device.hot import hot_row_bytes
 from engine.machine import backend
 
 DIM = 8
@@ -36,7 +36,7 @@ def events(law, n=EVENTS, users=USERS, items=ITEMS):
 
 def room(law, rows):
     """`hot_bytes` for so many rows of each table."""
-    return 2 * rows * row_bytes(DIM, LAWS[law].get("optimizer", "adagrad"))
+    return 2 * rows * hot_row_bytes(DIM, LAWS[law].get("optimizer", "adagrad"))
 
 
 def learn(path, law, data, calls=700, each=None, **more):
@@ -172,7 +172,7 @@ def test_large_steps_agree_with_the_cpu(name, large_steps, home):
                 losses,
                 eng.vectors(users),
                 eng.vectors(items=items),
-                eng._model.mean,
+                (eng._device or eng._store).mean,
                 eng.score(users[0], items),
             )
     for a, b in zip(*got.values(), strict=True):
@@ -375,7 +375,7 @@ def test_what_could_not_be_shown_is_shown_later(monkeypatch):
         eng.topk(data[0, 0], 3)
         eng.ingest([data[0, 0]] * 40, [10**9] * 40)
         with monkeypatch.context() as patch:
-            patch.setattr(eng._items.hot, "_publish", lambda *args: 1 / 0)
+            patch.setattr(eng._device.items, "_publish", lambda *args: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 eng.topk(data[0, 0], 3)
         found = eng.topk(data[0, 0], 1)
@@ -393,7 +393,7 @@ def test_a_window_that_failed_is_in_no_answer_and_in_no_epoch(home, monkeypatch)
         with pytest.raises(IndexError):
             eng.ingest(*data[100:].T)
         monkeypatch.undo()
-        assert eng._users.hot.native.ahead == eng._items.hot.native.ahead == 0
+        assert eng._device.users.native.ahead == eng._device.items.native.ahead == 0
         with pytest.raises(engine.EngineError, match="close and open"):
             eng.topk(data[0, 0])
     with engine.open(home, device="cuda") as eng:

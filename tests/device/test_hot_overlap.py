@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from late import LateTransfers
+from late import LateCopies
 from test_hot_engine import DIM, EVENTS, LAWS, events, learn, room
 
 import engine
@@ -21,7 +21,7 @@ from engine.machine import backend
 @pytest.mark.parametrize("name", LAWS)
 def test_copies_that_come_as_late_as_they_may_lose_nothing(name, calls, monkeypatch, home):
     """Rows that a window changes, the next one evicts and the one after wants again, many windows to a record."""
-    monkeypatch.setattr(engine.device.device, "Transfers", LateTransfers)
+    monkeypatch.setattr(engine.device.device, "Copies", LateCopies)
     data = events(name)
     need = {"softmax": 12, "bpr": 48}.get(LAWS[name]["loss"], 16)
     more = {"hot_bytes": room(name, need), "warm_bytes": 120 * 300 * 16 // 7}
@@ -61,7 +61,7 @@ def test_an_interrupt_after_the_last_record_leaves_nothing_under_way(home, monke
                 raise answer
             return False
 
-        eng._epochs.crowded = crowded
+        eng._writer.epochs.crowded = crowded
         with pytest.raises(KeyboardInterrupt):
             eng.ingest(*data.T)
         assert at_rest(eng)
@@ -107,7 +107,7 @@ def test_a_new_user_is_not_read_before_it_was_learned():
     """The device comes up to date and RAM is read in one turn: a window between them would leave noise to be read."""
     with engine.open(":memory:", dim=DIM, **LAWS["softmax"], device="cuda") as eng:
         eng.ingest([1, 2, 3] * 30, [10, 11, 12] * 30)
-        hot, refresh, threads = eng._users.hot, eng._users.hot.refresh, []
+        hot, refresh, threads = eng._device.users, eng._device.users.refresh, []
 
         def learned_meanwhile(ids=None):
             refresh(ids)
@@ -139,7 +139,7 @@ def test_callers_streams_are_their_own(home):
 
 def at_rest(eng):
     """Nothing is under way on the device, and all that left it has come."""
-    return eng._model._steps._flying is None and not eng._users.hot._leaving and not eng._items.hot._leaving
+    return eng._device._steps._flying is None and not eng._device.users._leaving and not eng._device.items._leaving
 
 
 @pytest.mark.parametrize("name", LAWS)
@@ -147,18 +147,18 @@ def test_a_record_comes_while_the_one_before_is_learned(name, monkeypatch, home)
     """A call of many records; what follows it, and an epoch in between, find nothing under way."""
     data = events(name)
     monkeypatch.setattr(engine.log.record, "MAX_EVENTS", 128)
-    monkeypatch.setattr(engine.device.device, "Transfers", LateTransfers)
+    monkeypatch.setattr(engine.device.device, "Copies", LateCopies)
     found = {}
     for device in ("cpu", "cuda"):
         with engine.open(home.with_name(device), dim=DIM, **LAWS[name], device=device) as eng:
             if device == "cuda":
-                learn_one, flying = eng._learn, []
+                learn_one, flying = eng._writer.learn, []
 
                 def seen(*args, of=eng, learn_one=learn_one, flying=flying, **more):
-                    flying.append(of._model._steps._flying is not None)
+                    flying.append(of._device._steps._flying is not None)
                     learn_one(*args, **more)
 
-                eng._learn = seen
+                eng._writer.learn = seen
             report = eng.ingest(*data[:1500].T)
             eng.ingest(*data[1500:2500].T, durable=False)
             found[device] = report.loss, report.seq, eng.digest(), eng.stats()["skipped_updates"]
@@ -174,13 +174,13 @@ def test_an_epoch_in_the_middle_of_a_record_waits_for_the_device(home):
     data, rests = events("bpr"), []
     small = {"device": "cuda", "hot_bytes": room("bpr", 48), "warm_bytes": 120 * 200 * 16 // 7}
     with engine.open(home, dim=DIM, **LAWS["bpr"], **small) as eng:
-        make_room = eng._make_room
+        make_room = eng._writer._make_room
 
         def seen(seq):
             rests.append(at_rest(eng))
             make_room(seq)
 
-        eng._make_room = seen
+        eng._writer._make_room = seen
         eng.ingest(*data.T)
         assert eng.digest() == learn(":memory:", "bpr", data, EVENTS)[0]
     assert len(rests) > 3

@@ -16,10 +16,11 @@ from engine.contract.errors import DeviceError
 from engine.device import catalogue as ranking
 from engine.device import tiles
 from engine.device.catalogue import DeviceCatalogue
-from engine.device.copies import Transfers
-from engine.device.hot import Turn
-from engine.machine.backend import require_device
-from engine.store.catalogue import Catalogue
+from engine.device.copies import Copies
+from engine.device.hot import HotTier, Turn
+from engine.machine.backend import native, require_device
+from engine.store.catalogue import Ask, Catalogue
+from engine.table.table import Table
 
 DIM = 8
 END = 230  # ordinals; the last tile is cut
@@ -74,8 +75,17 @@ def filled(catalogue, seed=0):
     return catalogue
 
 
+def before(host, room):
+    """A device's catalogue in front of a host's, with a tier for items that has none."""
+    copies, warm = Copies(*require_device()), native.Warm(DIM + 1, 64, True)
+    tier = HotTier(Table("items", 2, warm, None), 64, True, copies, Turn(), host.native)
+    return DeviceCatalogue(host, tier, copies, room)
+
+
 def on_device(room, seed=0):
-    return filled(DeviceCatalogue(DIM, *require_device(), Turn(), Transfers(*require_device()), room), seed)
+    catalogue = before(filled(Catalogue(DIM), seed), room)
+    catalogue.fill()
+    return catalogue
 
 
 def same(a, b):
@@ -115,31 +125,31 @@ def test_how_it_is_cut_changes_no_bit(plain, name, held, k):
     for n in (1, 9):
         task = NOTHING | filters(name, n) | {"cosine": False, "threads": 1}
         for end in (END, 193, 64, 1):
-            same(cut.topk(queries(n), k, end, **task), whole.topk(queries(n), k, end, **task))
+            same(cut.topk(Ask(queries(n), k, end, **task)), whole.topk(Ask(queries(n), k, end, **task)))
 
 
 def test_queries_with_lists_are_answered_some_at_a_time(plain, monkeypatch):
     task = NOTHING | filters("exclude", 9) | {"cosine": False, "threads": 1}
-    found = on_device(64 * PER_ITEM).topk(queries(9), 5, END, **task)
+    found = on_device(64 * PER_ITEM).topk(Ask(queries(9), 5, END, **task))
     monkeypatch.setattr(ranking, "_FILTER_WORDS", 5)
-    same(on_device(64 * PER_ITEM).topk(queries(9), 5, END, **task), found)
+    same(on_device(64 * PER_ITEM).topk(Ask(queries(9), 5, END, **task)), found)
 
 
 @pytest.mark.parametrize(("name", "n", "k"), [("none", 1, 70), ("exclude", 3, 1), ("both", 9, 3)])
 def test_the_kernels_bits_and_the_cpus_answers(name, n, k):
     task = NOTHING | filters(name, n) | {"cosine": False, "threads": 1}
-    found = on_device(64 * PER_ITEM).topk(queries(n), k, END, **task)
-    same(found, on_device(10**6).topk(queries(n), k, END, **task))
-    same(found, filled(Catalogue(DIM)).topk(queries(n), k, END, **task))  # small whole numbers: no rounding
+    found = on_device(64 * PER_ITEM).topk(Ask(queries(n), k, END, **task))
+    same(found, on_device(10**6).topk(Ask(queries(n), k, END, **task)))
+    same(found, filled(Catalogue(DIM)).topk(Ask(queries(n), k, END, **task)))  # small whole numbers: no rounding
 
 
 def test_other_reads_and_no_items():
     cut, cpu = on_device(64 * PER_ITEM), filled(Catalogue(DIM))
     task = NOTHING | {"cosine": True, "threads": 1}
-    same(cut.topk(queries(2), 5, END, **task), cpu.topk(queries(2), 5, END, **task))
+    same(cut.topk(Ask(queries(2), 5, END, **task)), cpu.topk(Ask(queries(2), 5, END, **task)))
     same(cut.read(np.arange(60, 70)), cpu.read(np.arange(60, 70)))
-    empty = DeviceCatalogue(DIM, *require_device(), Turn(), Transfers(*require_device()), 0)
-    assert empty.topk(queries(2), 5, 0, **(task | {"cosine": False}))[2].tolist() == [0, 0]
+    empty = before(Catalogue(DIM), 0)
+    assert empty.topk(Ask(queries(2), 5, 0, **(task | {"cosine": False})))[2].tolist() == [0, 0]
     assert empty.stats() == {"device_catalogue_bytes": 0, "device_catalogue_items": 0, "catalogue_tiled": False}
 
 
@@ -157,7 +167,7 @@ def test_out_of_memory_while_it_grows(plain, monkeypatch):
     monkeypatch.setattr(ranking, "_FIRST_ITEMS", 64)
     task = NOTHING | {"cosine": False, "threads": 1}
     whole = on_device(10**6)
-    wanted = whole.topk(queries(3), 20, END, **task)
+    wanted = whole.topk(Ask(queries(3), 20, END, **task))
     real = tiles.room
 
     def full(torch, items, dim, **where):
@@ -171,7 +181,7 @@ def test_out_of_memory_while_it_grows(plain, monkeypatch):
     failure = torch.OutOfMemoryError("planted")
     cut = on_device(10**6)
     assert cut.stats()["device_catalogue_items"] == 64
-    same(cut.topk(queries(3), 20, END, **task), wanted)
+    same(cut.topk(Ask(queries(3), 20, END, **task)), wanted)
     ordinals = np.arange(50, 90)
     rows = torch.ones((40, DIM + 1), device=require_device()[1])
     cut.publish(cut.native.ids(ordinals), ordinals, rows, np.arange(40)[::-1].copy())
@@ -249,7 +259,7 @@ def test_an_engine_with_tiles_learns_and_ranks_as_one_without(bound, home, plain
             assert eng.stats()["catalogue_tiled"] == (held < 180)
             got.append(eng.digest())
         with engine.open(path, device="cuda") as eng:
-            assert eng.stats()["device_catalogue_items"] == min(held, len(eng._catalogue))
+            assert eng.stats()["device_catalogue_items"] == min(held, len(eng._store.catalogue))
             got += answers(eng, include=ids[20:90])
             eng.ingest(users[:40], ids[:40])
             got += answers(eng)
@@ -268,7 +278,7 @@ def test_read_your_writes_of_an_item_in_a_tile(bound):
     users, ids = events(400, 150)
     with engine.open(":memory:", **LAW) as eng:
         eng.ingest(users, ids)
-        newest = eng._catalogue.native.ids(np.array([len(eng._catalogue) - 1]))[0]
+        newest = eng._store.catalogue.native.ids(np.array([len(eng._store.catalogue) - 1]))[0]
         was = eng.topk(7, 1, include=[newest]).scores[0]
         for _ in range(2):
             eng.ingest([7] * 30, [newest] * 30)
@@ -291,7 +301,7 @@ def test_growing_past_the_bound_beside_the_cpu(bound):
             for each in (eng, cpu):
                 each.ingest(users, np.minimum(ids, most * 7))
                 each.forget(items=[gone])
-            assert eng.stats()["catalogue_tiled"] == (len(cpu._catalogue) > 64)
+            assert eng.stats()["catalogue_tiled"] == (len(cpu._store.catalogue) > 64)
             a, b = eng.topk(5, 20), cpu.topk(5, 20)
             np.testing.assert_array_equal(a.ids, b.ids)
             np.testing.assert_allclose(a.scores, b.scores, rtol=1e-5, atol=1e-6)

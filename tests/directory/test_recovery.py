@@ -8,7 +8,7 @@ import pytest
 
 import engine
 from engine.store.history import ENTRY
-from engine.table.layout import row_bytes
+from engine.table.layout import vector_floats, warm_row_bytes
 
 SETTINGS = {"dim": 8, "negatives": 2, "seed": 1, "epoch_seconds": 1e9}
 
@@ -31,19 +31,19 @@ def test_history_of_an_epoch_is_that_of_its_beginning(tmp_path, monkeypatch):
     with engine.open(tmp_path / "m", **SETTINGS) as eng:
         eng.ingest([1, 2], [10, 10])
         rows_are_written, go_on = threading.Event(), threading.Event()
-        frozen = eng._history.frozen
+        frozen = eng._store.history.frozen
 
         def wait_first(users):
             rows_are_written.set()
             go_on.wait()
             yield from frozen(users)
 
-        monkeypatch.setattr(eng._history, "frozen", wait_first)
-        eng._epochs.begin()
+        monkeypatch.setattr(eng._store.history, "frozen", wait_first)
+        eng._writer.begin_epoch()
         rows_are_written.wait()
         eng.ingest([1, 1], [20, 10])
         go_on.set()
-        eng._epochs.finish()
+        eng._writer.epochs.finish()
         ((number, payload),) = eng._directory.cold.fetch_chunks(1)
         assert (number, np.frombuffer(payload, ENTRY).tolist()) == (0, [(10, 1)])
 
@@ -59,7 +59,9 @@ def test_the_log_goes_back_to_the_epoch_before(tmp_path, monkeypatch):
 
 
 def test_a_call_that_finds_no_room_in_lmdb_says_what_the_log_has(tmp_path, monkeypatch):
-    with engine.open(tmp_path / "m", warm_bytes=4 * row_bytes(8, "adagrad") * 16 // 7 + 16, **SETTINGS) as eng:
+    with engine.open(
+        tmp_path / "m", warm_bytes=4 * warm_row_bytes(vector_floats(8, "adagrad")) * 16 // 7 + 16, **SETTINGS
+    ) as eng:
 
         def no_room(*_):
             raise engine.StorageFullError("no room")

@@ -22,7 +22,7 @@ from engine.contract.arrays import NO_IDS
 from engine.log.log import Log
 from engine.log.record import Record
 from engine.machine.backend import native
-from engine.table.layout import stored_bytes
+from engine.table.layout import stored_row_bytes, vector_floats
 
 whole = test_damage.whole  # the fixture
 JUDGE_COPY = JUDGE.replace("engine.open(path)", "engine.open(path, untrusted=True)")
@@ -204,7 +204,7 @@ def test_lies_with_the_right_checksums(model, temporary, contents, lie):
 def test_rows_with_the_right_checksums(model, temporary):
     """Item rows whose ordinals are not 0..n-1, and rows of another width."""
     with Cold.open(model / "rows") as cold:
-        ids, rows = next(iter(cold.scan(2, stored_bytes(8, "adagrad"))))
+        ids, rows = next(iter(cold.scan(2, stored_row_bytes(vector_floats(8, "adagrad")))))
     rows[0, -8:] = 255
     for payload in (rows[:1].tobytes(), rows[0, :-8].tobytes()):
         seal(model, [(native.row_keys(2, ids[:1])[0], payload)])

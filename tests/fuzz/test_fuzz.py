@@ -254,7 +254,7 @@ def test_an_ordinal_that_a_file_can_have_is_no_damage(copy):
     far_item(copy, 2**17)
     for untrusted in (True, False):
         with engine.open(copy, untrusted=untrusted) as eng:
-            assert len(eng._catalogue) == 2**17 + 1
+            assert len(eng._store.catalogue) == 2**17 + 1
 
 
 @pytest.mark.timeout(20)

@@ -87,19 +87,19 @@ class Rows(NamedTuple):
 
 def by_the_engine(c: Case) -> Rows:
     """Rows that never were stay as `slabs` has them."""
-    users, items = (native.Warm(c.dim, OPTIMIZERS.index(c.optimizer), 4096, ordinals) for ordinals in (False, True))
+    users, items = (native.Warm(c.width, 4096, ordinals) for ordinals in (False, True))
     catalogue, n = native.Catalogue(c.dim), c.users.size
     history = native.History(users, 2**24)
     learner = native.Learner(users, items, catalogue, history)
     settings = native.LearnSettings(
         LOSSES.index(c.loss), OPTIMIZERS.index(c.optimizer), c.lr, c.l2, c.negatives, c.batch_size, c.seed
     )
-    ids = c.users.astype(np.int64), c.items.astype(np.int64)
+    events = native.Events(c.users.astype(np.int64), c.items.astype(np.int64), c.values, c.weights, 1)
     at, loss, skipped = 0, 0.0, 0
     while at < n:
-        assert learner.plan(settings, *ids, c.weights, 1, at) == 0
-        got = learner.learn(settings, *ids, c.values, c.weights, 1)
-        at, loss, skipped = at + got[0], loss + got[1], skipped + got[4]
+        assert learner.plan(settings, events, at) == native.Plan.ready
+        got = learner.learn(settings, events)
+        at, loss, skipped = at + got.events, loss + got.loss, skipped + got.skipped
     out = slabs(c)
     for table, slab in ((users, out[0]), (items, out[1])):
         found, rows = table.peek(np.arange(slab.shape[0]))

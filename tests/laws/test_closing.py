@@ -130,8 +130,8 @@ def test_the_epoch_that_runs_comes_first(home, stream, monkeypatch):
     with engine.open(home, **QUIET) as eng:
         eng.ingest(users[:100], items[:100])
         monkeypatch.setattr(Cold, "write", write)
-        with eng._writing:
-            eng._epochs.begin()
+        with eng._writer.lock:
+            eng._writer.begin_epoch()
         inside.wait()
         eng.ingest(users[100:], items[100:])
         digest = eng.digest()
@@ -250,7 +250,7 @@ def test_an_engine_that_failed_writes_no_epoch(home, stream, monkeypatch, writes
     eng = engine.open(home, **QUIET)
     eng.ingest(*first)
     made = len(writes)
-    monkeypatch.setattr(eng, "_sync", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(eng._writer, "sync", lambda: signal.raise_signal(signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):

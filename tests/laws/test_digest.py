@@ -20,7 +20,7 @@ from engine.contract.settings import Settings
 from engine.machine.backend import native
 from engine.store.digest import digest
 from engine.store.state import State
-from engine.table.layout import row_bytes, stored_bytes
+from engine.table.layout import stored_row_bytes, vector_floats, warm_row_bytes
 
 DIM, STEP = 16, 64
 SHORTER = 5 if os.environ.keys() & {"ASAN_OPTIONS", "TSAN_OPTIONS"} else 1  # under a sanitizer all of it is slow
@@ -97,7 +97,7 @@ def test_a_twentieth_of_the_rows_in_memory(law, home):
     name, data, digest = law
     room = min(len(np.unique(column)) for column in data.T[:2]) // 20
     optimizer = LAWS[name].get("optimizer", "adagrad")
-    warm_bytes = -(-room * row_bytes(DIM, optimizer) * 16 // 7)  # 7/16 of it is for each table
+    warm_bytes = -(-room * warm_row_bytes(vector_floats(DIM, optimizer)) * 16 // 7)  # 7/16 of it is for each table
     found, stats = learn(home, name, data, leave=kill, warm_bytes=warm_bytes)
     assert found == digest
     for table in ("users", "items"):
@@ -201,7 +201,7 @@ def test_each_part_of_the_state_shows_in_the_digest(optimizer):
         "value_sums": (1.0, 2.0),
         "sightings": bytes([1]) + bytes(native.SKETCH_BYTES - 1),
     }
-    rows = np.random.default_rng(3).integers(0, 255, (3, stored_bytes(5, optimizer)), np.uint8)
+    rows = np.random.default_rng(3).integers(0, 255, (3, stored_row_bytes(vector_floats(5, optimizer))), np.uint8)
     hidden = np.array([4, 9], np.int64)
     chunks = [(1, 0, bytes(16)), (1, 1, bytes(32))]
 

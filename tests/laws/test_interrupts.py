@@ -92,7 +92,7 @@ def test_an_epoch_interrupted_at_its_beginning_closes_the_engine(home, stream, m
     first = stream(300)
     eng = engine.open(home, **SMALL, epoch_seconds=1e6)
     eng.ingest(*first)
-    monkeypatch.setattr(eng._history, "freeze", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(eng._store.history, "freeze", lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         eng.checkpoint()
     monkeypatch.undo()
@@ -103,12 +103,12 @@ def test_an_epoch_interrupted_at_its_beginning_closes_the_engine(home, stream, m
         assert eng.digest() == reference(first)
 
 
-@pytest.mark.parametrize("step", ["_sync", "_learn"])
+@pytest.mark.parametrize("step", ["sync", "learn"])
 def test_an_interrupt_between_log_and_learning_closes_the_engine(home, stream, monkeypatch, step):
     first, second = stream(100), stream(60)
     eng = engine.open(home, **SMALL, epoch_seconds=1e6)
     eng.ingest(*first)
-    monkeypatch.setattr(eng, step, lambda *args, **how: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(eng._writer, step, lambda *args, **how: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         eng.ingest(*second)
     monkeypatch.undo()

@@ -16,10 +16,11 @@ from killed import kill
 
 import engine
 from engine.machine.backend import native
+from engine.table.layout import vector_floats, warm_row_bytes
 
 DIM, STEP, CALLS = 8, 4, 84
 SETTINGS = {"dim": DIM, "batch_size": STEP, "negatives": 6, "seed": 5, "epoch_seconds": 1e9}
-FEW = -(-36 * native.row_bytes(DIM, 0) * 16 // 7)
+FEW = -(-36 * warm_row_bytes(vector_floats(DIM, "adagrad")) * 16 // 7)
 
 
 def calls(seed=2):
@@ -53,8 +54,8 @@ def run(path, start=0, each=None, leave=engine.Engine.close, **more):
             continue
         if what == "lr":
             if path == ":memory:":  # what opening does to a directory
-                eng._change_settings(
-                    engine.contract.settings.Settings.resolve({"lr": 0.1 + number / 1000}, eng._model.settings)
+                eng._writer.change_settings(
+                    engine.contract.settings.Settings.resolve({"lr": 0.1 + number / 1000}, eng._store.model.settings)
                 )
             else:
                 leave(eng)
@@ -100,7 +101,7 @@ def test_epochs_anywhere(law, home, room):
         if number % 3 == 0:
             eng.checkpoint()
         elif number % 3 == 1:
-            eng._epochs.begin()  # and go on while it is written
+            eng._writer.begin_epoch()  # and go on while it is written
 
     assert run(home, **settings, **room, each=each) == digest
 
@@ -113,7 +114,7 @@ def test_killed_after_any_call(law, home, tmp_path, room):
 
     def each(eng, number):
         if number % 7 == 0:
-            eng._epochs.begin()
+            eng._writer.begin_epoch()
         if number % 40 == 13:
             copies[number] = (shutil.copytree(home, tmp_path / f"killed{number}"), eng.digest())
 

@@ -16,7 +16,7 @@ from killed import kill
 
 import engine
 from engine.kernels.score_topk import score_topk
-from engine.table.layout import row_bytes
+from engine.table.layout import vector_floats, warm_row_bytes
 
 READERS = 8
 SECONDS = [2.0, pytest.param(60.0, marks=pytest.mark.heavy)]
@@ -61,7 +61,7 @@ def test_rows_come_and_go_whole(home, seconds):
         alone.ingest(np.arange(users), np.arange(users) % items, weights=np.zeros(users))
         born = alone.vectors(np.arange(users))
         taste = alone.vectors(items=np.arange(items)).astype(np.float64)
-    room = row_bytes(64, "adagrad") * users // 5 * 16 // 7
+    room = warm_row_bytes(vector_floats(64, "adagrad")) * users // 5 * 16 // 7
     with engine.open(home, **options, warm_bytes=room, epoch_seconds=0.5) as eng:
         acknowledged, rng = [0], np.random.default_rng(0)
 

@@ -10,8 +10,8 @@ from killed import kill
 
 import engine
 from engine import EngineError
-from engine.store.catalogue import Catalogue
-from engine.table.layout import stored_bytes
+from engine.store.catalogue import Ask, Catalogue
+from engine.table.layout import stored_row_bytes, vector_floats
 
 
 def test_a_fork_leaves_the_engine_to_the_parent(eng, stream):
@@ -127,7 +127,9 @@ def test_no_row_is_seen_half_updated():
 def test_no_item_is_read_half_written():
     """Beside a writer that does nothing but write it, so that the two meet on a busy machine, too."""
     dim, times = 4096, 512
-    rows = np.zeros((times, stored_bytes(dim, "sgd")), np.uint8)  # all of the item with ordinal 0, in turn 1 and 2
+    rows = np.zeros(
+        (times, stored_row_bytes(vector_floats(dim, "sgd"))), np.uint8
+    )  # all of the item with ordinal 0, in turn 1 and 2
     rows[:, : 4 * (dim + 1)].view(np.float32)[:] = 1 + np.arange(times).reshape(-1, 1) % 2
     ids = np.full(times, 7)
     catalogue = Catalogue(dim)
@@ -139,7 +141,7 @@ def test_no_item_is_read_half_written():
             assert catalogue.follow(ids, rows)
             passes[0] += 1
 
-    none, looks, seen = (None, None), 0, set()
+    looks, seen = 0, set()
     query = np.ones((1, dim), np.float32)
     writer = threading.Thread(target=write)
     writer.start()
@@ -149,9 +151,7 @@ def test_no_item_is_read_half_written():
             vectors, biases = catalogue.read(np.zeros(8, np.int64))
             assert (vectors == biases[:, None]).all()
             seen |= {*biases.tolist()}
-            _, score, _ = catalogue.topk(
-                query, 1, 1, offsets=None, exclude_all=None, exclude=none, include=none, cosine=False, threads=1
-            )
+            _, score, _ = catalogue.topk(Ask(query, 1, 1))
             assert score in (dim + 1, 2 * (dim + 1))
     finally:
         done.set()

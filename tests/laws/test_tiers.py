@@ -79,7 +79,8 @@ def test_a_seen_item_is_left_out_while_its_user_comes_in(cold, stream, monkeypat
         found = cold.topk(user, 40, exclude_seen=True)
         looked.append(not seen & set(found.ids.tolist()) and bool((cold.vectors(user) == expected).all()))
 
-    for part, name in ((cold._users, "deliver"), (cold._history, "deliver")):
+    tables = cold._store.tables
+    for part, name in ((tables, "deliver"), (tables.history, "load")):
         whole = getattr(part, name)
 
         def deliver(*args, whole=whole):

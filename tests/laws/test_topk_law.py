@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import engine
+from engine.table.layout import biases_of
 
 IDS = st.one_of(st.integers(-8, 30).filter(lambda id: id != -1), st.sampled_from([-(2**63), 2**63 - 1, 2**40]))
 FILTERS = st.one_of(st.none(), st.lists(IDS | st.just(-1), max_size=40), st.just("everything"), st.just("one each"))
@@ -75,7 +76,10 @@ def check(eng, events, data):
         biases = eng.topk(vectors=np.zeros(len(queries)), k=len(ids))
         order = np.argsort(biases.ids)
         assert biases.ids[order].tolist() == ids.tolist()
-        base, own = eng._model.base, eng._users.biases(eng._users.peek(np.array([user]))[1]).astype(np.float64)[0]
+        base, own = (
+            eng._store.base,
+            biases_of(eng._store.users.peek(np.array([user]))[1], eng.settings["dim"]).astype(np.float64)[0],
+        )
         exact = items @ queries + biases.scores[order] + own
         scale = np.abs(items) @ np.abs(queries) + np.abs(biases.scores[order]) + 2 * np.abs(base) + np.abs(own)
         assert (np.abs(exact - bits) <= ROUNDING * scale).all()

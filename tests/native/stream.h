@@ -31,8 +31,8 @@ struct Stream {
 
 struct Tables {
     Tables(Optimizer optimizer, int64_t room, int64_t histories)
-        : users(kDim, optimizer, room, false),
-          items(kDim, optimizer, room, true),
+        : users(row_floats(optimizer, kDim), room, false),
+          items(row_floats(optimizer, kDim), room, true),
           catalogue(kDim),
           history(users, histories) {}
     Warm users, items;

@@ -10,11 +10,11 @@ import pytest
 from killed import kill
 
 import engine
-from engine.machine.backend import native
 from engine.store import admission
+from engine.table.layout import vector_floats, warm_row_bytes
 
 SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 2, "seed": 3, "epoch_seconds": 1e9}
-FEW = 24 * native.row_bytes(8, 0) * 16 // 7
+FEW = 24 * warm_row_bytes(vector_floats(8, "adagrad")) * 16 // 7
 
 
 def learned_events(users, items, after):
@@ -58,7 +58,7 @@ def test_events_are_learned_from_the_nth_sighting_on(place, stream, after, step)
             seen = set(items[learned & (users == user)].tolist())
             ranked = eng.topk(user, 100, exclude_seen=True).ids
             assert not seen & set(ranked.tolist())
-            assert len(seen) + (ranked != -1).sum() == len(eng._catalogue)
+            assert len(seen) + (ranked != -1).sum() == len(eng._store.catalogue)
 
 
 def test_an_event_that_is_not_learned_keeps_its_known_side_alive(place):

@@ -9,10 +9,10 @@ from junk import but, refused
 from other_process import other_process
 
 import engine
-from engine.machine.backend import native
+from engine.table.layout import vector_floats, warm_row_bytes
 
 SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 2, "seed": 3, "epoch_seconds": 1e9}
-TINY = 24 * native.row_bytes(8, 0) * 16 // 7
+TINY = 24 * warm_row_bytes(vector_floats(8, "adagrad")) * 16 // 7
 
 
 def everything(eng, k=500):
@@ -111,7 +111,7 @@ def test_forgetting_everything_and_beginning_anew(shop):
 def test_new_items_take_the_lowest_free_places(memory):
     memory.ingest(np.arange(10), np.arange(10))
     memory.forget(items=[2, 5, 9])
-    catalogue = memory._catalogue
+    catalogue = memory._store.catalogue
     assert len(catalogue) == 9  # the last place is no gap
     memory.ingest([1, 1, 1, 1], [20, 21, 22, 23])
     assert catalogue.ordinals(np.array([20, 21, 22, 23])).tolist() == [2, 5, 9, 10]
@@ -313,7 +313,7 @@ def test_removal_waits_for_the_epoch_that_runs(home, monkeypatch):
             write(*args)
 
         monkeypatch.setattr(eng._directory.cold, "write", wait)
-        eng._epochs.begin()
+        eng._writer.begin_epoch()
         writes.wait()
         forgets = threading.Thread(target=eng.forget, args=(1, 10))
         forgets.start()
@@ -345,13 +345,13 @@ def test_a_digest_does_not_see_what_is_deleted_while_it_reads(home, monkeypatch,
             steps = read(*args)
             first = next(steps)
             go_on.set()
-            eng._epochs._running.result()
+            eng._writer.epochs._running.result()
             yield first
             yield from steps
 
         monkeypatch.setattr(cold, "write", wait)
         monkeypatch.setattr(cold, scan, commit_meanwhile)
-        eng._epochs.begin()
+        eng._writer.begin_epoch()
         assert eng.digest() == digest
 
 
@@ -415,10 +415,10 @@ def test_a_flood_of_made_up_ids_leaves_the_disk_bounded_and_real_rows_alone(home
             eng.ingest(np.concatenate([real, made_up]), np.concatenate([real, made_up + 1]), durable=False)
             eng.checkpoint()
             stats = eng.stats()
-            assert max(stats["users"]["rows"], stats["items"]["rows"], len(eng._catalogue)) <= most
+            assert max(stats["users"]["rows"], stats["items"]["rows"], len(eng._store.catalogue)) <= most
             sizes.append(stats["lmdb"]["file_bytes"])
         assert max(sizes[turns // 2 :]) <= 1.1 * max(sizes[: turns // 2])
-        for table in (eng._users, eng._items):
+        for table in eng._store.tables:
             found, rows = table.peek(real)
             assert found.all()
             counts = np.ascontiguousarray(rows[:, table.warm.seq_offset + 8 :][:, :4]).view(np.uint32)[:, 0]

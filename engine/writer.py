@@ -1,0 +1,402 @@
+"""The writer: one record's way, in order: log, sync, learn, epoch.
+
+Responsible for who may write (`alone`), for what happens to a record and when, and for what is known afterwards: seq,
+positions, failures. Lower rooms return what they need, rows or room, and the writer acts. Not for arguments and answers
+(engine.py). A failure in the middle of learning leaves RAM behind the log, so it closes the writer: reopening replays
+the log. One thread at a time; `seq`, `positions`, `failure` and `stats` may be read by any.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+from .contract.arrays import NO_IDS, Ids
+from .contract.errors import CorruptionError, EngineError
+from .contract.events import Events
+from .contract.settings import Settings
+from .directory.directory import Directory
+from .directory.epochs import Epochs
+from .directory.recovery import beyond
+from .learn.model import Tally
+from .log.record import Record, operations, records
+from .machine.backend import native
+from .machine.resources import Resources
+from .store.store import Applied, Store
+
+if TYPE_CHECKING:
+    from .device.device import Device
+
+Progress = Callable[[int, int], None] | None
+
+
+class Writer:
+    def __init__(self, store: Store, device: "Device | None", directory: Directory | None, resources: Resources):
+        """`directory`: None in memory. `recover` comes before anything else."""
+        self.store = store
+        self.device = device
+        self.directory = directory
+        self.epochs = Epochs(directory, store, resources) if directory else None
+        self.seq = 0
+        self.positions: dict[str, bytes] = {}
+        self.bit_exact = True
+        self.skipped = 0
+        self.failure: str | None = None
+        self.sync_seconds = 0.0
+        self.inside: str | None = None  # the call that the thread is in that holds the lock
+        self.lock = threading.RLock()
+        self._turn: AbstractContextManager[None] = device.turn if device else nullcontext()
+        self._syncer = ThreadPoolExecutor(1, "rowtide-sync") if directory else None
+
+    # --- opening
+
+    def recover(self) -> dict[str, float]:
+        """Takes over the state of the last epoch, then learns what the log has beyond it; says what it took."""
+        if self.directory is None:
+            return {}
+        state = self.directory.state
+        began = time.monotonic()
+        self.store.restore(state)
+        if self.device:
+            self.device.catalogue.fill()
+        scanned = time.monotonic()
+        self.seq, self.positions, self.bit_exact = state.seq, dict(state.positions), state.bit_exact
+        for record, start in beyond(self.directory):
+            self.learn(record, Tally(), start)
+        return {
+            "scan_seconds": scanned - began,
+            "scanned_items": state.items,
+            "replay_seconds": time.monotonic() - scanned,
+            "replayed_events": self.seq - state.seq,
+        }
+
+    def require_room(self, settings: Settings, batch_size: int | None = None) -> None:
+        """Raises ConfigError for settings whose micro-batches need more rows than there is room for."""
+        self.store.tables.require_room(settings, batch_size)
+        if self.device:
+            self.device.require_room(settings, batch_size)
+
+    def change_settings(self, settings: Settings) -> None:
+        """Has these settings in force from here on; the log has them first."""
+        if self.directory:
+            changeable = {name: x for name, x in settings.as_dict().items() if name not in Settings.FIXED}
+            record = Record(self.seq + 1, settings.batch_size, NO_IDS, NO_IDS, settings=changeable)
+            self.directory.log.append(record)
+            self.directory.log.sync()
+        self.store.model.settings = settings
+
+    # --- who may write
+
+    @contextmanager
+    def alone(self, call: str) -> Iterator[None]:
+        """The lock for the length of a call; refused inside another call of the thread, and after a failure."""
+        with self.lock:
+            self.require_outside(call)
+            self.require_sound()
+            if self.epochs is not None:
+                self._require_epochs(self.epochs)
+            try:
+                self.inside = call
+                yield
+            finally:
+                self.inside = None
+
+    def require_outside(self, call: str) -> None:
+        """Raises EngineError in a progress function or a signal handler that runs inside another call."""
+        if self.inside:
+            raise EngineError(
+                f"{call}: called inside {self.inside} of the same thread, by a progress function or a signal handler; "
+                "it needs the Engine to itself. Answers, positions and stats can be had there"
+            )
+
+    def require_sound(self) -> None:
+        """Raises EngineError after a failure that left RAM behind the log."""
+        if self.failure is not None:
+            raise EngineError(f"an earlier call failed ({self.failure}); close and open the directory again")
+
+    def _require_epochs(self, epochs: Epochs) -> None:
+        """Raises if the last epoch failed and fails again now. Its rows were dirty again; nothing is lost."""
+        if epochs.ended():
+            epochs.finish()
+        if epochs.error is not None:
+            self.complete_epoch()
+
+    def _failed(self, error: BaseException) -> None:
+        self.failure = self.failure or f"{type(error).__name__}: {error}"
+
+    # --- a call's records
+
+    def ingest(self, events: Events, position: tuple[str, bytes] | None, durable: bool, progress: Progress) -> Tally:
+        """Logs and learns the events. What it raises says in `.seq` what was accepted of them."""
+        before = self.seq
+        try:
+            return self._log_and_learn(events, position, durable, progress)
+        except BaseException as e:
+            if (self.device and self.device.under_way) or (self.directory and self.directory.log.last_seq != self.seq):
+                # Whatever it was, an interrupt perhaps: RAM is behind the log, and only a replay brings it there.
+                self._failed(e)
+            if isinstance(e, MemoryError):
+                e = EngineError(f"out of memory; close and open the directory again: {e}")
+            if isinstance(e, EngineError):
+                accepted = self._accepted(durable)
+                e.seq = accepted if accepted > before else None
+            raise e
+
+    def _log_and_learn(
+        self, events: Events, position: tuple[str, bytes] | None, durable: bool, progress: Progress
+    ) -> Tally:
+        """Each record is durable before it is learned; its fsync overlaps the learning of the one before. So do its
+        plan and its rows' way to a device: what that has under way is waited for at the end."""
+        tally = Tally()
+        waiting: Record | None = None
+        try:
+            for record in records(events, self.seq + 1, self.store.model.settings.batch_size, position):
+                if self.directory is None:
+                    self.learn(record, tally)
+                    continue
+                self.directory.log.append(record)
+                if not durable:
+                    self.learn(record, tally, finish=False)
+                elif waiting is None and record.count == len(events):
+                    self.sync()  # the only record: no thread to go through
+                    self.learn(record, tally, finish=False)
+                else:
+                    assert self._syncer
+                    synced = self._syncer.submit(self.sync)
+                    last, waiting = waiting, None
+                    try:
+                        if last is not None:
+                            self.learn(last, tally, finish=False)
+                    finally:
+                        synced.result()
+                        waiting = record
+                if progress:
+                    progress(tally.events + tally.unlearned, len(events))
+        finally:
+            try:
+                if waiting is not None and self.failure is None:
+                    self.learn(waiting, tally, finish=False)
+            finally:  # also where what follows a record's learning, an epoch, was interrupted
+                if self.failure is None:
+                    self._finish(tally)
+        if progress:
+            progress(tally.events + tally.unlearned, len(events))
+        return tally
+
+    def _accepted(self, durable: bool) -> int:
+        """The last event that a call has had accepted: the log decides, for what it holds is learned on reopening."""
+        if self.directory is None:
+            return self.seq
+        return self.directory.log.synced_seq if durable else self.directory.log.last_seq
+
+    def sync(self) -> None:
+        """Makes durable what the log has."""
+        assert self.directory
+        began = time.perf_counter()
+        self.directory.log.sync()
+        self.sync_seconds += time.perf_counter() - began
+
+    def operate(self, kind: str, users: Ids, items: Ids) -> None:
+        """Logs and applies an operation: "hide", "show" or "forget"."""
+        log = self.directory.log if self.directory else None
+        for record in operations(kind, users, items, self.seq + 1, self.store.model.settings.batch_size):
+            before = log.appended_bytes if log else 0
+            try:
+                if log:
+                    log.append(record)
+                    self.sync()
+                self.learn(record, Tally())
+            except BaseException as e:
+                if log and log.appended_bytes != before:
+                    # An interrupt, perhaps: RAM is behind the log, and only a replay brings it there.
+                    self._failed(e)
+                raise
+
+    # --- one record
+
+    def learn(self, record: Record, tally: Tally, start: int = 0, finish: bool = True) -> None:
+        """Applies one record that is in the log, from event `start` on. Also the replay's path. `finish`: leaves
+        nothing under way on a device."""
+        try:
+            if record.settings is not None:
+                self.store.model.settings = self.store.model.settings.changed(record.settings)
+            if record.count > start:
+                self._learn_events(record, tally, start, finish)
+            if record.operation is not None:
+                self._apply(record)
+            if record.position is not None:
+                self.positions[record.position[0]] = record.position[1]
+        except BaseException as e:
+            self.failure = f"{type(e).__name__}: {e}"
+            raise
+        if self.epochs:
+            if self.epochs.crowded():
+                self.epochs.finish()
+            if self.epochs.due():
+                self._finish(tally)
+                self.begin_epoch()
+
+    def _learn_events(self, record: Record, tally: Tally, start: int, finish: bool) -> None:
+        if record.first_seq + start != self.seq + 1:
+            raise EngineError(f"event {record.first_seq + start} is due after {self.seq}")
+        settings, admission = self.store.model.settings, self.store.admission
+        skipped, events = tally.skipped, tally.events
+        with self._turn:
+            runs = admission.begin(record, start, settings.admit_after)
+            for _ in admission.name(record, start):
+                self._make_room(record.first_seq - 1)
+        for first, stop in runs:
+            self._learn_run(record, first, stop, tally)
+        admission.end()
+        self.skipped += tally.skipped - skipped
+        if finish or settings.row_ttl or settings.admit_after:
+            self._finish(tally)
+        tally.unlearned += record.count - start - (tally.events - events)
+        self.seq = record.last_seq
+        if settings.row_ttl:
+            self._expire(record.first_seq - 1, settings.row_ttl)
+
+    def _learn_run(self, record: Record, first: int, stop: int, tally: Tally) -> None:
+        """Learns events [first, stop) of a record, window by window: planned, its rows brought in, then learned."""
+        self.require_room(self.store.model.settings, record.batch_size)
+        batch_size, model = record.batch_size, self.store.model
+        events = native.Events(
+            record.users[first:stop],
+            record.items[first:stop],
+            None if record.values is None else record.values[first:stop],
+            None if record.weights is None else record.weights[first:stop],
+            record.first_seq + first,
+        )
+        start = 0
+        while start < len(events):
+            learned = None
+            with self._turn:
+                if self.device:
+                    self.device.prepare(batch_size, len(events) - start)
+                while (plan := model.plan(batch_size, events, start)) == native.Plan.fetch:
+                    self.store.tables.deliver(model.wanted)
+                    if not model.delivered():
+                        what = "an item of the catalogue has no row in LMDB"
+                        raise CorruptionError(what, seq=events.first_seq + start)
+                if plan == native.Plan.ready:
+                    learned = (
+                        self.device.learn(batch_size, events, start) if self.device else model.learn(batch_size, events)
+                    )
+            if learned is None:  # every row in RAM is dirty
+                self._finish_device(tally)
+                self._make_room(events.first_seq + start - 1)  # without the turn: an epoch takes long
+                continue
+            start += learned.events
+            tally.add(learned)
+            if self.device:
+                tally.land(*self.device.landed())
+
+    def _apply(self, record: Record) -> None:
+        """Applies an operation, with no epoch running and RAM up to date: rows may leave."""
+        if self.epochs:
+            self.epochs.finish()  # before the turn is taken: it may take long
+        with self._turn:
+            if self.device:
+                self.device.refresh()
+            for _ in self.store.removal.apply(record):
+                self.complete_epoch()
+
+    def _expire(self, before: int, row_ttl: int) -> None:
+        with self._turn:
+            users, items = self.store.removal.due_for_expiry(before, self.seq, row_ttl)
+            if not len(users) and not len(items):
+                return
+            if self.epochs:
+                self.epochs.finish()
+            if self.device:
+                self.device.refresh()
+            self.store.removal.expire(users, items)
+
+    def _finish(self, tally: Tally) -> None:
+        """Waits for what a device has under way; before anything but the next record's learning."""
+        skipped = tally.skipped
+        try:
+            self._finish_device(tally)
+        except BaseException as e:
+            self._failed(e)
+            raise
+        self.skipped += tally.skipped - skipped
+
+    def _finish_device(self, tally: Tally) -> None:
+        if self.device:
+            self.device.finish()
+            tally.land(*self.device.landed())
+
+    # --- epochs
+
+    @property
+    def applied(self) -> Applied:
+        return Applied(self.seq, self.positions, self.bit_exact)
+
+    def begin_epoch(self) -> None:
+        """Begins to write what is dirty to LMDB; waits for the epoch before."""
+        assert self.epochs
+        self.epochs.finish()
+        if self.device:
+            self.device.refresh()
+        self.epochs.begin(self.store.state(self.applied))
+
+    def complete_epoch(self) -> None:
+        """Writes an epoch of now, whole; raises if it fails."""
+        assert self.epochs
+        self.begin_epoch()
+        self.epochs.finish()
+        if self.epochs.error is not None:
+            raise self.epochs.error
+
+    def _make_room(self, seq: int) -> None:
+        """Every row in RAM is dirty: ends an epoch, in the middle of a record if need be (its log is durable)."""
+        if self.epochs is None:
+            raise EngineError("no memory for more rows")
+        self.seq = seq
+        self.complete_epoch()
+
+    def begin_if_due(self) -> None:
+        """Begins the epoch that is due by time, unless somebody writes now."""
+        assert self.epochs
+        if self.epochs.due() and self.lock.acquire(blocking=False):
+            try:
+                if self.failure is None and self.epochs.due():
+                    self.begin_epoch()
+            except Exception as e:
+                self._failed(e)
+            finally:
+                self.lock.release()
+
+    def checkpoint(self) -> int:
+        """Writes an epoch of now, and after a `forget` rids the files of what was forgotten; the seq in LMDB."""
+        if self.epochs is not None:
+            self.complete_epoch()
+            if self.store.removal.purge:
+                self.epochs.purge(self.store.state(self.applied))
+        return self.seq
+
+    def write_last_epoch(self) -> None:
+        """At closing: writes an epoch of now if LMDB lacks anything; raises if it fails."""
+        if self.epochs is None or self.failure is not None:
+            return
+        self.epochs.finish()
+        if not self.epochs.interrupted and self.epochs.lacks(self.store.state(self.applied)):
+            self.complete_epoch()
+
+    def digest(self) -> str:
+        """`Engine.digest`."""
+        if self.device:
+            self.device.refresh()
+        return self.store.digest(self.applied)
+
+    def close(self) -> None:
+        """Ends the threads and lets go of the directory."""
+        if self.epochs:
+            self.epochs.close()
+        if self._syncer:
+            self._syncer.shutdown()
+        if self.directory:
+            self.directory.close()
