@@ -375,7 +375,7 @@ def test_what_could_not_be_shown_is_shown_later(monkeypatch):
         eng.topk(data[0, 0], 3)
         eng.ingest([data[0, 0]] * 40, [10**9] * 40)
         with monkeypatch.context() as patch:
-            patch.setattr(eng._device.items, "_publish", lambda *args: 1 / 0)
+            patch.setattr(eng._device.catalogue, "publish", lambda *args: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 eng.topk(data[0, 0], 3)
         found = eng.topk(data[0, 0], 1)

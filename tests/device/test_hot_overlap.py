@@ -12,7 +12,7 @@ from test_hot_engine import DIM, EVENTS, LAWS, events, learn, room
 
 import engine
 import engine.device.device
-import engine.engine
+import engine.writer
 import engine.log.record
 from engine.machine import backend
 
@@ -43,7 +43,7 @@ def test_losses_and_means_of_many_windows(name):
             a, b = (eng.ingest(*part.T) for eng in (cpu, gpu))
             np.testing.assert_allclose(b.loss, a.loss, rtol=1e-12)
             assert (a.events, a.new_users, a.new_items, a.seq) == (b.events, b.new_users, b.new_items, b.seq)
-            np.testing.assert_array_equal(cpu._model.mean, gpu._model.mean)
+            np.testing.assert_array_equal(cpu._store.mean, gpu._device.mean)
             assert at_rest(gpu)
             for eng in (cpu, gpu):
                 eng.forget(users=part[:, 0])  # of nobody there is no mean
@@ -75,7 +75,7 @@ def test_an_interrupt_after_the_last_record_leaves_nothing_under_way(home, monke
 def test_what_is_still_under_way_after_an_error_closes_the_engine(home, monkeypatch):
     data = events("softmax", 640)
     with engine.open(home, dim=DIM, **LAWS["softmax"], device="cuda") as eng:
-        monkeypatch.setattr(engine.engine.Engine, "_finish", lambda self, learned: [][0])
+        monkeypatch.setattr(engine.writer.Writer, "_finish", lambda self, learned: [][0])
         with pytest.raises(IndexError):
             eng.ingest(*data.T)
         monkeypatch.undo()
