@@ -8,8 +8,8 @@ LOSSES = ("softmax", "bpr", "logistic", "squared")
 
 OPTIMIZERS = ("adagrad", "adam", "sgd")
 
-# Of a new directory: learning rate by loss and optimizer, number of negatives by loss. docs/decisions/learning-defaults.md has the
-# measurements.
+# Of a new directory: learning rate by loss and optimizer, number of negatives by loss.
+# docs/decisions/learning-defaults.md has the measurements.
 DEFAULT_LR = {
     "softmax": {"adagrad": 0.25, "adam": 0.01, "sgd": 0.1},
     "bpr": {"adagrad": 0.1, "adam": 0.01, "sgd": 0.3},
