@@ -14,15 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...contract.arguments import choice, whole_number
+from ...contract.arrays import MAX_DIM
 from ...contract.errors import DeviceError, InputError
 from ...contract.losses import LOSSES, OPTIMIZERS, POINTWISE
 from ...contract.tensors import is_tensor
 from ...machine.backend import cuda, cuda_missing, native
 from ...machine.marks import marked
 from .. import work
-from ..checks import F32, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
+from ..checks import F32, apart, floats, integers, rate, rows_in_place, within
+from ..optimizers import state_floats
 
-__all__ = ["MAX_BATCH", "MAX_NEGATIVES", "Learned", "Planner", "Window", "learn_steps"]
+__all__ = ["MAX_BATCH", "MAX_NEGATIVES", "LearnedWindow", "Planner", "Window", "learn_steps"]
 
 MAX_BATCH, MAX_NEGATIVES, MAX_ROWS = 256, 1024, 2**31 - 2
 DEPTH_STEPS = 8192  # csrc/steps/step_order.h
@@ -69,7 +72,7 @@ class Window:
         return Window(**(fields | {"ints": ints, "columns": columns}))
 
 
-class Learned(NamedTuple):
+class LearnedWindow(NamedTuple):
     """`losses`, float32 [n], one an event; `skipped`, the rows left as they were. On a GPU both are tensors there."""
 
     losses: Any
@@ -80,8 +83,8 @@ class Planner:
     """Finds the order between steps over two tables, window after window. Keeps 8 bytes for each of their rows."""
 
     def __init__(self, user_rows: int, item_rows: int) -> None:
-        self.user_rows = integer("user_rows", user_rows, 0, MAX_ROWS)
-        self.item_rows = integer("item_rows", item_rows, 0, MAX_ROWS)
+        self.user_rows = whole_number("user_rows", user_rows, 0, MAX_ROWS)
+        self.item_rows = whole_number("item_rows", item_rows, 0, MAX_ROWS)
         self._order = native.StepOrder(self.user_rows, self.item_rows)
 
     def plan(
@@ -113,12 +116,11 @@ class Planner:
 
         About 5 ns a reference. Raises InputError.
         """
-        if loss not in LOSSES:
-            raise InputError(f"loss: got {loss!r}, wanted one of {', '.join(LOSSES)}")
-        batch_size = integer("batch_size", batch_size, 1, MAX_BATCH)
-        negatives = integer("negatives", negatives, 0, 0 if loss in POINTWISE else MAX_NEGATIVES)
+        choice("loss", loss, LOSSES)
+        batch_size = whole_number("batch_size", batch_size, 1, MAX_BATCH)
+        negatives = whole_number("negatives", negatives, 0, 0 if loss in POINTWISE else MAX_NEGATIVES)
         n = int(np.size(user_slots))
-        integer("events", n, 0, MAX_ROWS)
+        whole_number("events", n, 0, MAX_ROWS)
         count = negatives * (-(-n // batch_size) if loss == "softmax" else n)
         ints = np.empty(6 * n + 3 * count, np.int32)
         columns = split(ints, n, count)
@@ -169,7 +171,7 @@ def learn_steps(
     l2: float = 0.0,
     optimizer: str = "adagrad",
     threads: int = 1,
-) -> Learned:
+) -> LearnedWindow:
     """Learns a window in place, step after step as the engine does, or as if so.
 
     A step takes the gradients of its loss at the rows as they are (`loss_grads`; the score of logistic and squared
@@ -188,24 +190,23 @@ def learn_steps(
 
     Raises InputError before anything is written, and DeviceError.
     """
-    dim = integer("dim", dim, 1, MAX_DIM)
-    if optimizer not in OPTIMIZERS:
-        raise InputError(f"optimizer: got {optimizer!r}, wanted one of {', '.join(OPTIMIZERS)}")
+    dim = whole_number("dim", dim, 1, MAX_DIM)
+    choice("optimizer", optimizer, OPTIMIZERS)
     lr, l2 = rate("lr", lr), rate("l2", l2)
-    mean_count = integer("mean_count", mean_count, 0, 2**62)
-    threads = integer("threads", threads, 1, 256)
+    mean_count = whole_number("mean_count", mean_count, 0, 2**62)
+    threads = whole_number("threads", threads, 1, 256)
     if is_tensor(users):
         return learn_on_device(users, items, window, mean, mean_count, dim=dim, lr=lr, l2=l2, optimizer=optimizer)
-    state = native.state_floats(OPTIMIZERS.index(optimizer), dim)
+    state = state_floats(optimizer, dim)
     users = rows_in_place(users, dim, state, writable=True)
     items = rows_in_place(items, dim, state, writable=True)
     _fits(users, items, window)
-    apart("items", items, users)
+    apart(users, items=items)
     if not isinstance(mean, np.ndarray) or not mean.flags.writeable or not mean.flags.c_contiguous:
         raise InputError("mean: wanted a contiguous array that may be written")
     mean = floats("mean", mean, dim)
-    apart("mean", mean, users)
-    apart("mean", mean, items)
+    apart(users, mean=mean)
+    apart(items, mean=mean)
     return learn_on_host(
         users, items, window, mean, mean_count, dim=dim, lr=lr, l2=l2, optimizer=optimizer, threads=threads
     )
@@ -225,7 +226,7 @@ def learn_on_host(
     threads: int = 1,
     strands: int = 1,
     staged: bool = False,
-) -> Learned:
+) -> LearnedWindow:
     """`learn_steps` in C++, unchecked. `strands`, `staged`: as a GPU's blocks would work, for tests."""
     losses = np.empty(window.events, np.float32)
     vectors = np.empty((window.events, dim), np.float32)
@@ -249,7 +250,7 @@ def learn_on_host(
         strands=strands,
         staged=staged,
     )
-    return Learned(losses, skipped)
+    return LearnedWindow(losses, skipped)
 
 
 def learn_on_device(
@@ -266,13 +267,13 @@ def learn_on_device(
     block_threads: int = 0,
     blocks: int = 0,
     each: bool = False,
-) -> Learned:
+) -> LearnedWindow:
     """`learn_steps` on a GPU. `block_threads`, `blocks`: 0 for what suits. `each`: a launch for each step."""
     import torch
 
     if missing := cuda_missing():
         raise DeviceError(f"cuda: {missing}")
-    state = native.state_floats(OPTIMIZERS.index(optimizer), dim)
+    state = state_floats(optimizer, dim)
     device = users.device
     for name, rows in (("users", users), ("items", items)):
         if not is_tensor(rows) or rows.dtype != torch.float32 or rows.dim() != 2 or rows.device != device:
@@ -313,7 +314,7 @@ def learn_on_device(
             cuda.learn_steps(columns, window.depth, block_threads, blocks, workspace.data_ptr(), size, stream, each)
         except RuntimeError as why:
             raise DeviceError(f"learn_steps: {why}") from why
-    return Learned(losses, workspace[:8].view(torch.int64)[0])
+    return LearnedWindow(losses, workspace[:8].view(torch.int64)[0])
 
 
 def split(ints: Any, n: int, count: int) -> dict[str, Any]:
