@@ -92,9 +92,6 @@ COVERED_BY = {
     "rank/ranker": "laws/test_topk_law.py",
     "removing": "store/test_removal.py",
     "saving": "directory/test_recovery.py",
-    "sources/files": "sources/test_sources.py",
-    "sources/replay": "sources/test_sources.py",
-    "sources/where": "sources/test_sources.py",
     "store/catalogue": "laws/test_topk_law.py",
     "store/state": "laws/test_digest.py",
     "store/tables": "cold/test_compaction.py",
@@ -108,7 +105,6 @@ NAMED_AFTER_OTHERS = {ENGINE / "kernels" / "work.py"}
 
 # Public names of more than one module of engine/: how many, and why they may be.
 DEFINED_TWICE = {
-    "Block": (2, "rows of a file, and items on a device"),
     "Filter": (2, "to be renamed"),
     "Ranker": (2, "what is judged, engine.evaluate.Ranker; the other is to be renamed"),
     "Rows": (4, "to be renamed"),

@@ -65,7 +65,7 @@ def replay(
 ) -> None:
     """Learn a file of events. Run again after an interruption, it goes on where it stopped."""
     from ..sources.files import Columns, EventFile
-    from ..sources.replay import judge_file, learn_file
+    from ..sources.replay import judge_source, learn_source
 
     if not evaluate and (basket or csv):
         raise InputError("basket, csv: only --evaluate uses them")
@@ -76,10 +76,10 @@ def replay(
     with engine.open(str(path), **settings) as eng:
         if evaluate:
             with _bar("judging") as step:
-                done = judge_file(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
+                done = judge_source(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
         else:
             with _bar("learning") as step:
-                done = learn_file(eng, events, name, progress=step)
+                done = learn_source(eng, events, name, progress=step)
         seq = eng.seq
     if done.resumed:
         out.print(f"went on at file row {done.resumed:,}: what came before was learned by an earlier run")
