@@ -41,8 +41,6 @@ MANY_ARGUMENTS = {
     "engine/engine.py Engine.ingest": (8, "public: the columns of events, and how to take them"),
     "engine/evaluate/prequential.py prequential": (11, "public: the columns of events, and how to judge them"),
     "engine/kernels/learn_steps/__init__.py learn_steps": (10, COLUMNS),
-    "engine/kernels/learn_steps/__init__.py learn_on_host": (12, COLUMNS),
-    "engine/kernels/learn_steps/__init__.py learn_on_device": (12, COLUMNS),
     "engine/kernels/learn_steps/__init__.py Planner.plan": (10, COLUMNS),
     "engine/kernels/learn_steps/order_on_device.py window_on_device": (9, COLUMNS),
     "engine/kernels/learn_steps/reference.py learn_steps": (9, COLUMNS),
@@ -82,7 +80,7 @@ COVERED_BY = {
     "device/steps": "device/test_hot_engine.py",
     "directory/epochs": "directory/test_recovery.py",
     "directory/verify": "directory/test_directory.py",
-    "kernels/checks": "bindings/test_native_arguments.py",
+    "kernels/checks": "kernels/test_update_rows.py",
     "kernels/launch": "kernels/test_ahead_of_time.py",
     "kernels/tolerances": "kernels/conftest.py",
     "machine/files": "log/test_log_failures.py",
@@ -107,8 +105,8 @@ NAMED_AFTER_OTHERS = {ENGINE / "kernels" / "work.py"}
 DEFINED_TWICE = {
     "Filter": (2, "to be renamed"),
     "Ranker": (2, "what is judged, engine.evaluate.Ranker; the other is to be renamed"),
-    "Rows": (4, "to be renamed"),
-    "row_bytes": (3, "to be renamed"),
+    "Rows": (3, "to be renamed"),
+    "row_bytes": (2, "to be renamed"),
     "verify": (3, "each checks its own part: said as cold.verify, log.verify, engine.verify"),
 }
 

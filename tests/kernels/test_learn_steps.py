@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engine.contract.errors import DeviceError, InputError
 from engine.contract.losses import LOSSES, OPTIMIZERS
-from engine.kernels.learn_steps import Planner, learn_on_device, learn_on_host, learn_steps, reference
+from engine.kernels.learn_steps import Planner, Slabs, learn_on_device, learn_on_host, learn_steps, reference
+from engine.kernels.optimizers import Rule
 from engine.machine.backend import native
 
 SHAPES = [(1, 1, 3), (17, 4, 5), (64, 1, 64), (64, 3, 7), (128, 16, 4), (20, 256, 2), (33, 70, 70)]
@@ -28,7 +29,7 @@ def learned(case: steps.Case, window: Any, team: tuple[int, int, bool] = (1, 1, 
     mean = np.zeros(case.dim, np.float32)
     threads, strands, staged = team
     how = {"threads": threads, "strands": strands, "staged": staged}
-    got = learn_on_host(users, items, window, mean, 0, **case.kinds, **how)
+    got = learn_on_host(Slabs(case.dim, users, items, mean, 0), window, case.rule, **how)
     return users, items, mean, got.losses, np.array([got.skipped])
 
 
@@ -330,9 +331,9 @@ def test_a_gpu_that_is_not_there():
         args[name] = torch.from_numpy(args[name])
     with pytest.raises((DeviceError, InputError), match=r"cuda: |on a GPU"):
         learn_steps(**args)
-    args.pop("lr")
+    slabs = Slabs(**{name: args[name] for name in Slabs._fields})
     with pytest.raises((DeviceError, InputError)):
-        learn_on_device(**args, lr=0.1, l2=0.0, optimizer="adagrad")
+        learn_on_device(slabs, args["window"], Rule("adagrad", 0.1))
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,9 @@ from ...machine.backend import cuda, cuda_missing, native
 from ...machine.marks import marked
 from .. import work
 from ..checks import F32, apart, floats, integers, rate, rows_in_place, within
-from ..optimizers import state_floats
+from ..optimizers import Rule, state_floats
 
-__all__ = ["MAX_BATCH", "MAX_NEGATIVES", "LearnedWindow", "Planner", "Window", "learn_steps"]
+__all__ = ["MAX_BATCH", "MAX_NEGATIVES", "LearnedWindow", "Planner", "Slabs", "Window", "learn_steps"]
 
 MAX_BATCH, MAX_NEGATIVES, MAX_ROWS = 256, 1024, 2**31 - 2
 DEPTH_STEPS = 8192  # csrc/steps/step_order.h
@@ -77,6 +77,16 @@ class LearnedWindow(NamedTuple):
 
     losses: Any
     skipped: Any
+
+
+class Slabs(NamedTuple):
+    """What a window is learned into: rows of users and items with vectors of `dim`, and the running mean of users."""
+
+    dim: int
+    users: Any
+    items: Any
+    mean: Any
+    mean_count: int  # events in the mean before the window
 
 
 class Planner:
@@ -195,8 +205,9 @@ def learn_steps(
     lr, l2 = rate("lr", lr), rate("l2", l2)
     mean_count = whole_number("mean_count", mean_count, 0, 2**62)
     threads = whole_number("threads", threads, 1, 256)
+    rule = Rule(optimizer, lr, l2)
     if is_tensor(users):
-        return learn_on_device(users, items, window, mean, mean_count, dim=dim, lr=lr, l2=l2, optimizer=optimizer)
+        return learn_on_device(Slabs(dim, users, items, mean, mean_count), window, rule)
     state = state_floats(optimizer, dim)
     users = rows_in_place(users, dim, state, writable=True)
     items = rows_in_place(items, dim, state, writable=True)
@@ -207,43 +218,25 @@ def learn_steps(
     mean = floats("mean", mean, dim)
     apart(users, mean=mean)
     apart(items, mean=mean)
-    return learn_on_host(
-        users, items, window, mean, mean_count, dim=dim, lr=lr, l2=l2, optimizer=optimizer, threads=threads
-    )
+    return learn_on_host(Slabs(dim, users, items, mean, mean_count), window, rule, threads=threads)
 
 
 def learn_on_host(
-    users: F32,
-    items: F32,
-    window: Window,
-    mean: F32,
-    mean_count: int,
-    *,
-    dim: int,
-    lr: float,
-    l2: float,
-    optimizer: str,
-    threads: int = 1,
-    strands: int = 1,
-    staged: bool = False,
+    slabs: Slabs, window: Window, rule: Rule, *, threads: int = 1, strands: int = 1, staged: bool = False
 ) -> LearnedWindow:
     """`learn_steps` in C++, unchecked. `strands`, `staged`: as a GPU's blocks would work, for tests."""
     losses = np.empty(window.events, np.float32)
-    vectors = np.empty((window.events, dim), np.float32)
+    vectors = np.empty((window.events, slabs.dim), np.float32)
     columns: dict[str, Any] = {name: window.columns[name] for name in (*_ORDERED, *FLOATS)}
     skipped = native.learn_steps(
         loss=LOSSES.index(window.loss),
-        optimizer=OPTIMIZERS.index(optimizer),
-        lr=lr,
-        l2=l2,
-        dim=dim,
+        optimizer=OPTIMIZERS.index(rule.optimizer),
+        lr=rule.lr,
+        l2=rule.l2,
         batch_size=window.batch_size,
         negatives=window.negatives,
-        users=users,
-        items=items,
+        **slabs._asdict(),
         **columns,
-        mean=mean,
-        mean_count=mean_count,
         losses=losses,
         vectors=vectors,
         threads=threads,
@@ -254,26 +247,15 @@ def learn_on_host(
 
 
 def learn_on_device(
-    users: Any,
-    items: Any,
-    window: Window,
-    mean: Any,
-    mean_count: int,
-    *,
-    dim: int,
-    lr: float,
-    l2: float,
-    optimizer: str,
-    block_threads: int = 0,
-    blocks: int = 0,
-    each: bool = False,
+    slabs: Slabs, window: Window, rule: Rule, *, block_threads: int = 0, blocks: int = 0, each: bool = False
 ) -> LearnedWindow:
     """`learn_steps` on a GPU. `block_threads`, `blocks`: 0 for what suits. `each`: a launch for each step."""
     import torch
 
     if missing := cuda_missing():
         raise DeviceError(f"cuda: {missing}")
-    state = state_floats(optimizer, dim)
+    dim, users, items, mean, mean_count = slabs
+    state = state_floats(rule.optimizer, dim)
     device = users.device
     for name, rows in (("users", users), ("items", items)):
         if not is_tensor(rows) or rows.dtype != torch.float32 or rows.dim() != 2 or rows.device != device:
@@ -291,9 +273,9 @@ def learn_on_device(
         vectors = torch.empty(n * dim, dtype=torch.float32, device=device)
         columns = {name: 0 if column is None else column.data_ptr() for name, column in window.columns.items()} | {
             "loss": LOSSES.index(window.loss),
-            "optimizer": OPTIMIZERS.index(optimizer),
-            "lr": lr,
-            "l2": l2,
+            "optimizer": OPTIMIZERS.index(rule.optimizer),
+            "lr": rule.lr,
+            "l2": rule.l2,
             "n": n,
             "batch_size": window.batch_size,
             "negatives": window.negatives,
