@@ -6,7 +6,9 @@ Adam's rows are 800 bytes here, the others' 320.
 import numpy as np
 import pytest
 
-from engine.kernels.update_rows import OPTIMIZERS, state_floats, update_rows
+from engine.contract.losses import OPTIMIZERS
+from engine.kernels.optimizers import state_floats
+from engine.kernels.update_rows import update_rows
 
 DIM, ROWS, LR = 64, 1_000_000, 0.01
 

@@ -1,115 +1,100 @@
-"""The rules of the house, read off the source: what imports what, how long files are, what every kernel has.
+"""The rules of the house, read off the source: rooms and arrows, what no module does, and what every kernel has.
 
 Nothing is imported here; files are parsed.
 """
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
+from parsed import CORE, ENGINE, KERNELS, MODULES, ROOT, dotted, imported, names_of, tree
 
-ROOT = Path(__file__).parents[1]
-ENGINE = ROOT / "engine"
-MODULES = sorted(path for path in ENGINE.rglob("*.py"))
-CORE = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
-
-# From the bottom up; a module imports from lower layers, and from its own where no other rule forbids it.
-LAYERS = [
-    {"_native", "_cuda"},
-    {"backend", "errors", "events", "config", "metrics", "files", "tensors", "transfers", "ranges"},
-    {"kernels"},
-    {"rank", "learn", "table", "log"},
-    {"directory"},
-    {
-        "epoch",
-        "verify",
-        "digest",
-        "reading",
-        "reader",
-        "backup",
-        "untrusted",
-        "removal",
-        "removing",
-        "admission",
-        "saving",
-        "device",
-    },
-    {"engine", "opening"},
-    {"popularity", "evaluate"},
-    {"sources"},
-    {"demo", "profiling", "roofline"},
-    {"__main__"},
+# Top to bottom: a module imports from its own room and from rooms further down. A file of engine/ itself is a room of
+# one module. "" is the package, whose public names the rooms above it may import.
+ROOMS = [
+    "__main__",
+    *("cli", "profiling", "serve", "refresh", "nn", "cluster", "sources"),
+    "",
+    *("evaluate", "opening", "engine", "saving", "removing", "reader", "writer", "answers"),
+    *("device", "directory", "rank", "store", "learn", "features", "table", "cold", "log"),
+    *("kernels", "machine", "contract"),
+    *("_native", "_cuda"),
 ]
-SIBLINGS = {"rank", "learn", "table", "log", "kernels"}  # rooms: none imports another of its layer
-HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
+UPWARD = {  # (module, what it imports): why
+    ("table.table", "device.hot"): "a table still makes its own hot tier",
+}
+
+# csrc/README.md, top to bottom: what each folder may include besides itself.
+FOLDERS = {
+    "bindings": {"learn", "isa", "table", "steps", "kernels", "memory", "disk"},
+    "cuda": {"steps", "kernels"},
+    "learn": {"table", "steps", "kernels"},
+    "isa": {"steps", "kernels", "memory"},
+    "table": {"kernels", "memory"},
+    "steps": {"kernels", "memory"},
+    "kernels": set(),
+    "disk": set(),
+    "memory": set(),
+}
+
 ids = pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ENGINE)))
 
 
-def tree(path):
-    return ast.parse(path.read_text(), str(path))
+def imported_at_once(path):
+    """Every name that importing the module imports."""
+    nodes = list(tree(path).body)
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from names_of(node, path)
+        elif isinstance(node, ast.Try | ast.If) and "TYPE_CHECKING" not in ast.dump(getattr(node, "test", node)):
+            nodes += (
+                node.body + node.orelse + [each for caught in getattr(node, "handlers", []) for each in caught.body]
+            )
 
 
-def room(path):
-    return path.relative_to(ENGINE).with_suffix("").parts[0]
+MODULE_OF = {dotted(path): path for path in MODULES}
 
 
-def imported(path):
-    """(line, dotted name) of everything imported, also inside functions; the engine's own begin with a dot."""
-    package = ("", *path.relative_to(ENGINE).parts[:-1])
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            for name in node.names:
-                yield node.lineno, re.sub(r"^engine(?=\.|$)", "", name.name)
-        elif isinstance(node, ast.ImportFrom):
-            if node.level:
-                base = ".".join(package[: len(package) - node.level + 1])
-                base = f"{base}.{node.module}" if node.module else base
-            else:
-                base = re.sub(r"^engine(?=\.|$)", "", node.module or "")
-            for name in node.names:
-                yield node.lineno, f"{base}.{name.name}"
+def module_named(name):
+    """The module of engine/ that a name with its dots, such as ".cold.file.verify", belongs to; None for others'."""
+    if not name.startswith("."):
+        return None
+    whole = name[1:]
+    return next((part for part in (whole, whole.rpartition(".")[0]) if part in {*MODULE_OF, *ROOMS}), whole)
 
 
-def test_every_module_has_a_layer():
-    rooms = {room(path) for path in MODULES} - {"__init__"}
-    assert rooms <= HEIGHT.keys(), "give it a layer here, and in the design"
+# Rooms and arrows
 
 
-@ids
-def test_arrows_point_down(path):
-    own = room(path)
-    if own == "__init__":  # the public names: may import anything
-        return
-    for line, name in imported(path):
-        if not name.startswith("."):
+def test_every_module_has_a_room():
+    assert {dotted(path).split(".")[0] for path in MODULES} <= set(ROOMS), "give it a room here, and in the design"
+
+
+def test_arrows_point_down():
+    upward = set()
+    for path in MODULES:
+        if path == ENGINE / "__init__.py":  # the public names come from anywhere
             continue
-        other = name.split(".")[1]
-        where = f"{path.relative_to(ROOT)}:{line} imports {name}"
-        if other not in HEIGHT:  # a name of engine/__init__.py
-            assert own in ("__main__", "demo"), where
-            continue
-        if other == own:
-            continue
-        assert HEIGHT[other] <= HEIGHT[own], where
-        assert HEIGHT[other] < HEIGHT[own] or not {own, other} & SIBLINGS, where
+        for line, name in imported(path):
+            other = module_named(name)
+            if other is None:
+                continue
+            own_room, room = dotted(path).split(".")[0], other.split(".")[0]
+            assert room in ROOMS, f"{path.relative_to(ROOT)}:{line} imports {name}"
+            if ROOMS.index(room) < ROOMS.index(own_room):
+                upward.add((dotted(path), other))
+    assert upward == UPWARD.keys()
 
 
 def test_no_module_imports_itself_in_a_circle():
-    def dotted(path):
-        return ".".join(("", *path.relative_to(ENGINE).with_suffix("").parts)).removesuffix(".__init__")
-
-    names = {dotted(path): path for path in MODULES}
-    arrows = {name: set() for name in names}
-    for name, path in names.items():
-        for _, whole in imported(path):
-            arrows[name] |= {whole, whole.rpartition(".")[0]} & names.keys() - {name, ""}
+    arrows = {dotted(path): {module_named(name) for _, name in imported(path)} & MODULE_OF.keys() for path in MODULES}
     done: list[str] = []
 
     def visit(name, trail):
         assert name not in trail, " -> ".join([*trail, name])
         if name not in done:
-            for other in sorted(arrows[name]):
+            for other in sorted(arrows[name] - {name, ""}):
                 visit(other, [*trail, name])
             done.append(name)
 
@@ -117,21 +102,29 @@ def test_no_module_imports_itself_in_a_circle():
         visit(name, [])
 
 
-@pytest.mark.parametrize("folder", ["engine", "csrc", "tests", "benchmarks"])
-def test_no_file_is_over_500_lines(folder):
-    kinds = {".py", ".pyi", ".cpp", ".h", ".c", ".cu", ".cuh", ".md"}
-    long = {
-        str(path.relative_to(ROOT)): lines
-        for path in (ROOT / folder).rglob("*")
-        if path.suffix in kinds and (lines := path.read_text().count("\n")) > 500
-    }
-    assert long == {}
+def test_includes_of_the_core_point_down():
+    for path in CORE:
+        for name in re.findall(r'^#include "([^"]+)"', path.read_text(), re.M):
+            assert (ROOT / "csrc" / name).is_file(), f"{path} includes {name}: not written from csrc"
+            own, folder = path.parent.name, name.split("/")[0]
+            assert folder in FOLDERS[own] | {own}, f"{path} includes {name}"
+    for at, (folder, below) in enumerate(FOLDERS.items()):
+        assert below <= set(list(FOLDERS)[at + 1 :]), folder
+        assert f"`{folder}/`" in (ROOT / "csrc" / "README.md").read_text()
 
 
-@ids
-def test_every_module_says_what_it_is_for(path):
-    if path.stat().st_size:
-        assert ast.get_docstring(tree(path)), path
+def test_cuda_python_and_torch_stay_in_their_folders_of_the_core():
+    for path in CORE:
+        text, folder = path.read_text(), path.parent.name
+        assert not re.search(r"\b(torch|ATen|c10)\b", text), path
+        if folder != "cuda":
+            assert path.suffix != ".cu", path
+            assert not re.search(r"cuda_runtime|#include .cuda|<<<", text), path
+        if folder != "bindings" and path.name != "bindings_cuda.cpp":
+            assert not re.search(r"pybind11|Python\.h", text), path
+
+
+# What no module does, or one alone
 
 
 @ids
@@ -149,7 +142,7 @@ def test_nothing_that_runs_bytes_as_code(path):
 
 @ids
 def test_the_environment_is_read_in_one_place(path):
-    if path == ENGINE / "backend.py":
+    if path == ENGINE / "machine" / "backend.py":
         return
     for node in ast.walk(tree(path)):
         name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
@@ -159,76 +152,41 @@ def test_the_environment_is_read_in_one_place(path):
 
 @ids
 def test_only_the_backend_imports_what_is_native(path):
-    if path != ENGINE / "backend.py":
+    if path != ENGINE / "machine" / "backend.py":
         assert [name for _, name in imported(path) if re.search(r"\b_(native|cuda)\b", name)] == []
 
 
-def imported_at_once(path):
-    """Every name that importing a module imports, the engine's own with their dots."""
-    for node in tree(path).body:
-        if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield "." * node.level + (node.module or "")
-            yield from ("." * node.level + f"{node.module or ''}.{name.name}" for name in node.names)
+def may_need(path, extra):
+    """Whether importing a module may import a package that is not always installed."""
+    room = dotted(path).split(".")[0].replace("__main__", "cli")
+    if extra in {"torch", "triton"}:
+        return room == "device" or path.name.startswith("triton_") or path.name == "order_on_device.py"
+    return room in {"pyarrow": {"sources", "cli"}, "typer": {"cli"}, "rich": {"cli"}}.get(extra, set())
 
 
-@ids
-def test_no_torch_before_there_is_a_use_for_it(path):
-    """Not at a module's top, but in triton_kernel.py and device.py, which no other imports at its top in turn."""
-    if path.name in ("triton_kernel.py", "device.py"):
-        return
-    assert not [name for name in imported_at_once(path) if name.endswith(("triton_kernel", ".device"))], path
-    top = [node for node in tree(path).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    names = [name.name for node in top if isinstance(node, ast.Import) for name in node.names]
-    names += [node.module or "" for node in top if isinstance(node, ast.ImportFrom) and not node.level]
-    extras = {name.split(".")[0] for name in names} & {"torch", "triton", "pyarrow", "typer", "rich", "matplotlib"}
-    assert not extras or room(path) in {"__main__", "sources", "demo"} or path.name.startswith("triton_"), path
+def test_no_torch_before_there_is_a_use_for_it():
+    """Nor another extra, be it by way of other modules."""
+    needs = {}
+    for path in MODULES:
+        names = list(imported_at_once(path))
+        extras = {name.split(".")[0] for name in names} & {"torch", "triton", "pyarrow", "typer", "rich", "matplotlib"}
+        needs[dotted(path)] = extras, {module_named(name) for name in names} & MODULE_OF.keys()
+
+    def all_of(module, seen):
+        seen.add(module)
+        extras, others = needs[module]
+        return extras.union(*(all_of(other, seen) for other in others - seen))
+
+    for path in MODULES:
+        for extra in all_of(dotted(path), set()):
+            assert may_need(path, extra), f"importing {path.relative_to(ROOT)} imports {extra}"
 
 
-def test_nothing_of_torch_in_the_core():
-    for path in CORE:
-        assert not re.search(r"\b(torch|ATen|c10)\b", path.read_text()), path
+# Kernels
 
 
-# csrc/README.md: what each folder may include besides itself.
-CORE_BELOW = {
-    "bindings": {"learn", "isa", "table", "steps", "kernels", "memory", "disk"},
-    "cuda": {"steps", "kernels"},
-    "learn": {"table", "steps", "kernels"},
-    "isa": {"steps", "kernels", "memory"},
-    "table": {"kernels", "memory"},
-    "steps": {"kernels", "memory"},
-    "kernels": set(),
-    "memory": set(),
-    "disk": set(),
-}
-
-
-def test_includes_of_the_core_point_down():
-    for path in CORE:
-        own = path.parent.name
-        if path.suffix == ".md":
-            continue
-        for name in re.findall(r'^#include "([^"]+)"', path.read_text(), re.M):
-            assert (ROOT / "csrc" / name).is_file(), f"{path} includes {name}: not written from csrc"
-            assert name.split("/")[0] in CORE_BELOW[own] | {own}, f"{path} includes {name}"
-
-
-def test_cuda_stays_in_its_folder():
-    assert all(path.suffix in {".h", ".cpp", ".md"} or path.parent.name == "cuda" for path in CORE)
-    for path in CORE:
-        if path.parent.name != "cuda":
-            assert not re.search(r"cuda_runtime|#include .cuda|<<<", path.read_text()), path
-
-
-def test_python_stays_in_the_bindings():
-    for path in CORE:
-        if path.suffix != ".md" and path.parent.name != "bindings" and path.name != "bindings_cuda.cpp":
-            assert "pybind11" not in path.read_text(), path
-
-
-KERNELS = sorted(path.name for path in (ENGINE / "kernels").iterdir() if path.is_dir() and path.name != "__pycache__")
+def test_there_are_kernels():
+    assert {"pool_rows", "loss_grads", "update_rows", "score_topk", "learn_steps"} <= set(KERNELS)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -247,25 +205,17 @@ def test_every_kernel_has_a_reference_a_test_and_a_benchmark(kernel):
         assert any(f"engine.kernels.{kernel} import triton_kernel" in text for text in on_a_gpu)
 
 
-@pytest.mark.parametrize("path", sorted(ENGINE.rglob("triton_kernel.py")), ids=lambda path: path.parent.name)
+@pytest.mark.parametrize(
+    "path", sorted(ENGINE.rglob("triton_*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
 def test_every_launch_says_how_it_is_to_be_compiled(path):
     """Whether a product and a sum are fused, and by how many warps, are part of the bits: nothing chooses them."""
     launches = [
         node for node in ast.walk(tree(path)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)
     ]
-    assert launches
     for node in launches:
         assert {"enable_fp_fusion", "num_warps"} <= {key.arg for key in node.keywords}, f"{path}:{node.lineno}"
     assert not re.search(r"autotune|tf32[\"']", path.read_text())
-    assert any(isinstance(node, ast.FunctionDef) and node.name == "cases" for node in tree(path).body), path
-
-
-def test_there_are_kernels():
-    assert {"pool_rows", "loss_grads", "update_rows", "score_topk", "learn_steps"} <= set(KERNELS)
-
-
-@ids
-def test_names_say_what_things_are(path):
-    assert not re.search(r"util|helper|common|manager|misc", path.stem), path
-    text = path.read_text()
-    assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", text), path
+    if path.name == "triton_kernel.py":
+        assert launches
+        assert any(isinstance(node, ast.FunctionDef) and node.name == "cases" for node in tree(path).body), path

@@ -15,7 +15,7 @@ import torch
 from engine.machine.backend import interpreted
 from engine.machine.marks import Work
 from engine.profiling import roofline
-from engine.profiling import run as profiling
+from engine.profiling import trace as profiling
 from engine.profiling.roofline import Roofs
 
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"

@@ -15,9 +15,10 @@ from typing import Any
 
 import torch
 
+from engine.contract.losses import OPTIMIZERS
 from engine.kernels.loss_grads import triton_kernel as loss_grads
+from engine.kernels.optimizers import state_floats
 from engine.kernels.pool_rows import triton_kernel as pool_rows
-from engine.kernels.update_rows import OPTIMIZERS, state_floats
 from engine.kernels.update_rows import triton_kernel as update_rows
 
 Report = Callable[..., None]

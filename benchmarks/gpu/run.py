@@ -103,7 +103,7 @@ def tested(lmdb: bool) -> dict[str, list[str]]:
     if lmdb:
         patterns["tests of the tier"] = ["tests/device/test_hot*.py", "tests/device/test_tile*.py"]
         if find_spec("matplotlib"):
-            patterns["tests of the tier"].append("tests/profiling/test_profiling.py")
+            patterns["tests of the tier"] += ["tests/profiling/test_*.py", "tests/machine/test_marks.py"]
     files = {
         name: sorted(str(path.relative_to(ROOT)) for pattern in chosen for path in ROOT.glob(pattern))
         for name, chosen in patterns.items()

@@ -15,10 +15,11 @@ import torch
 
 from engine.kernels import work
 from engine.kernels.draw_negatives import triton_kernel as drawing
-from engine.kernels.learn_steps import Planner, Window, learn_on_device
+from engine.kernels.learn_steps import Planner, Slabs, Window, learn_on_device
+from engine.kernels.optimizers import Rule
 
 DIM, WIDTH, NEGATIVES, USERS = 64, 72, 64, 1_000_000
-KINDS: dict[str, Any] = {"dim": DIM, "lr": 0.05, "l2": 0.0, "optimizer": "adagrad"}
+RULE = Rule("adagrad", lr=0.05)
 SHAPES = [(items, batch) for items in (10_000, 100_000, 1_000_000) for batch in (1, 4, 16)]
 EVENTS = {10_000: 16_384, 100_000: 65_536, 1_000_000: 262_144}
 Report = Callable[..., None]
@@ -56,19 +57,21 @@ def seconds(call: Callable[[], Any], rounds: int = 5) -> float:
     return float(np.median(took))
 
 
-class Slabs:
+class Learning:
+    """Rows and a mean on the GPU, and windows learned into them."""
+
     def __init__(self, items: int) -> None:
         self.users = torch.rand(USERS, WIDTH, device="cuda") * 0.1
         self.items = torch.rand(items, WIDTH, device="cuda") * 0.1
         self.mean = torch.zeros(DIM, device="cuda")
 
     def learn(self, window: Window, **how: Any) -> Any:
-        return learn_on_device(self.users, self.items, window, self.mean, 0, **KINDS, **how)
+        return learn_on_device(Slabs(DIM, self.users, self.items, self.mean, 0), window, RULE, **how)
 
 
 def measure(report: Report) -> None:
     for items, batch in SHAPES:
-        events, slabs, planner = EVENTS[items], Slabs(items), Planner(USERS, items)
+        events, slabs, planner = EVENTS[items], Learning(items), Planner(USERS, items)
         slots = columns(items, batch, events)
         kinds: dict[str, Any] = {"loss": "softmax", "batch_size": batch, "negatives": NEGATIVES}
         window = planner.plan(*slots, **kinds)
@@ -94,7 +97,7 @@ def measure(report: Report) -> None:
 
 def tune() -> None:
     for items, batch in SHAPES:
-        events, slabs = EVENTS[items], Slabs(items)
+        events, slabs = EVENTS[items], Learning(items)
         kinds: dict[str, Any] = {"loss": "softmax", "batch_size": batch, "negatives": NEGATIVES}
         window = Planner(USERS, items).plan(*columns(items, batch, events), **kinds).on(to_gpu)
         for threads in (128, 192, 256, 320, 384):

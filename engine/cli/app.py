@@ -35,7 +35,7 @@ app = typer.Typer(
 )
 out, err = Console(markup=False), Console(stderr=True, markup=False)
 
-Directory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
+EngineDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 
 
 @app.command()
@@ -65,7 +65,7 @@ def replay(
 ) -> None:
     """Learn a file of events. Run again after an interruption, it goes on where it stopped."""
     from ..sources.files import Columns, EventFile
-    from ..sources.replay import judge_file, learn_file
+    from ..sources.replay import judge_source, learn_source
 
     if not evaluate and (basket or csv):
         raise InputError("basket, csv: only --evaluate uses them")
@@ -76,10 +76,10 @@ def replay(
     with engine.open(str(path), **settings) as eng:
         if evaluate:
             with _bar("judging") as step:
-                done = judge_file(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
+                done = judge_source(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
         else:
             with _bar("learning") as step:
-                done = learn_file(eng, events, name, progress=step)
+                done = learn_source(eng, events, name, progress=step)
         seq = eng.seq
     if done.resumed:
         out.print(f"went on at file row {done.resumed:,}: what came before was learned by an earlier run")
@@ -104,7 +104,7 @@ def replay(
 
 @app.command()
 def topk(
-    directory: Directory,
+    directory: EngineDirectory,
     user: Annotated[int, typer.Argument(metavar="USER", help="A user id; a stranger gets the fallback list.")],
     k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Without the items that the user had.")] = False,
@@ -121,7 +121,7 @@ def topk(
 @app.command()
 def info(directory: Annotated[Path | None, typer.Argument(metavar="[DIR]")] = None) -> None:
     """Print which backends are alive here and why the others are not; with DIR also its rows, bytes and seqs."""
-    out.print(_pairs(f"rowtide on Python {sys.version.split()[0]}", backend.describe()))
+    out.print(_pairs(f"rowtide on Python {sys.version.split()[0]}", backend.implementations()))
     if directory is not None:
         with engine.open(_present(directory)) as eng:
             settings, stats = dict(eng.settings), eng.stats()
@@ -130,7 +130,7 @@ def info(directory: Annotated[Path | None, typer.Argument(metavar="[DIR]")] = No
 
 
 @app.command()
-def verify(directory: Directory) -> None:
+def verify(directory: EngineDirectory) -> None:
     """Read every byte of a directory and check it. Changes nothing."""
     report = engine.verify(_present(directory))
     out.print(_pairs(f"{directory} is whole", dataclasses.asdict(report)))
@@ -200,7 +200,7 @@ def profile(
     picture = folder / run.PICTURE
     try:
         with run.writing(picture) as fresh:
-            roofline.draw(found.points, found.roofs, f"{workload} on {found.device}", fresh)
+            roofline.plot(found.points, found.roofs, f"{workload} on {found.device}", fresh)
     except ModuleNotFoundError as missing:
         out.print(f"no roofline: {missing.name} is missing; pip install 'rowtide[profile]'")
     else:

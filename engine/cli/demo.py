@@ -1,7 +1,7 @@
 """The main job on made-up data: a shop whose tastes drift, learned and ranked live, clicked, killed and reopened.
 
 Responsible for the shop's stream and for what is shown. Everything that it shows is measured in the run. Not for
-learning or judging (engine.py, evaluate.py). Needs the extra `cli` (rich).
+learning or judging (engine.py, evaluate/). Needs the extra `cli` (rich).
 `python -m engine.cli.demo DIR EVENTS SEED` is the writer that the demo kills.
 
 Invariant: the stream is a function of (events, seed). No process is signalled but the child that is started here.

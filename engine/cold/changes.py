@@ -11,8 +11,8 @@ import numpy as np
 from ..contract.arrays import Ids
 from ..contract.errors import CorruptionError
 from ..machine.backend import native
-from .keys import CHANGES
-from .snapshot import Pair, Snapshot
+from .keys import CHANGES, Pair
+from .snapshot import Snapshot
 
 EPOCHS = 8  # lists kept; the next one takes the place of the oldest
 LEAST = 1024  # a list may always be so long

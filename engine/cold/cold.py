@@ -1,7 +1,7 @@
 """The cold tier: rows, history chunks and metadata in LMDB, one environment per directory.
 
 Responsible for the environment's life, for one write transaction per epoch, and for compaction. Not for the files as
-such (cold_file.py), for keys and values (snapshot.py, FORMAT.md), for what a row's bytes mean, when an epoch is due, or
+such (file.py), for keys and values (snapshot.py, FORMAT.md), for what a row's bytes mean, when an epoch is due, or
 who may write the directory (the engine holds that lock). Invariants: a file is checked before LMDB maps it; a write
 happens whole or not at all, and is on the disk when `write` returns. Any thread may call anything; a second writer is
 refused. Each call begins and ends its own transaction, except a snapshot, which is one for the length of a block, and a
@@ -20,14 +20,14 @@ import lmdb
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.arrays import Ids
+from ..contract.arrays import Ids, RowBytes
 from ..contract.errors import EngineError, ReadOnlyError, StorageFullError
 from ..machine.backend import native
 from ..machine.files import sync_directory
 from . import file as cold_file
 from .file import check_file, data_file, map_file, newest, translated, verify
-from .keys import CHANGES, HISTORY, META, chunk_key, meta_key
-from .snapshot import CHUNK, Pair, Rows, Snapshot
+from .keys import CHANGES, HISTORY, META, Pair, chunk_key, meta_key
+from .snapshot import CHUNK, Snapshot
 
 __all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "data_file", "newest", "verify"]
 
@@ -184,7 +184,7 @@ class Cold:
         with self._using() as mapped, mapped.env.begin() as txn:
             yield Snapshot(txn, str(mapped.path))
 
-    def fetch(self, table: int, ids: Ids, width: int) -> tuple[NDArray[np.bool_], Rows]:
+    def fetch(self, table: int, ids: Ids, width: int) -> tuple[NDArray[np.bool_], RowBytes]:
         """`Snapshot.fetch`, of now."""
         with self.snapshot() as now:
             return now.fetch(table, ids, width)
@@ -199,7 +199,7 @@ class Cold:
         with self.snapshot() as now:
             return now.meta(name)
 
-    def scan(self, table: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[Ids, Rows]]:
+    def scan(self, table: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[Ids, RowBytes]]:
         """`Snapshot.scan`, of when it begins."""
         return self._walk(lambda then: then.scan(table, width, chunk))
 

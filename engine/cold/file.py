@@ -19,6 +19,7 @@ import lmdb
 from ..contract.errors import BusyError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
 from ..machine.backend import native
 from ..machine.files import NO_ROOM, NOT_OURS, sync_directory
+from .keys import Pair
 
 __all__ = [
     "aside_file",
@@ -34,8 +35,6 @@ __all__ = [
     "verify",
     "write_copy",
 ]
-
-Pair = tuple[bytes, bytes]
 
 MAP_BYTES = 1 << 40
 READERS = 1000  # transactions at once, over all processes

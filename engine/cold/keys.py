@@ -1,5 +1,7 @@
 """Keys of the cold tier: every table's first byte, once, and how the other bytes are made. FORMAT.md has the bytes."""
 
+Pair = tuple[bytes, bytes]  # key and value
+
 META = 0  # the state of an epoch, by name
 USERS = 1
 ITEMS = 2

@@ -12,14 +12,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.arrays import Ids
+from ..contract.arrays import Ids, RowBytes
 from ..contract.errors import CorruptionError, InputError
 from ..machine.backend import native
 from .file import write_copy
-from .keys import CHANGES, CHUNK_KEY_BYTES, HISTORY, META, chunk_key, meta_key
+from .keys import CHANGES, CHUNK_KEY_BYTES, HISTORY, META, Pair, chunk_key, meta_key
 
-Pair = tuple[bytes, bytes]
-Rows = NDArray[np.uint8]
 T = TypeVar("T")
 
 CHUNK = 1024  # entries per step of a scan: the step's objects stay in the CPU's cache
@@ -33,7 +31,7 @@ class Snapshot:
         self._txn = txn
         self._file = file
 
-    def fetch(self, table: int, ids: Ids, width: int) -> tuple[NDArray[np.bool_], Rows]:
+    def fetch(self, table: int, ids: Ids, width: int) -> tuple[NDArray[np.bool_], RowBytes]:
         """The rows of `ids` (int64 [N], rising).
 
         Returns found (bool [N]) and rows (uint8 [count of found, width]), in the order of ids. CorruptionError;
@@ -80,10 +78,10 @@ class Snapshot:
         value = self._txn.get(key)
         return None if value is None else self._unseal(META, [(key, value)])[1][0][1]
 
-    def scan(self, table: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[Ids, Rows]]:
+    def scan(self, table: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[Ids, RowBytes]]:
         """Yields all rows of a table in the order of ids: (int64 [n], uint8 [n, width]), 1 <= n <= chunk."""
 
-        def unseal(pairs: list[Any]) -> tuple[int, tuple[Ids, Rows]]:
+        def unseal(pairs: list[Any]) -> tuple[int, tuple[Ids, RowBytes]]:
             ids = np.empty(len(pairs), np.int64)
             rows = np.empty((len(pairs), width), np.uint8)
             count: int = native.unseal_rows(table, pairs, ids, rows)

@@ -32,7 +32,8 @@ def describe(x: Any) -> str:
     return f"{type(x).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
 
 
-def _array(name: str, x: Any, wanted: str) -> NDArray[Any]:
+def plain_array(name: str, x: Any, wanted: str) -> NDArray[Any]:
+    """`x` as an array of whatever type it has: a tensor, or anything that numpy understands."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted}")
     try:
@@ -46,7 +47,7 @@ def _array(name: str, x: Any, wanted: str) -> NDArray[Any]:
 def id_array(name: str, x: Any, *, padding: bool = False) -> Ids:
     """Ids of any shape as a C-contiguous int64 array that nobody else holds. -1 only where `padding` allows it."""
     wanted = "integers that fit int64" + ("" if padding else ", none of them -1 (the padding of answers)")
-    a = _array(name, x, wanted)
+    a = plain_array(name, x, wanted)
     if a.dtype != _INT64:
         if a.size == 0 and a.dtype.kind == "f" and not isinstance(x, np.ndarray):
             a = a.astype(np.int64)  # an empty list has no type of its own
@@ -71,7 +72,7 @@ def id_column(name: str, x: Any) -> Ids:
 
 def query_vectors(name: str, x: Any, dim: int) -> tuple[Floats, bool]:
     """Finite float32 [n, dim], and whether it was one vector [dim]."""
-    a = _array(name, x, f"finite numbers of shape ({dim},) or (n, {dim})")
+    a = plain_array(name, x, f"finite numbers of shape ({dim},) or (n, {dim})")
     shape = (len(a), dim) if a.ndim == 2 else (dim,)
     return float_array(name, a, shape).reshape(-1, dim), a.ndim == 1
 
@@ -79,7 +80,7 @@ def query_vectors(name: str, x: Any, dim: int) -> tuple[Floats, bool]:
 def float_array(name: str, x: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
     """Finite numbers of the given shape (a scalar counts as one of shape (1,)), C-contiguous, nobody else's."""
     wanted = f"finite numbers of shape {shape}"
-    a = _array(name, x, wanted)
+    a = plain_array(name, x, wanted)
     if a.dtype.kind not in "fiu":
         raise InputError(f"{name}: got {describe(x)}, wanted {wanted}")
     if a.ndim == 0:

@@ -1,8 +1,4 @@
-"""Events: a batch as columns, checked once here; and what comes back, IngestReport and TopK.
-
-Every array that a caller passes anywhere is turned into a plain int64 / float32 array by the functions of this file, or
-refused with an InputError that names the argument, what came and what was wanted. Any thread.
-"""
+"""Events: a batch as columns, checked once here. Any thread."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import _array, describe, float_array, id_column
+from .arguments import describe, float_array, id_column, plain_array
 from .arrays import Floats, Ids
 from .errors import InputError
 from .losses import POINTWISE
@@ -19,7 +15,7 @@ _MOST_YEARS = 290_000  # int64 microseconds reach a little further
 
 
 def _timestamp_column(x: Any, n: int) -> NDArray[np.float64]:
-    a = _array("timestamps", x, "Unix seconds or datetime64")
+    a = plain_array("timestamps", x, "Unix seconds or datetime64")
     if a.dtype.kind == "M":
         if np.isnat(a).any():
             raise InputError("timestamps: got NaT, wanted Unix seconds or datetime64")
@@ -40,7 +36,7 @@ def _value_column(x: Any, n: int, loss: str) -> Floats | None:
         if n:
             raise InputError(f"values: got None, wanted {wanted}: the loss {loss!r} learns to predict them")
         return np.empty(0, np.float32)
-    a = _array("values", x, wanted)
+    a = plain_array("values", x, wanted)
     values = float_array("values", a.astype(np.int8) if a.dtype.kind == "b" else a, (n,))
     if loss == "logistic" and not ((values == 0) | (values == 1)).all():
         bad = int(np.flatnonzero((values != 0) & (values != 1))[0])

@@ -1,12 +1,18 @@
 """Losses and optimizers: their names, codes and defaults, known once. Constants alone."""
 
-# The losses that learn a value for each pair, instead of ranking the positive above negatives.
-POINTWISE = ("logistic", "squared")
+from typing import Literal, get_args
+
+Loss = Literal["softmax", "bpr", "logistic", "squared"]
+
+Optimizer = Literal["adagrad", "adam", "sgd"]
 
 # The C++ core numbers them by their place here.
-LOSSES = ("softmax", "bpr", "logistic", "squared")
+LOSSES: tuple[Loss, ...] = get_args(Loss)
 
-OPTIMIZERS = ("adagrad", "adam", "sgd")
+OPTIMIZERS: tuple[Optimizer, ...] = get_args(Optimizer)
+
+# The losses that learn a value for each pair, instead of ranking the positive above negatives.
+POINTWISE: tuple[Loss, ...] = ("logistic", "squared")
 
 # Of a new directory: learning rate by loss and optimizer, number of negatives by loss.
 # docs/decisions/learning-defaults.md has the measurements.

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from .arguments import choice, number, whole_number
+from .arrays import MAX_DIM
 from .errors import ConfigError, CorruptionError
 from .losses import DEFAULT_LR, DEFAULT_NEGATIVES, LOSSES, OPTIMIZERS, POINTWISE
 
@@ -20,7 +21,7 @@ _choice = partial(choice, error=ConfigError)
 
 # How each setting is checked, given its name and what came.
 _CHECKS: dict[str, Callable[[str, Any], Any]] = {
-    "dim": partial(_whole, low=1, high=4096),
+    "dim": partial(_whole, low=1, high=MAX_DIM),
     "loss": partial(_choice, choices=LOSSES),
     "optimizer": partial(_choice, choices=OPTIMIZERS),
     "seed": partial(_whole, low=0, high=2**63 - 1),

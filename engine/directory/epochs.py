@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..cold import changes
-from ..cold.snapshot import Pair
+from ..cold.keys import Pair
 from ..contract.arrays import NO_IDS, Ids
 from ..contract.errors import EngineError
 from ..machine.resources import Resources

@@ -1,9 +1,9 @@
 """Live popularity: the items with the most events so far, the same list for everybody. The baseline that a model has
 to beat.
 
-Responsible for counting and listing. Not for judging (evaluate.py), which takes it as it takes the engine. Invariant:
-the list is exact after every event; the order of equal counts is arbitrary, and the judge counts ties against. Called
-from one thread.
+Responsible for counting and listing. Not for judging (prequential.py), which takes it as it takes the engine.
+Invariant: the list is exact after every event; the order of equal counts is arbitrary, and the judge counts ties
+against. Called from one thread.
 """
 
 import math

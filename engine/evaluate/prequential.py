@@ -13,6 +13,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -37,7 +38,7 @@ class Answer(Protocol):
     def scores(self) -> NDArray[Any]: ...
 
 
-class Learned(Protocol):
+class Ingested(Protocol):
     """What `ingest` gives: at least the mean loss of the call."""
 
     @property
@@ -58,7 +59,7 @@ class Ranker(Protocol):
         *,
         timestamps: NDArray[Any] | None = None,
         durable: bool = True,
-    ) -> Learned: ...
+    ) -> Ingested: ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ def prequential(
     warmup: float = 0.2,
     progress: Callable[[int, int, float], None] | None = None,
     resume: int = 0,
-    ingest: Callable[[int, int], Learned] | None = None,
+    ingest: Callable[[int, int], Ingested] | None = None,
 ) -> Report:
     """Judge `eng` on rows in time order: list for the row's user, see where the row's item stands, then learn the
     row.
@@ -147,65 +148,105 @@ def prequential(
     (800, ['hit_rate@1', 'hit_rate@5', 'ndcg@1', 'ndcg@5', 'rows'])
     """
     began = perf_counter()
-    user, item = id_column("users", users), id_column("items", items)
-    n = len(user)
-    _same_length("items", item, n)
-    times = None if timestamps is None else _times(timestamps, n)
-    value = None if values is None else np.asarray(values)
-    if value is not None:
-        _same_length("values", value, n)
-        if value.dtype.kind not in "iufb":
-            raise InputError(f"values: got {value.dtype}, wanted numbers")
-    depths = _depths(k)
+    columns = _Columns.check(users, items, timestamps, values)
+    n, depths = len(columns.user), _depths(k)
     if isinstance(warmup, bool) or not isinstance(warmup, int | float | np.number) or not 0 <= warmup < 1:
         raise InputError(f"warmup: got {warmup!r}, wanted a number with 0 <= warmup < 1")
     resume = whole_number("resume", resume, 0, n)
+    past = _Past(columns.user, columns.item, _requests(columns.user, baskets))
+    first = int(past.bounds[np.searchsorted(past.bounds, max(round(warmup * n), resume))])
+    learn = _learner(n, ingest or partial(columns.learned_by, eng), progress)
+    for start, stop in _calls(resume, first, long=True):
+        learn(start, stop)
+    rank_all, rank_new, loss = _judged(eng, past, columns.positive, first, depths[-1] + 1, learn)
+    rows: dict[str, NDArray[Any]] = {"row": np.arange(first, n), "user": past.user[first:], "item": past.item[first:]}
+    rows |= {"rank_all": rank_all, "rank_new": rank_new, "known_user": past.known_user[first:]}
+    summary: dict[str, Any] = {
+        "all": _measure(rank_all, depths),
+        "new": _measure(rank_new, depths),
+        "learned": n - resume,
+        "judged": n - first,
+        "requests": len(np.unique(past.begin[first:][columns.positive[first:]])),
+        "loss": loss / (n - first) if n > first else math.nan,
+        "known_users": int(rows["known_user"].sum()),
+        "seconds": perf_counter() - began,
+    }
+    return Report(rows, summary, depths)
 
-    def learn_native(start: int, stop: int) -> Learned:
-        ts = None if times is None else times[start:stop]
-        given = () if value is None else (value[start:stop],)
-        return eng.ingest(user[start:stop], item[start:stop], *given, timestamps=ts, durable=False)
 
-    learn = ingest or learn_native
-    past = _Past(user, item, _requests(user, baskets))
-    target = max(round(warmup * n), resume)
-    first = int(past.bounds[np.searchsorted(past.bounds, target)])
-    step, depth = int(eng.settings["batch_size"]), depths[-1] + 1
-    rank_all, rank_new = np.zeros(n - first, np.int64), np.zeros(n - first, np.int64)
-    counts = np.ones(n, np.bool_) if value is None else value > 0
-    total_loss = 0.0
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of the call, checked; `positive` [N]: the rows whose items somebody is asked to list."""
 
-    def done(start: int, stop: int) -> float:
+    user: Ids
+    item: Ids
+    times: NDArray[Any] | None
+    value: NDArray[Any] | None
+    positive: NDArray[np.bool_]
+
+    @classmethod
+    def check(
+        cls, users: ArrayLike, items: ArrayLike, timestamps: ArrayLike | None, values: ArrayLike | None
+    ) -> "_Columns":
+        user, item = id_column("users", users), id_column("items", items)
+        n = len(user)
+        _same_length("items", item, n)
+        times = None if timestamps is None else _times(timestamps, n)
+        if values is None:
+            return cls(user, item, times, None, np.ones(n, np.bool_))
+        value = np.asarray(values)
+        _same_length("values", value, n)
+        if value.dtype.kind not in "iufb":
+            raise InputError(f"values: got {value.dtype}, wanted numbers")
+        return cls(user, item, times, value, value > 0)
+
+    def learned_by(self, eng: Ranker, start: int, stop: int) -> Ingested:
+        times = None if self.times is None else self.times[start:stop]
+        given = () if self.value is None else (self.value[start:stop],)
+        return eng.ingest(self.user[start:stop], self.item[start:stop], *given, timestamps=times, durable=False)
+
+
+def _learner(
+    n: int, ingest: Callable[[int, int], Ingested], progress: Callable[[int, int, float], None] | None
+) -> Callable[[int, int], float]:
+    """What learns rows [start, stop) in calls, and returns the sum of their losses."""
+
+    def learn(start: int, stop: int) -> float:
         total = 0.0
         for a, b in _calls(start, stop):
-            loss = learn(a, b).loss
+            loss = ingest(a, b).loss
             total += loss * (b - a)
             if progress is not None:
                 progress(b, n, loss)
         return total
 
-    for start, stop in _calls(resume, first, long=True):
-        done(start, stop)
-    start = first
+    return learn
+
+
+def _judged(
+    eng: Ranker,
+    past: "_Past",
+    positive: NDArray[np.bool_],
+    first: int,
+    depth: int,
+    learn: Callable[[int, int], float],
+) -> tuple[Ids, Ids, float]:
+    """Lists for whole requests, then learns them, from row `first` to the end, in lists of `depth`.
+
+    Returns the ranks (all, new) of these rows, and the sum of their losses.
+    """
+    n, step = len(past.user), int(eng.settings["batch_size"])
+    rank_all, rank_new = np.zeros(n - first, np.int64), np.zeros(n - first, np.int64)
+    total, start = 0.0, first
     while start < n:
         stop = int(past.bounds[np.searchsorted(past.bounds, min(start + step, n))])
         at = start - first
-        asked = np.flatnonzero(counts[start:stop])
+        asked = np.flatnonzero(positive[start:stop])
         if len(asked):
             rank_all[at + asked], rank_new[at + asked] = _judge(eng, past, start + asked, depth)
-        total_loss += done(start, stop)
+        total += learn(start, stop)
         start = stop
-
-    known = past.known_user[first:]
-    rows: dict[str, NDArray[Any]] = {"row": np.arange(first, n), "user": user[first:], "item": item[first:]}
-    rows |= {"rank_all": rank_all, "rank_new": rank_new, "known_user": known}
-    parts = (("all", rank_all), ("new", rank_new))
-    summary: dict[str, Any] = {name: _measure(rank[rank != 0], depths) for name, rank in parts}
-    requests = len(np.unique(past.begin[first:][counts[first:]]))
-    summary |= {"learned": n - resume, "judged": n - first, "requests": requests}
-    summary["loss"] = total_loss / (n - first) if n > first else math.nan
-    summary |= {"known_users": int(known.sum()), "seconds": perf_counter() - began}
-    return Report(rows, summary, depths)
+    return rank_all, rank_new, total
 
 
 def _judge(eng: Ranker, past: "_Past", rows: NDArray[np.intp], depth: int) -> tuple[Ids, Ids]:
@@ -280,6 +321,7 @@ def _calls(start: int, stop: int, long: bool = False) -> Iterator[tuple[int, int
 
 
 def _measure(rank: Ids, depths: Iterable[int]) -> dict[str, float]:
+    rank = rank[rank != 0]
     out: dict[str, float] = {"rows": len(rank)}
     gain = np.where(rank > 0, 1 / np.log2(1 + np.maximum(rank, 1)), 0.0)
     for k in depths:

@@ -1,7 +1,8 @@
-"""What a kernel demands of its arguments, and the `InputError` that it raises otherwise.
+"""What a kernel demands of arrays and tensors, and the `InputError` that it raises otherwise.
 
 Responsible for types, shapes, ranges and memory layout, so that native code may trust every pointer, count and slot.
-Not for the sense of values: NaN and infinity are arithmetic, and the kernels say what they do with them.
+Numbers are checked by contract/arguments.py. Not for the sense of values: NaN and infinity are arithmetic, and the
+kernels say what they do with them.
 Invariants: nothing is ever converted to another dtype; what is copied to be contiguous was small (slots, coefficients,
 queries), while slabs of rows are refused instead. Pure functions, any thread.
 
@@ -11,46 +12,26 @@ device.
 """
 
 import math
-import operator
+import sys
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..contract.arguments import number
 from ..contract.errors import InputError
 from ..contract.tensors import is_tensor
 
 F32 = npt.NDArray[np.float32]
 I64 = npt.NDArray[np.int64]
 
-MAX_DIM = 4096
-
 # An axis is wanted of one length, or of any: then it has a letter, which only the message shows.
 Axis = int | str
 
 
-def integer(name: str, value: Any, low: int, high: int) -> int:
-    """`value` as an int in `low..high`; a bool is not one."""
-    try:
-        if isinstance(value, bool | np.bool_):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise InputError(f"{name}: got {value!r}, wanted an integer") from None
-    if not low <= number <= high:
-        raise InputError(f"{name}: got {number}, wanted {low} to {high}")
-    return number
-
-
 def rate(name: str, value: Any) -> float:
-    """`value` as a float that is finite and not negative."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}: got {value!r}, wanted a number") from None
-    if not (math.isfinite(number) and number >= 0):
-        raise InputError(f"{name}: got {number}, wanted a finite number, 0 or more")
-    return number
+    """A learning rate, or the weight of a penalty: finite, 0 or more."""
+    return number(name, value, 0.0, sys.float_info.max)
 
 
 def floats(name: str, value: Any, *shape: Axis, like: Any = None) -> F32:
@@ -136,15 +117,18 @@ def ascending_in_bags(name: str, values: I64, offsets: I64) -> None:
         raise InputError(f"{name}: got values out of order or twice, wanted strictly ascending within each query")
 
 
-def apart(name: str, array: npt.NDArray[Any], written: npt.NDArray[Any]) -> None:
-    """`array` lies outside the memory that is `written`."""
-    if is_tensor(array):
-        ends = [(x.data_ptr(), x.data_ptr() + 4 * x.numel()) for x in (array, written)]  # type: ignore[attr-defined]
-        together = min(ends[0][1], ends[1][1]) > max(ends[0][0], ends[1][0])
-    else:
-        together = np.may_share_memory(array, written)
-    if together:
-        raise InputError(f"{name}: got memory of rows, which are written meanwhile; wanted memory of its own")
+def apart(written: npt.NDArray[Any], **arrays: npt.NDArray[Any] | None) -> None:
+    """Each of `arrays`, by its name, lies outside the memory that is `written`; None lies nowhere."""
+    for name, array in arrays.items():
+        if array is None:
+            continue
+        if is_tensor(array):
+            ends = [(x.data_ptr(), x.data_ptr() + 4 * x.numel()) for x in (array, written)]  # type: ignore[attr-defined]
+            together = min(ends[0][1], ends[1][1]) > max(ends[0][0], ends[1][0])
+        else:
+            together = np.may_share_memory(array, written)
+        if together:
+            raise InputError(f"{name}: got memory of rows, which are written meanwhile; wanted memory of its own")
 
 
 def _array(name: str, value: Any, dtype: Any, shape: tuple[Axis, ...], like: Any) -> npt.NDArray[Any]:

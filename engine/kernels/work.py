@@ -8,9 +8,8 @@ what it has to count; what it returns counts, later. Tensors, or for learn_steps
 
 from typing import Any
 
-from ..contract.losses import OPTIMIZERS
-from ..machine.backend import native
 from ..machine.marks import Reckoned, Work
+from .optimizers import state_floats
 
 __all__ = [
     "copied",
@@ -27,9 +26,9 @@ __all__ = [
 STEP_FLOPS = {"sgd": 2, "adagrad": 4, "adam": 12}  # of one float of a row
 
 
-def row_bytes(dim: int, optimizer: str) -> int:
+def changed_bytes(dim: int, optimizer: str) -> int:
     """Of a row that a step changes: vector, bias, the optimizer's state; without the padding behind them."""
-    return 4 * (dim + 1 + int(native.state_floats(OPTIMIZERS.index(optimizer), dim)))
+    return 4 * (dim + 1 + state_floats(optimizer, dim))
 
 
 def _distinct(*slots: Any) -> int:
@@ -48,9 +47,8 @@ def pool_rows(rows: Any, slots: Any, offsets: Any, weights: Any, *, dim: int) ->
     return lambda: Work(4 * dim * (_distinct(slots) + bags) + column, flops)
 
 
-def loss_grads(
-    loss: str, queries: Any, rows: Any, positives: Any, negatives: Any, *, dim: int, query_slots: Any = None, **_: Any
-) -> Reckoned:
+def loss_grads(*arrays: Any, dim: int, query_slots: Any = None, **_: Any) -> Reckoned:
+    _, _, _, positives, negatives = arrays
     events, drawn = positives.numel(), 0 if negatives is None else negatives.shape[-1]
     column = events * (8 + 4 + 4 + 4 * drawn + 4 * dim)  # positive; loss, coefficients, gradient
     column += 0 if query_slots is None else 8 * events
@@ -64,24 +62,14 @@ def loss_grads(
     return reckon
 
 
-def update_rows(
-    rows: Any,
-    slots: Any,
-    sources: Any,
-    source_index: Any,
-    coefs: Any,
-    bias_coefs: Any,
-    *,
-    dim: int,
-    optimizer: str = "adagrad",
-    **_: Any,
-) -> Reckoned:
+def update_rows(*arrays: Any, dim: int, optimizer: str = "adagrad", **_: Any) -> Reckoned:
+    _, slots, _, source_index, coefs, bias_coefs = arrays
     terms = slots.numel()
     column = terms * (20 if bias_coefs is None or bias_coefs is coefs else 24)
 
     def reckon() -> Work:
         stepped = _distinct(slots)
-        moved = column + 2 * row_bytes(dim, optimizer) * stepped + 4 * dim * _distinct(source_index)
+        moved = column + 2 * changed_bytes(dim, optimizer) * stepped + 4 * dim * _distinct(source_index)
         return Work(moved, terms * 2 * dim + stepped * STEP_FLOPS[optimizer] * dim)
 
     return reckon
@@ -96,7 +84,7 @@ def learn_steps(
         before = [window.columns[f"{kind}_before"] for kind in ("user", "item", "negative")]
         stepped = sum(int((column != -2).sum()) for column in before)  # -2: named before in the same step
         scores = window.events * (1 + window.negatives)
-        moved = 2 * row_bytes(dim, optimizer) * stepped + window.ints.nbytes + window.events * (4 + 4 * dim)
+        moved = 2 * changed_bytes(dim, optimizer) * stepped + window.ints.nbytes + window.events * (4 + 4 * dim)
         return Work(moved, scores * 6 * dim + stepped * STEP_FLOPS[optimizer] * dim)
 
     return reckon

@@ -25,11 +25,11 @@ except ImportError as missing:
 __all__ = [
     "cuda",
     "cuda_missing",
-    "describe",
     "device_errors",
     "device_name",
     "fingerprint",
     "free_bytes",
+    "implementations",
     "interpreted",
     "native",
     "need_triton",
@@ -148,7 +148,7 @@ def cuda_missing() -> str:
     return _NO_CUDA or str(cuda.missing())
 
 
-def describe() -> dict[str, str]:
+def implementations() -> dict[str, str]:
     """Each implementation by name: "alive", with "in use" for the one that is, or why it is not alive."""
     out = {}
     for isa, missing in _MISSING.items():

@@ -1,10 +1,10 @@
 """Names for what the engine does on a device, as profilers show them, and how much each must do at the least.
 
-Responsible for the marks alone: whoever profiles (profiling.py) turns them on with `watching`, and functions that work
-on a device are `marked`. A mark is a range "rowtide.<name>" of torch.profiler, and of NVTX where there is a GPU. While
-nobody watches, it costs a call and one look at a global. Knows no kernel: what one must move comes from whoever marks
-it, and is reckoned after the profile, so that counting distinct rows is no part of it. A Watch imports torch. Any
-thread; one watch at a time in a process.
+Responsible for the marks alone: whoever profiles (profiling/run.py) turns them on with `watching`, and functions that
+work on a device are `marked`. A mark is a range "rowtide.<name>" of torch.profiler, and of NVTX where there is a GPU.
+While nobody watches, it costs a call and one look at a global. Knows no kernel: what one must move comes from whoever
+marks it, and is reckoned after the profile, so that counting distinct rows is no part of it. A Watch imports torch.
+Any thread; one watch at a time in a process.
 """
 
 from collections.abc import Callable, Iterator

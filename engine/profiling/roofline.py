@@ -1,7 +1,7 @@
 """How fast a device could be: the bandwidth of its copies, its products; and the plot of what kernels reach of that.
 
 Responsible for the roofs, for where kernels stand below them (pure numbers), and for the picture. Not for times of
-kernels (profiling.py). The roofs are measured, on a GPU alone: from one thread, the device otherwise idle. matplotlib
+kernels (run.py). The roofs are measured, on a GPU alone: from one thread, the device otherwise idle. matplotlib
 (the extra `profile`) and torch are imported when used.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-__all__ = ["Point", "Roofs", "copy_bandwidth", "draw", "host_copy_bandwidth", "products", "roof"]
+__all__ = ["Point", "Roofs", "copy_bandwidth", "host_copy_bandwidth", "plot", "products", "roof"]
 
 NOT_MEASURED = "not measured"
 _CALLS, _ROUNDS = 10, 7
@@ -109,7 +109,7 @@ def _seconds(call: Callable[[], Any]) -> float:
     return median(round_() for _ in range(_ROUNDS))
 
 
-def draw(points: Sequence[Point], roofs: Roofs, title: str, path: Path) -> None:
+def plot(points: Sequence[Point], roofs: Roofs, title: str, path: Path) -> None:
     """Writes a PNG: each kernel over its flops a byte, below the roof; its share of the roof stands beside it.
 
     A kernel whose time was not measured is a line at its flops a byte, and the picture says so. Raises

@@ -1,9 +1,9 @@
 """`rowtide profile`: a made-up workload on a device, seen by torch.profiler; what each range and kernel took and moved.
 
-Responsible for the workload, for the trace, and for who launched which kernel. Not for the marks (ranges.py), for what
-a kernel must move (kernels/work.py), for roofs and the picture (roofline.py). Needs a GPU; in Triton's interpreter
-everything runs too, but then a device's number is "not measured", never the CPU's. Prints nothing, needs neither rich
-nor matplotlib. One profile at a time in a process.
+Responsible for the workload, for the trace, and for who launched which kernel. Not for the marks (machine/marks.py),
+for what a kernel must move (kernels/work.py), for roofs and the picture (roofline.py). Needs a GPU; in Triton's
+interpreter everything runs too, but then a device's number is "not measured", never the CPU's. Prints nothing, needs
+neither rich nor matplotlib. One profile at a time in a process.
 """
 
 import json

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..contract.arguments import choice, whole_number
 from ..contract.errors import InputError
-from ..kernels.checks import integer
 from ..machine.marks import PREFIX, Reckoned, Work
 from .roofline import NOT_MEASURED, Point, Roofs
 
@@ -48,8 +48,7 @@ class Workload:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.kind not in WORKLOADS:
-            raise InputError(f"workload: got {self.kind!r}, wanted one of {', '.join(WORKLOADS)}")
+        choice("workload", self.kind, WORKLOADS)
         most = {
             "items": 2**31 - 1,
             "users": 2**31 - 1,
@@ -59,7 +58,7 @@ class Workload:
             "k": 1000,
         }
         for name, high in most.items():
-            integer(name, getattr(self, name), 1, high)
+            whole_number(name, getattr(self, name), 1, high)
         if (asked := self.queries * self.at_once) > _ASKED:
             got = f"{self.queries} x {self.at_once} = {asked}"
             raise InputError(f"queries, at_once: got {got} users to ask for, wanted at most {_ASKED} in all")
@@ -131,7 +130,7 @@ def reckoned(calls: Iterable[tuple[str, Reckoned | None]]) -> dict[str, Work]:
 
 
 @dataclass
-class Seen:
+class TracedRange:
     """Of one range in a trace: how often, how long on the host; launches and seconds of its own kernels."""
 
     calls: int = 0
@@ -140,7 +139,7 @@ class Seen:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
-def attributed(events: Iterable[Mapping[str, Any]]) -> dict[str, Seen]:
+def attributed(events: Iterable[Mapping[str, Any]]) -> dict[str, TracedRange]:
     """The engine's ranges in a Chrome trace by name, each with the kernels launched in it and in none further in.
 
     A kernel has the correlation of the call of CUDA that launched it; that call lies in a thread, as ranges do. What
@@ -148,7 +147,7 @@ def attributed(events: Iterable[Mapping[str, Any]]) -> dict[str, Seen]:
     """
     by_thread: defaultdict[Any, list[Mapping[str, Any]]] = defaultdict(list)
     on_device: list[Mapping[str, Any]] = []
-    found: defaultdict[str, Seen] = defaultdict(Seen)
+    found: defaultdict[str, TracedRange] = defaultdict(TracedRange)
     for event in events:
         kind = event.get("cat")
         if kind in _ON_DEVICE:
@@ -175,7 +174,7 @@ def attributed(events: Iterable[Mapping[str, Any]]) -> dict[str, Seen]:
     return dict(found)
 
 
-def rows_of(ranges: Mapping[str, Seen], work: Mapping[str, Work], roofs: Roofs, measured: bool) -> Iterator[Row]:
+def rows_of(ranges: Mapping[str, TracedRange], work: Mapping[str, Work], roofs: Roofs, measured: bool) -> Iterator[Row]:
     """Ranges, each with its kernels below, the longest on the device first; where not measured, on the host."""
     longest = sorted(ranges, key=lambda name: (-sum(ranges[name].seconds.values()), -ranges[name].host_seconds))
     for name in longest:

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from ..contract.errors import InputError
 from ..evaluate.prequential import CALL_ROWS
 from . import where as condition
+from .replay import EventBlock
 
-__all__ = ["Block", "Columns", "EventFile"]
+__all__ = ["Columns", "EventFile"]
 
 _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
 _FORMATS |= {".jsonl": "json", ".ndjson": "json", ".json": "json"}
@@ -45,29 +46,9 @@ class Columns:
     where: str | None = None
 
 
-@dataclass(frozen=True)
-class Block:
-    """File rows [start, stop) and the N events among them: `rows` int64[N] (their file rows), `users`, `items`
-    int64[N].
-
-    `values` float64[N]; `times` int64, float64 or datetime64 [N]; `baskets` [N] of any type; None where no column was
-    named. `filtered`: rows that `where` left out; `skipped`: rows without a user or an item (null or -1).
-    """
-
-    start: int
-    stop: int
-    rows: NDArray[np.int64]
-    users: NDArray[np.int64]
-    items: NDArray[np.int64]
-    values: NDArray[np.float64] | None
-    times: NDArray[Any] | None
-    baskets: NDArray[Any] | None
-    filtered: int
-    skipped: int
-
-
 class EventFile:
-    """A file of events. The suffix says its format: .parquet .pq .csv .jsonl .ndjson .json (one object a line).
+    """A file of events, as a `Source`. The suffix says its format: .parquet .pq .csv .jsonl .ndjson .json (one object a
+    line).
 
     Raises InputError if the file is not there or is not of its format, lacks a named column, or has ids that are not
     integers.
@@ -121,7 +102,7 @@ class EventFile:
             raise InputError(f"columns: row {row:,} of {self.path} was reached with another user, item, value or where")
         return int(row)
 
-    def blocks(self, start: int = 0) -> Iterator[Block]:
+    def blocks(self, start: int = 0) -> Iterator[EventBlock]:
         """The blocks from file row `start` on. InputError, with the row, for what is no event and cannot be skipped."""
         for at, table in self._tables():
             stop = at + table.num_rows
@@ -148,7 +129,7 @@ class EventFile:
         if held:
             yield at, pa.Table.from_batches(held)
 
-    def _block(self, start: int, table: Any) -> Block:
+    def _block(self, start: int, table: Any) -> EventBlock:
         kept = np.ones(table.num_rows, bool)
         if self._where is not None:
             kept = self._where.mask(table).to_numpy()
@@ -168,7 +149,7 @@ class EventFile:
             times = _numbers("time", self.columns.time, times, "iufM")
         baskets = column(self.columns.basket)
         stop = start + table.num_rows
-        return Block(start, stop, rows, users[kept], items[kept], values, times, baskets, filtered, skipped)
+        return EventBlock(start, stop, rows, users[kept], items[kept], values, times, baskets, filtered, skipped)
 
     def _ids(self, table: Any, name: str) -> NDArray[np.int64]:
         try:

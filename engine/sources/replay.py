@@ -1,17 +1,17 @@
-"""A file of events learned, or judged and learned, from where the last run stopped.
+"""The events of a source learned, or judged and learned, from where the last run stopped.
 
 Responsible for what one call to the engine holds and for the position stored with it, so that no row is learned twice
-and none is left out, whenever the run ends. Not for reading (columns.py), judging (evaluate.py) or printing
-(__main__.py).
+and none is left out, whenever the run ends. Not for reading (files.py), judging (evaluate/) or printing (cli/). A new
+source is a module here with one class that is a `Source`, its test, and an option of `rowtide replay`.
 
 Invariants: a call and its position are one record of the log. Calls are cut at the same rows whether interrupted or
 not. The engine is called from the caller's thread only.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +21,53 @@ from ..contract.reports import IngestReport
 from ..engine import Engine
 from ..evaluate.popularity import Popularity
 from ..evaluate.prequential import Report, prequential
-from .files import Block, EventFile
 
-__all__ = ["Replayed", "judge_file", "learn_file"]
+__all__ = ["EventBlock", "Replayed", "Source", "judge_source", "learn_source"]
 
 # (rows done, rows in all if known, events that this run has learned, mean loss of the call), after every call.
 Progress = Callable[[int, int | None, int, float], None]
 
 
+@dataclass(frozen=True)
+class EventBlock:
+    """Rows [start, stop) of a source and the N events among them: `rows` int64[N] (which they are), `users`, `items`
+    int64[N].
+
+    `values` float64[N]; `times` int64, float64 or datetime64 [N]; `baskets` [N] of any type; None where the source has
+    no such column. `filtered`: rows that a condition left out; `skipped`: rows without a user or an item (null or -1).
+    """
+
+    start: int
+    stop: int
+    rows: NDArray[np.int64]
+    users: NDArray[np.int64]
+    items: NDArray[np.int64]
+    values: NDArray[np.float64] | None
+    times: NDArray[Any] | None
+    baskets: NDArray[Any] | None
+    filtered: int
+    skipped: int
+
+
+class Source(Protocol):
+    """Events in an order that never changes, by row from 0 on, with a place to go on from."""
+
+    def total(self) -> int | None:
+        """How many rows there are, where that is known without reading them."""
+
+    def position(self, row: int) -> bytes:
+        """What to store when rows [0, row) are done."""
+
+    def row_of(self, position: bytes | None) -> int:
+        """The row to go on at; 0 without a position. InputError if it is not one of this source."""
+
+    def blocks(self, start: int = 0) -> Iterator[EventBlock]:
+        """The rows from `start` on, at most 65,536 a block; cut at the same rows from any start. InputError."""
+
+
 @dataclass
 class Replayed:
-    """What a replay did: `resumed` (file row it went on at), `rows` (file rows read), `filtered` and `skipped` of them,
+    """What a replay did: `resumed` (row it went on at), `rows` (rows read), `filtered` and `skipped` of them,
     `events` (learned), `loss` (mean over the events), `seconds`; and where it was judged, the reports."""
 
     resumed: int
@@ -45,7 +81,7 @@ class Replayed:
     popularity: Report | None = None
     _loss_sum: float = field(default=0.0, repr=False)
 
-    def count(self, block: Block) -> None:
+    def count(self, block: EventBlock) -> None:
         self.rows += block.stop - block.start
         self.filtered += block.filtered
         self.skipped += block.skipped
@@ -57,19 +93,19 @@ class Replayed:
             self.loss = self._loss_sum / self.events
 
 
-def learn_file(eng: Engine, file: EventFile, source: str, progress: Progress | None = None) -> Replayed:
-    """Learn the rest of `file`, one durable call a block.
+def learn_source(eng: Engine, source: Source, name: str, progress: Progress | None = None) -> Replayed:
+    """Learn the rest of `source`, one durable call a block.
 
-    `source`: the name that the position is stored under. `progress` counts file rows.
+    `name`: what the position is stored under. `progress` counts rows.
     """
-    began, row = perf_counter(), file.row_of(eng.position(source))
-    done, total = Replayed(row), file.total()
+    began, row = perf_counter(), source.row_of(eng.position(name))
+    done, total = Replayed(row), source.total()
     last: Any = None
-    for block in file.blocks(row):
+    for block in source.blocks(row):
         done.count(block)
         last = _in_order(last, block)
         if len(block.rows):
-            position = (source, file.position(block.stop))
+            position = (name, source.position(block.stop))
             given = _given(block.values, block.times, slice(None))
             answer = eng.ingest(block.users, block.items, durable=True, position=position, **given)
             done.learned(len(block.rows), answer.loss)
@@ -79,10 +115,10 @@ def learn_file(eng: Engine, file: EventFile, source: str, progress: Progress | N
     return done
 
 
-def judge_file(
+def judge_source(
     eng: Engine,
-    file: EventFile,
-    source: str,
+    source: Source,
+    name: str,
     *,
     test_share: float = 0.2,
     k: int | Sequence[int] = (1, 10, 20),
@@ -98,16 +134,16 @@ def judge_file(
     """
     if not 0 < test_share <= 1:
         raise InputError(f"test_share: got {test_share}, wanted more than 0 and at most 1")
-    began, row = perf_counter(), file.row_of(eng.position(source))
+    began, row = perf_counter(), source.row_of(eng.position(name))
     done, blocks, last = Replayed(row), [], None
-    for block in file.blocks():
+    for block in source.blocks():
         last = _in_order(last, block)
         blocks.append(block)
         done.count(block)
     if not blocks:
         return done
     rows, users, items, values, times, baskets = (
-        _joined([getattr(b, name) for b in blocks]) for name in ("rows", "users", "items", "values", "times", "baskets")
+        _joined([getattr(b, of) for b in blocks]) for of in ("rows", "users", "items", "values", "times", "baskets")
     )
     assert rows is not None
     assert users is not None
@@ -115,7 +151,7 @@ def judge_file(
     resume = int(np.searchsorted(rows, row))
 
     def learn(start: int, stop: int) -> IngestReport:
-        position = (source, file.position(int(rows[stop - 1]) + 1))
+        position = (name, source.position(int(rows[stop - 1]) + 1))
         given = _given(values, times, slice(start, stop))
         answer = eng.ingest(users[start:stop], items[start:stop], durable=False, position=position, **given)
         done.learned(stop - start, answer.loss)
@@ -133,12 +169,12 @@ def judge_file(
 
 
 def _given(values: NDArray[Any] | None, times: NDArray[Any] | None, part: slice) -> dict[str, Any]:
-    """The columns beside the ids, where the file has them."""
+    """The columns beside the ids, where the source has them."""
     given = {} if values is None else {"values": values[part]}
     return given if times is None else given | {"timestamps": times[part]}
 
 
-def _in_order(last: Any, block: Block) -> Any:
+def _in_order(last: Any, block: EventBlock) -> Any:
     """The block's last time, after a check that none goes back behind the one above it or behind `last`."""
     times = block.times
     if times is None or not len(times):
@@ -146,7 +182,7 @@ def _in_order(last: Any, block: Block) -> Any:
     above = np.concatenate([times[:1] if last is None else np.asarray([last]), times[:-1]])
     if not (times >= above).all():
         row = block.rows[int((~(times >= above)).argmax())]
-        raise InputError(f"file: row {row:,} is earlier than the one above it, or has no time; sort the file by time")
+        raise InputError(f"time: row {row:,} is earlier than the one above it, or has no time; sort the rows by time")
     return times[-1]
 
 

@@ -2,7 +2,7 @@
 
 Responsible for the little language: COLUMN OP LITERAL, joined by `and`; OP is one of == != < <= > >= in. It is read
 as a syntax tree and translated node by node, so nothing that is written there can run. Not for reading files
-(columns.py). Invariant: a comparison with a null is false, as in SQL. Pure; any thread.
+(files.py). Invariant: a comparison with a null is false, as in SQL. Pure; any thread.
 """
 
 import ast

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..cold.keys import HISTORY, MOST_CHUNKS
-from ..cold.snapshot import Pair, Snapshot
+from ..cold.keys import HISTORY, MOST_CHUNKS, Pair
+from ..cold.snapshot import Snapshot
 from ..contract.arrays import Ids
 from ..contract.errors import CorruptionError
 from ..machine.backend import native

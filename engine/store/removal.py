@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..cold.keys import HIDDEN, HISTORY
-from ..cold.snapshot import Pair
+from ..cold.keys import HIDDEN, HISTORY, Pair
 from ..contract.arrays import NO_IDS, PADDING, Ids
 from ..learn.model import Model
 from ..log.record import Record

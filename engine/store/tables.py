@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..cold import keys
 from ..cold.cold import Cold
-from ..cold.snapshot import Pair
+from ..cold.keys import Pair
 from ..contract.arrays import Ids
 from ..contract.errors import ConfigError, CorruptionError
 from ..contract.settings import Settings

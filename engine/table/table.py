@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..cold.cold import Cold
-from ..cold.snapshot import Pair
+from ..cold.keys import Pair
 from ..contract.arrays import NO_IDS, Ids, Mask, RowBytes
 from ..machine.backend import native
 from .stored import fetch_rows

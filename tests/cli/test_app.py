@@ -258,8 +258,8 @@ def test_profile_without_matplotlib_or_with_ranges_only(run, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--workload", "all"), "InputError: workload: got 'all'"),
-        (("--workload", "topk", "--items", 0), "InputError: items: got 0"),
+        (("--workload", "all"), "InputError: workload: got str 'all'"),
+        (("--workload", "topk", "--items", 0), "InputError: items: got int 0"),
         (("--workload", "topk", "--loss", "l1"), "ConfigError: loss: got str 'l1'"),
     ],
 )

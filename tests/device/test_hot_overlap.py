@@ -12,8 +12,8 @@ from test_hot_engine import DIM, EVENTS, LAWS, events, learn, room
 
 import engine
 import engine.device.device
-import engine.writer
 import engine.log.record
+import engine.writer
 from engine.machine import backend
 
 

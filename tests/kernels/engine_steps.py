@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from engine.contract.losses import LOSSES, OPTIMIZERS, POINTWISE
+from engine.kernels.optimizers import Rule
 from engine.machine.backend import native
 
 U64 = np.uint64
@@ -55,6 +56,10 @@ class Case(NamedTuple):
     @property
     def kinds(self) -> dict[str, Any]:
         return {"dim": self.dim, "lr": self.lr, "l2": self.l2, "optimizer": self.optimizer}
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.optimizer, self.lr, self.l2)
 
     @property
     def width(self) -> int:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from engine.contract.errors import DeviceError, InputError
 from engine.contract.losses import LOSSES, OPTIMIZERS
-from engine.kernels.learn_steps import Planner, learn_on_device, learn_on_host, learn_steps, reference
+from engine.kernels.learn_steps import Planner, Slabs, learn_on_device, learn_on_host, learn_steps, reference
+from engine.kernels.optimizers import Rule
 from engine.machine.backend import native
 
 SHAPES = [(1, 1, 3), (17, 4, 5), (64, 1, 64), (64, 3, 7), (128, 16, 4), (20, 256, 2), (33, 70, 70)]
@@ -28,7 +29,7 @@ def learned(case: steps.Case, window: Any, team: tuple[int, int, bool] = (1, 1, 
     mean = np.zeros(case.dim, np.float32)
     threads, strands, staged = team
     how = {"threads": threads, "strands": strands, "staged": staged}
-    got = learn_on_host(users, items, window, mean, 0, **case.kinds, **how)
+    got = learn_on_host(Slabs(case.dim, users, items, mean, 0), window, case.rule, **how)
     return users, items, mean, got.losses, np.array([got.skipped])
 
 
@@ -247,12 +248,12 @@ def good(**changed: Any) -> dict[str, Any]:
         ({"items": np.ones((30, 11), np.float32)}, "items: got 30 rows, but the window was planned for 40"),
         ({"mean": np.zeros(7, np.float32)}, r"mean: got float32 \[7\], wanted float32 \[8\]"),
         ({"mean": np.zeros(16, np.float32)[::2]}, "mean: wanted a contiguous"),
-        ({"mean_count": -1}, "mean_count: got -1"),
-        ({"lr": float("nan")}, "lr: got nan"),
-        ({"l2": -1.0}, "l2: got -1.0"),
-        ({"optimizer": "rmsprop"}, "optimizer: got 'rmsprop'"),
-        ({"threads": 0}, "threads: got 0"),
-        ({"dim": 0}, "dim: got 0"),
+        ({"mean_count": -1}, "mean_count: got int -1, wanted an integer from 0"),
+        ({"lr": float("nan")}, "lr: got float nan, wanted a number >= 0"),
+        ({"l2": -1.0}, "l2: got float -1.0, wanted a number >= 0"),
+        ({"optimizer": "rmsprop"}, "optimizer: got str 'rmsprop'"),
+        ({"threads": 0}, "threads: got int 0, wanted an integer from 1 to 256"),
+        ({"dim": 0}, "dim: got int 0, wanted an integer from 1 to 4096"),
     ],
 )
 def test_refuses_and_writes_nothing(changed, named):
@@ -283,10 +284,10 @@ def test_slabs_must_be_apart():
         ({"negative_slots": [0, 1, 9, 3]}, "negative_slots: got 9"),
         ({"negative_slots": [0, 1, 3]}, r"negative_slots: got int(32|64) \[3\], wanted int64 \[4\]"),
         ({"item_slots": [0]}, r"item_slots: got int(32|64) \[1\]"),
-        ({"loss": "hinge"}, "loss: got 'hinge'"),
-        ({"batch_size": 257}, "batch_size: got 257"),
-        ({"negatives": 1025}, "negatives: got 1025"),
-        ({"loss": "logistic"}, "negatives: got 2, wanted 0 to 0"),
+        ({"loss": "hinge"}, "loss: got str 'hinge'"),
+        ({"batch_size": 257}, "batch_size: got int 257, wanted an integer from 1 to 256"),
+        ({"negatives": 1025}, "negatives: got int 1025, wanted an integer from 0 to 1024"),
+        ({"loss": "logistic"}, "negatives: got int 2, wanted an integer from 0 to 0"),
         ({"values": np.ones(2, np.float32)}, "values, offsets: wanted with logistic"),
         ({"offsets": np.ones(2, np.float32)}, "values, offsets: wanted with logistic"),
         ({"weights": np.ones(3, np.float32)}, r"weights: got float32 \[3\]"),
@@ -330,9 +331,9 @@ def test_a_gpu_that_is_not_there():
         args[name] = torch.from_numpy(args[name])
     with pytest.raises((DeviceError, InputError), match=r"cuda: |on a GPU"):
         learn_steps(**args)
-    args.pop("lr")
+    slabs = Slabs(**{name: args[name] for name in Slabs._fields})
     with pytest.raises((DeviceError, InputError)):
-        learn_on_device(**args, lr=0.1, l2=0.0, optimizer="adagrad")
+        learn_on_device(slabs, args["window"], Rule("adagrad", 0.1))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,8 @@ import pytest
 
 from engine.contract.errors import InputError
 from engine.contract.losses import LOSSES, OPTIMIZERS, POINTWISE
-from engine.kernels.learn_steps import Planner, Window, learn_on_device, learn_on_host, learn_steps
+from engine.kernels.learn_steps import Planner, Slabs, Window, learn_on_device, learn_on_host, learn_steps
+from engine.kernels.optimizers import Rule
 from engine.machine.backend import cuda_missing, native
 
 pytestmark = pytest.mark.skipif(bool(cuda_missing()), reason=f"needs a GPU: {cuda_missing()}")
@@ -37,8 +38,9 @@ def both(
 
     device = [torch.from_numpy(array.copy()).cuda() for array in (users, items, mean)]
     users, items, mean = users.copy(), items.copy(), mean.copy()
-    want = learn_on_host(users, items, window, mean, count, **kinds)
-    got = learn_on_device(device[0], device[1], window, device[2], count, **kinds, **how)
+    dim, rule = kinds["dim"], Rule(kinds["optimizer"], kinds["lr"], kinds["l2"])
+    want = learn_on_host(Slabs(dim, users, items, mean, count), window, rule)
+    got = learn_on_device(Slabs(dim, *device, count), window, rule, **how)
     torch.cuda.synchronize()
     same("losses", got.losses, want.losses)
     same("users", device[0], users)
@@ -156,9 +158,8 @@ def test_a_row_that_is_not_finite_stays():
     import torch
 
     device = [torch.from_numpy(array.copy()).cuda() for array in (users, items, np.zeros(16, np.float32))]
-    kinds = {"dim": 16, "lr": 0.1, "l2": 0.0, "optimizer": "adagrad"}
-    want = learn_on_host(users, items, window, np.zeros(16, np.float32), 0, **kinds)
-    got = learn_on_device(device[0], device[1], window, device[2], 0, **kinds)
+    want = learn_on_host(Slabs(16, users, items, np.zeros(16, np.float32), 0), window, Rule("adagrad", 0.1))
+    got = learn_on_device(Slabs(16, *device, 0), window, Rule("adagrad", 0.1))
     assert int(got.skipped) == want.skipped > 0
     same("users", device[0], users)
     same("items", device[1], items)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.contract.errors import InputError
-from engine.kernels.loss_grads import LOSSES, POINTWISE, loss_grads, reference
+from engine.contract.losses import LOSSES, POINTWISE
+from engine.kernels.loss_grads import loss_grads, reference
 
 DIMS = [1, 2, 15, 16, 17, 33, 64, 100, 257]
 RANKING = [loss for loss in LOSSES if loss not in POINTWISE]
@@ -341,11 +342,11 @@ PAIRS = {"loss": "squared", "negatives": None, "values": np.ones(2, np.float32)}
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"loss": "hinge"}, "loss: got 'hinge', wanted one of softmax, bpr, logistic, squared"),
+        ({"loss": "hinge"}, "loss: got str 'hinge', wanted one of 'softmax', 'bpr', 'logistic', 'squared'"),
         ({"loss": ["bpr"]}, "loss: got"),
         ({"loss": "softmax"}, r"negatives: got int64 \[2, 3\], wanted int64 \[K\]"),
         ({"dim": 5}, r"queries: got float32 \[2, 4\], wanted float32 \[B, 5\]"),
-        ({"dim": -1}, "dim: got -1"),
+        ({"dim": -1}, "dim: got int -1"),
         ({"queries": np.zeros((2, 4))}, "queries: got float64"),
         ({"rows": np.zeros((5, 4), np.float32)}, "rows: got 4 columns, wanted 5 or more for dim 4"),
         ({"rows": np.zeros((5, 16), np.float32, order="F")}, "rows: got strides"),

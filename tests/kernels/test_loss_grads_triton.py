@@ -6,7 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.contract.errors import InputError
-from engine.kernels.loss_grads import LOSSES, POINTWISE, loss_grads, reference
+from engine.contract.losses import LOSSES, POINTWISE
+from engine.kernels.loss_grads import loss_grads, reference
 
 RANKING = [loss for loss in LOSSES if loss not in POINTWISE]
 

@@ -138,10 +138,10 @@ SLOTS = np.array([0, 1, 2])
 @pytest.mark.parametrize(
     ("changed", "named"),
     [
-        ({"dim": 0}, "dim: got 0, wanted 1 to 4096"),
-        ({"dim": 4097}, "dim: got 4097"),
-        ({"dim": True}, "dim: got True, wanted an integer"),
-        ({"dim": 2.0}, "dim: got 2.0, wanted an integer"),
+        ({"dim": 0}, "dim: got int 0, wanted an integer from 1 to 4096"),
+        ({"dim": 4097}, "dim: got int 4097"),
+        ({"dim": True}, "dim: got bool True, wanted an integer"),
+        ({"dim": 2.0}, "dim: got float 2.0, wanted an integer"),
         ({"dim": 16}, "rows: got 16 columns, wanted 17 or more"),
         ({"rows": ROWS.astype(np.float64)}, r"rows: got float64 \[4, 16\], wanted float32"),
         ({"rows": ROWS.tolist()}, "rows: got list"),

@@ -6,7 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.contract.errors import InputError
-from engine.kernels.update_rows import OPTIMIZERS, reference, state_floats, update_rows
+from engine.contract.losses import OPTIMIZERS
+from engine.kernels.optimizers import state_floats
+from engine.kernels.update_rows import reference, update_rows
 
 DIMS = [1, 2, 15, 16, 17, 33, 64, 100, 257]
 
@@ -330,13 +332,13 @@ SLAB = np.ones((5, 16), np.float32)
         ({"coefs": np.ones(3, np.float32)}, r"coefs: got float32 \[3\], wanted float32 \[2\]"),
         ({"bias_coefs": np.ones(3, np.float32)}, r"bias_coefs: got float32 \[3\], wanted float32 \[2\]"),
         ({"rows": SLAB, "bias_coefs": SLAB[0, :2]}, "bias_coefs: got memory of rows"),
-        ({"optimizer": "rmsprop"}, "optimizer: got 'rmsprop', wanted one of adagrad, adam, sgd"),
+        ({"optimizer": "rmsprop"}, "optimizer: got str 'rmsprop', wanted one of 'adagrad', 'adam', 'sgd'"),
         ({"optimizer": "adam", "dim": 5}, "rows: got 16 columns, wanted 20 or more for dim 5"),
-        ({"dim": 4097}, "dim: got 4097"),
-        ({"lr": float("nan")}, "lr: got nan, wanted a finite number, 0 or more"),
-        ({"lr": -0.1}, "lr: got -0.1"),
-        ({"lr": None}, "lr: got None, wanted a number"),
-        ({"l2": float("inf")}, "l2: got inf"),
+        ({"dim": 4097}, "dim: got int 4097"),
+        ({"lr": float("nan")}, "lr: got float nan, wanted a number >= 0"),
+        ({"lr": -0.1}, "lr: got float -0.1"),
+        ({"lr": None}, "lr: got NoneType None, wanted a number"),
+        ({"l2": float("inf")}, "l2: got float inf"),
     ],
 )
 def test_refuses_and_writes_nothing(changed, named):

@@ -6,7 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.contract.errors import InputError
-from engine.kernels.update_rows import OPTIMIZERS, reference, state_floats, update_rows
+from engine.contract.losses import OPTIMIZERS
+from engine.kernels.optimizers import state_floats
+from engine.kernels.update_rows import reference, update_rows
 
 
 def width(optimizer, dim):
@@ -234,7 +236,7 @@ def test_refuses_and_writes_nothing(device):
         ({"bias_coefs": np.ones(2)}, "bias_coefs: got float64"),
         ({"optimizer": "adam", "dim": 5}, "rows: got 16 columns, wanted 20 or more for dim 5"),
         ({"rows": np.ones((5, 14), np.float32)}, "rows: got 14 columns, wanted a multiple of 4"),
-        ({"lr": -0.1}, "lr: got -0.1"),
+        ({"lr": -0.1}, "lr: got float -0.1"),
     ]:
         args = device.put(good | changed)
         with pytest.raises(InputError, match=named):

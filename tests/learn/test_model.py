@@ -5,8 +5,8 @@ import pytest
 
 import engine
 from engine.kernels.loss_grads.reference import loss_grads
+from engine.kernels.optimizers import state_floats
 from engine.kernels.tolerances import TOLERANCES
-from engine.kernels.update_rows import state_floats
 from engine.kernels.update_rows.reference import update_rows
 
 DIM = 8

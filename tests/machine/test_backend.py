@@ -14,7 +14,7 @@ needs_nvcc = pytest.mark.skipif(NVCC is None, reason="needs nvcc")
 
 
 def test_cuda_says_why_it_is_not_alive():
-    said = backend.describe()["cuda"]
+    said = backend.implementations()["cuda"]
     assert said == (backend.cuda_missing() or "alive")
     if backend.cuda is None:
         assert "nvcc" in said

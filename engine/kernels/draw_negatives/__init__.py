@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ...contract.arguments import whole_number
 from ...contract.errors import InputError
 from ...contract.tensors import is_tensor
 from ...machine.backend import native, need_triton
-from ..checks import I64, integer, integers, within
+from ..checks import I64, integers, within
 
 __all__ = ["draw_negatives"]
 
@@ -41,12 +42,12 @@ def draw_negatives(
         raise InputError(f"slots: got {slots.dtype} {list(slots.shape)}, wanted int32 [N]")
     steps = len(known)
     within("known", known, 0, len(slots) + 1)
-    negatives = integer("negatives", negatives, 1, 2**16)
-    integer("steps times negatives", steps * negatives, 0, MOST)
+    negatives = whole_number("negatives", negatives, 1, 2**16)
+    whole_number("steps times negatives", steps * negatives, 0, MOST)
     seeds: dict[str, Any] = {
-        "seed": integer("seed", seed, 0, 2**63 - 1),
-        "first_seq": integer("first_seq", first_seq, 0, 2**62),
-        "batch_size": integer("batch_size", batch_size, 1, 2**16),
+        "seed": whole_number("seed", seed, 0, 2**63 - 1),
+        "first_seq": whole_number("first_seq", first_seq, 0, 2**62),
+        "batch_size": whole_number("batch_size", batch_size, 1, 2**16),
         "negatives": negatives,
     }
     drawn: npt.NDArray[np.int32]

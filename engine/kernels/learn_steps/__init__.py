@@ -14,15 +14,18 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ...contract.arguments import choice, whole_number
+from ...contract.arrays import MAX_DIM
 from ...contract.errors import DeviceError, InputError
 from ...contract.losses import LOSSES, OPTIMIZERS, POINTWISE
 from ...contract.tensors import is_tensor
 from ...machine.backend import cuda, cuda_missing, native
 from ...machine.marks import marked
 from .. import work
-from ..checks import F32, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, within
+from ..checks import F32, apart, floats, integers, rate, rows_in_place, within
+from ..optimizers import Rule, state_floats
 
-__all__ = ["MAX_BATCH", "MAX_NEGATIVES", "Learned", "Planner", "Window", "learn_steps"]
+__all__ = ["MAX_BATCH", "MAX_NEGATIVES", "LearnedWindow", "Planner", "Slabs", "Window", "learn_steps"]
 
 MAX_BATCH, MAX_NEGATIVES, MAX_ROWS = 256, 1024, 2**31 - 2
 DEPTH_STEPS = 8192  # csrc/steps/step_order.h
@@ -69,19 +72,29 @@ class Window:
         return Window(**(fields | {"ints": ints, "columns": columns}))
 
 
-class Learned(NamedTuple):
+class LearnedWindow(NamedTuple):
     """`losses`, float32 [n], one an event; `skipped`, the rows left as they were. On a GPU both are tensors there."""
 
     losses: Any
     skipped: Any
 
 
+class Slabs(NamedTuple):
+    """What a window is learned into: rows of users and items with vectors of `dim`, and the running mean of users."""
+
+    dim: int
+    users: Any
+    items: Any
+    mean: Any
+    mean_count: int  # events in the mean before the window
+
+
 class Planner:
     """Finds the order between steps over two tables, window after window. Keeps 8 bytes for each of their rows."""
 
     def __init__(self, user_rows: int, item_rows: int) -> None:
-        self.user_rows = integer("user_rows", user_rows, 0, MAX_ROWS)
-        self.item_rows = integer("item_rows", item_rows, 0, MAX_ROWS)
+        self.user_rows = whole_number("user_rows", user_rows, 0, MAX_ROWS)
+        self.item_rows = whole_number("item_rows", item_rows, 0, MAX_ROWS)
         self._order = native.StepOrder(self.user_rows, self.item_rows)
 
     def plan(
@@ -113,12 +126,11 @@ class Planner:
 
         About 5 ns a reference. Raises InputError.
         """
-        if loss not in LOSSES:
-            raise InputError(f"loss: got {loss!r}, wanted one of {', '.join(LOSSES)}")
-        batch_size = integer("batch_size", batch_size, 1, MAX_BATCH)
-        negatives = integer("negatives", negatives, 0, 0 if loss in POINTWISE else MAX_NEGATIVES)
+        choice("loss", loss, LOSSES)
+        batch_size = whole_number("batch_size", batch_size, 1, MAX_BATCH)
+        negatives = whole_number("negatives", negatives, 0, 0 if loss in POINTWISE else MAX_NEGATIVES)
         n = int(np.size(user_slots))
-        integer("events", n, 0, MAX_ROWS)
+        whole_number("events", n, 0, MAX_ROWS)
         count = negatives * (-(-n // batch_size) if loss == "softmax" else n)
         ints = np.empty(6 * n + 3 * count, np.int32)
         columns = split(ints, n, count)
@@ -169,7 +181,7 @@ def learn_steps(
     l2: float = 0.0,
     optimizer: str = "adagrad",
     threads: int = 1,
-) -> Learned:
+) -> LearnedWindow:
     """Learns a window in place, step after step as the engine does, or as if so.
 
     A step takes the gradients of its loss at the rows as they are (`loss_grads`; the score of logistic and squared
@@ -188,91 +200,62 @@ def learn_steps(
 
     Raises InputError before anything is written, and DeviceError.
     """
-    dim = integer("dim", dim, 1, MAX_DIM)
-    if optimizer not in OPTIMIZERS:
-        raise InputError(f"optimizer: got {optimizer!r}, wanted one of {', '.join(OPTIMIZERS)}")
+    dim = whole_number("dim", dim, 1, MAX_DIM)
+    choice("optimizer", optimizer, OPTIMIZERS)
     lr, l2 = rate("lr", lr), rate("l2", l2)
-    mean_count = integer("mean_count", mean_count, 0, 2**62)
-    threads = integer("threads", threads, 1, 256)
+    mean_count = whole_number("mean_count", mean_count, 0, 2**62)
+    threads = whole_number("threads", threads, 1, 256)
+    rule = Rule(optimizer, lr, l2)
     if is_tensor(users):
-        return learn_on_device(users, items, window, mean, mean_count, dim=dim, lr=lr, l2=l2, optimizer=optimizer)
-    state = native.state_floats(OPTIMIZERS.index(optimizer), dim)
+        return learn_on_device(Slabs(dim, users, items, mean, mean_count), window, rule)
+    state = state_floats(optimizer, dim)
     users = rows_in_place(users, dim, state, writable=True)
     items = rows_in_place(items, dim, state, writable=True)
     _fits(users, items, window)
-    apart("items", items, users)
+    apart(users, items=items)
     if not isinstance(mean, np.ndarray) or not mean.flags.writeable or not mean.flags.c_contiguous:
         raise InputError("mean: wanted a contiguous array that may be written")
     mean = floats("mean", mean, dim)
-    apart("mean", mean, users)
-    apart("mean", mean, items)
-    return learn_on_host(
-        users, items, window, mean, mean_count, dim=dim, lr=lr, l2=l2, optimizer=optimizer, threads=threads
-    )
+    apart(users, mean=mean)
+    apart(items, mean=mean)
+    return learn_on_host(Slabs(dim, users, items, mean, mean_count), window, rule, threads=threads)
 
 
 def learn_on_host(
-    users: F32,
-    items: F32,
-    window: Window,
-    mean: F32,
-    mean_count: int,
-    *,
-    dim: int,
-    lr: float,
-    l2: float,
-    optimizer: str,
-    threads: int = 1,
-    strands: int = 1,
-    staged: bool = False,
-) -> Learned:
+    slabs: Slabs, window: Window, rule: Rule, *, threads: int = 1, strands: int = 1, staged: bool = False
+) -> LearnedWindow:
     """`learn_steps` in C++, unchecked. `strands`, `staged`: as a GPU's blocks would work, for tests."""
     losses = np.empty(window.events, np.float32)
-    vectors = np.empty((window.events, dim), np.float32)
+    vectors = np.empty((window.events, slabs.dim), np.float32)
     columns: dict[str, Any] = {name: window.columns[name] for name in (*_ORDERED, *FLOATS)}
     skipped = native.learn_steps(
         loss=LOSSES.index(window.loss),
-        optimizer=OPTIMIZERS.index(optimizer),
-        lr=lr,
-        l2=l2,
-        dim=dim,
+        optimizer=OPTIMIZERS.index(rule.optimizer),
+        lr=rule.lr,
+        l2=rule.l2,
         batch_size=window.batch_size,
         negatives=window.negatives,
-        users=users,
-        items=items,
+        **slabs._asdict(),
         **columns,
-        mean=mean,
-        mean_count=mean_count,
         losses=losses,
         vectors=vectors,
         threads=threads,
         strands=strands,
         staged=staged,
     )
-    return Learned(losses, skipped)
+    return LearnedWindow(losses, skipped)
 
 
 def learn_on_device(
-    users: Any,
-    items: Any,
-    window: Window,
-    mean: Any,
-    mean_count: int,
-    *,
-    dim: int,
-    lr: float,
-    l2: float,
-    optimizer: str,
-    block_threads: int = 0,
-    blocks: int = 0,
-    each: bool = False,
-) -> Learned:
+    slabs: Slabs, window: Window, rule: Rule, *, block_threads: int = 0, blocks: int = 0, each: bool = False
+) -> LearnedWindow:
     """`learn_steps` on a GPU. `block_threads`, `blocks`: 0 for what suits. `each`: a launch for each step."""
     import torch
 
     if missing := cuda_missing():
         raise DeviceError(f"cuda: {missing}")
-    state = native.state_floats(OPTIMIZERS.index(optimizer), dim)
+    dim, users, items, mean, mean_count = slabs
+    state = state_floats(rule.optimizer, dim)
     device = users.device
     for name, rows in (("users", users), ("items", items)):
         if not is_tensor(rows) or rows.dtype != torch.float32 or rows.dim() != 2 or rows.device != device:
@@ -290,9 +273,9 @@ def learn_on_device(
         vectors = torch.empty(n * dim, dtype=torch.float32, device=device)
         columns = {name: 0 if column is None else column.data_ptr() for name, column in window.columns.items()} | {
             "loss": LOSSES.index(window.loss),
-            "optimizer": OPTIMIZERS.index(optimizer),
-            "lr": lr,
-            "l2": l2,
+            "optimizer": OPTIMIZERS.index(rule.optimizer),
+            "lr": rule.lr,
+            "l2": rule.l2,
             "n": n,
             "batch_size": window.batch_size,
             "negatives": window.negatives,
@@ -313,7 +296,7 @@ def learn_on_device(
             cuda.learn_steps(columns, window.depth, block_threads, blocks, workspace.data_ptr(), size, stream, each)
         except RuntimeError as why:
             raise DeviceError(f"learn_steps: {why}") from why
-    return Learned(losses, workspace[:8].view(torch.int64)[0])
+    return LearnedWindow(losses, workspace[:8].view(torch.int64)[0])
 
 
 def split(ints: Any, n: int, count: int) -> dict[str, Any]:

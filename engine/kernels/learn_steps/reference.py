@@ -12,7 +12,7 @@ import numpy.typing as npt
 from ...contract.losses import POINTWISE
 from ..loss_grads.reference import loss_grads
 from ..update_rows.reference import update_rows
-from . import Learned, Window
+from . import LearnedWindow, Window
 
 MEAN_HORIZON = 4096
 
@@ -28,7 +28,7 @@ def learn_steps(
     lr: float,
     l2: float = 0.0,
     optimizer: Any = "adagrad",
-) -> Learned:
+) -> LearnedWindow:
     """Writes rows and mean in place; the arguments are those of the kernel."""
     c, K = window.columns, window.negatives
     loss: Any = window.loss
@@ -65,4 +65,4 @@ def learn_steps(
             mean_count += 1
             running += (vector - running) / min(mean_count, MEAN_HORIZON)
     mean[:] = running
-    return Learned(losses, skipped)
+    return LearnedWindow(losses, skipped)

@@ -4,20 +4,20 @@ Checks its arguments and hands them to the C++ core, or tensors to Triton; `refe
 rows, writes none: the coefficients it returns go to update_rows. Any thread; the GIL is released while it runs.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from ...contract.arguments import choice, whole_number
+from ...contract.arrays import MAX_DIM
 from ...contract.errors import InputError
-from ...contract.losses import LOSSES, POINTWISE
+from ...contract.losses import LOSSES, POINTWISE, Loss
 from ...contract.tensors import is_tensor
 from ...machine.backend import native, need_triton
-from ..checks import F32, I64, MAX_DIM, floats, integer, integers, rows_in_place, wide_in_place, within
+from ..checks import F32, I64, floats, integers, rows_in_place, wide_in_place, within
 
-__all__ = ["LOSSES", "POINTWISE", "Loss", "LossGrads", "loss_grads"]
-
-Loss = Literal["softmax", "bpr", "logistic", "squared"]
+__all__ = ["LossGrads", "loss_grads"]
 
 
 class LossGrads(NamedTuple):
@@ -73,37 +73,21 @@ def loss_grads(
 
     Returns LossGrads. Raises InputError; for tensors, DeviceError where Triton cannot run.
     """
-    if not isinstance(loss, str) or loss not in LOSSES:
-        raise InputError(f"loss: got {loss!r}, wanted one of {', '.join(LOSSES)}")
-    dim = integer("dim", dim, 1, MAX_DIM)
+    choice("loss", loss, LOSSES)
+    dim = whole_number("dim", dim, 1, MAX_DIM)
     rows = rows_in_place(rows, dim, 0)
-    if query_slots is None:
-        queries = floats("queries", queries, "B", dim, like=rows)
-        events = queries.shape[0]
-    else:
-        queries = wide_in_place("queries", queries, dim, dim, like=rows)
-        query_slots = integers("query_slots", query_slots, "B", like=rows)
-        within("query_slots", query_slots, 0, queries.shape[0])
-        events = len(query_slots)
+    queries, query_slots = _queries(queries, query_slots, dim, rows)
+    events = len(queries) if query_slots is None else len(query_slots)
     positives = integers("positives", positives, events, like=rows)
     within("positives", positives, 0, rows.shape[0])
-    for name, given, wanted in (
-        ("negatives", negatives, loss not in POINTWISE),
-        ("values", values, loss in POINTWISE),
-        ("offsets", offsets, loss in POINTWISE and offsets is not None),
-    ):
-        if (given is not None) != wanted:
-            raise InputError(f"{name}: got {type(given).__name__}, wanted {'an array' if wanted else None} for {loss}")
+    _require_columns(loss, negatives, values, offsets)
     if negatives is not None:
         negatives = integers("negatives", negatives, *(("K",) if loss == "softmax" else (events, "K")), like=rows)
         within("negatives", negatives, -1, rows.shape[0])
-    if weights is not None:
-        weights = floats("weights", weights, events, like=rows)
-    if values is not None:
-        values = floats("values", values, events, like=rows)
-    if offsets is not None:
-        offsets = floats("offsets", offsets, events, like=rows)
-
+    weights, values, offsets = (
+        None if column is None else floats(name, column, events, like=rows)
+        for name, column in (("weights", weights), ("values", values), ("offsets", offsets))
+    )
     if is_tensor(rows):
         need_triton(rows.device)
         from . import triton_kernel
@@ -114,11 +98,28 @@ def loss_grads(
         queries = np.take(queries[:, :dim], query_slots, axis=0)
     if negatives is None:
         negatives = np.empty((events, 0), dtype=np.int64)
-    result = LossGrads(
-        losses=np.empty(events, dtype=np.float32),
-        query_grads=np.empty((events, dim), dtype=np.float32),
-        positive_coefs=np.empty(events, dtype=np.float32),
-        negative_coefs=np.empty((events, negatives.shape[-1]), dtype=np.float32),
-    )
+    shapes = events, (events, dim), events, (events, negatives.shape[-1])
+    result = LossGrads(*(np.empty(shape, np.float32) for shape in shapes))
     native.loss_grads(LOSSES.index(loss), queries, rows, dim, positives, negatives, weights, values, offsets, *result)
     return result
+
+
+def _require_columns(loss: Loss, negatives: Any, values: Any, offsets: Any) -> None:
+    """The columns that a loss does not take are None, and those that it needs are not."""
+    for name, given, wanted in (
+        ("negatives", negatives, loss not in POINTWISE),
+        ("values", values, loss in POINTWISE),
+        ("offsets", offsets, loss in POINTWISE and offsets is not None),
+    ):
+        if (given is not None) != wanted:
+            raise InputError(f"{name}: got {type(given).__name__}, wanted {'an array' if wanted else None} for {loss}")
+
+
+def _queries(queries: F32, query_slots: I64 | None, dim: int, rows: F32) -> tuple[F32, I64 | None]:
+    """Both, checked: a query for each event, or a slab of them and the row of each event's."""
+    if query_slots is None:
+        return floats("queries", queries, "B", dim, like=rows), None
+    queries = wide_in_place("queries", queries, dim, dim, like=rows)
+    query_slots = integers("query_slots", query_slots, "B", like=rows)
+    within("query_slots", query_slots, 0, queries.shape[0])
+    return queries, query_slots

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import POINTWISE, Loss, LossGrads
+from ...contract.losses import POINTWISE, Loss
+from . import LossGrads
 
 
 def loss_grads(

@@ -48,6 +48,41 @@ def miss(gap):
     return tl.maximum(gap, 0.0) + tl.log(1.0 + small), tl.where(gap > 0.0, 1.0, small) / (1.0 + small)
 
 
+@triton.jit
+def sum_negatives(
+    rows, negatives, negative_coefs, event, live, drawn, query, positive_slot, score, weight,
+    DIM: tl.constexpr, WIDTH: tl.constexpr, UNROLL: tl.constexpr
+):  # fmt: skip
+    """bpr: loss, coefficient of the positive and gradient by the negatives alone; writes their coefficients."""
+    column = tl.arange(0, query.shape[1])
+    inside_row = (column < DIM)[None, :]
+    loss = tl.zeros_like(score)
+    coef = tl.zeros_like(score)
+    unmasked = tl.zeros(score.shape, dtype=tl.int32)
+    for k in range(0, drawn):
+        slot = tl.load(negatives + event * drawn + k, mask=live, other=-1)
+        unmasked += ((slot != -1) & (slot != positive_slot)).to(tl.int32)
+    share = tl.where(unmasked > 0, weight / tl.maximum(unmasked, 1).to(tl.float32), 0.0)
+    grad = tl.zeros_like(query)
+    end = (event + 1) * drawn
+    for first in range(0, drawn, UNROLL):
+        for step in tl.static_range(UNROLL):
+            place = event * drawn + first + step
+            inside = live & (place < end)
+            slot = tl.load(negatives + place, mask=inside, other=-1)
+            counts = (slot != -1) & (slot != positive_slot)
+            row = rows + slot * WIDTH
+            negative = tl.load(row[:, None] + column[None, :], mask=counts[:, None] & inside_row, other=0.0)
+            bias = tl.load(row + DIM, mask=counts, other=0.0)
+            loss_of_one, slope = miss(tl.sum(query * negative, axis=1) + bias - score)
+            slope = tl.where(counts, slope * share, 0.0)
+            loss += tl.where(counts, loss_of_one * share, 0.0)
+            coef -= slope
+            grad = tl.fma(negative, tl.broadcast_to(slope[:, None], negative.shape), grad)
+            tl.store(negative_coefs + place, slope, mask=inside)
+    return loss, coef, grad
+
+
 @triton.jit(**ANY)
 def pair_grads(
     queries,
@@ -88,31 +123,10 @@ def pair_grads(
     if weights is not None:
         weight = tl.load(weights + event, mask=live, other=0.0)
 
-    loss = tl.zeros([TILE], dtype=tl.float32)
-    coef = tl.zeros([TILE], dtype=tl.float32)
     if LOSS == "bpr":
-        unmasked = tl.zeros([TILE], dtype=tl.int32)
-        for k in range(0, drawn):
-            slot = tl.load(negatives + event * drawn + k, mask=live, other=-1)
-            unmasked += ((slot != -1) & (slot != positive_slot)).to(tl.int32)
-        share = tl.where(unmasked > 0, weight / tl.maximum(unmasked, 1).to(tl.float32), 0.0)
-        grad = tl.zeros([TILE, BLOCK], dtype=tl.float32)
-        end = (event + 1) * drawn
-        for first in range(0, drawn, UNROLL):
-            for step in tl.static_range(UNROLL):
-                place = event * drawn + first + step
-                inside = live & (place < end)
-                slot = tl.load(negatives + place, mask=inside, other=-1)
-                counts = (slot != -1) & (slot != positive_slot)
-                row = rows + slot * WIDTH
-                negative = tl.load(row[:, None] + column[None, :], mask=counts[:, None] & inside_row, other=0.0)
-                bias = tl.load(row + DIM, mask=counts, other=0.0)
-                loss_of_one, slope = miss(tl.sum(query * negative, axis=1) + bias - score)
-                slope = tl.where(counts, slope * share, 0.0)
-                loss += tl.where(counts, loss_of_one * share, 0.0)
-                coef -= slope
-                grad = tl.fma(negative, tl.broadcast_to(slope[:, None], negative.shape), grad)
-                tl.store(negative_coefs + place, slope, mask=inside)
+        loss, coef, grad = sum_negatives(
+            rows, negatives, negative_coefs, event, live, drawn, query, positive_slot, score, weight, DIM, WIDTH, UNROLL
+        )
         grad = tl.fma(positive, tl.broadcast_to(coef[:, None], positive.shape), grad)
     else:
         if offsets is not None:
@@ -133,28 +147,42 @@ def pair_grads(
     tl.store(query_grads + event[:, None] * DIM + column[None, :], grad, mask=mask)
 
 
+@triton.jit
+def score_tile(query_row, live, row, drawn_row, DIM: tl.constexpr, DEPTH: tl.constexpr):
+    """query . vector for each event beside each negative of a tile; biases are not in it."""
+    scores = tl.zeros([query_row.shape[0], row.shape[0]], dtype=tl.float32)
+    for left in range(0, DIM, DEPTH):
+        column = left + tl.arange(0, DEPTH)[None, :]
+        query = tl.load(query_row + column, mask=live[:, None] & (column < DIM), other=0.0)
+        negative = tl.load(row[:, None] + column, mask=drawn_row[:, None] & (column < DIM), other=0.0)
+        scores = tl.dot(query, tl.trans(negative), scores, input_precision="ieee")
+    return scores
+
+
+@triton.jit
+def add_negatives(
+    grad, column, rows, negatives, negative_coefs, event, live, drawn,
+    DIM: tl.constexpr, WIDTH: tl.constexpr, DEPTH: tl.constexpr
+):  # fmt: skip
+    """The gradients of some columns of the queries, and in them the negatives by their coefficients."""
+    for first in range(0, drawn, DEPTH):
+        k = first + tl.arange(0, DEPTH)
+        slot = tl.load(negatives + k, mask=k < drawn, other=-1)
+        place = event[:, None] * drawn + k[None, :]
+        coefs = tl.load(negative_coefs + place, mask=live[:, None] & (k < drawn)[None, :], other=0.0)
+        mask_of_row = (slot != -1)[:, None] & (column < DIM)
+        negative = tl.load((rows + slot * WIDTH)[:, None] + column, mask=mask_of_row, other=0.0)
+        grad = tl.dot(coefs, negative, grad, input_precision="ieee")
+    return grad
+
+
 @triton.jit(**ANY)
 def softmax_grads(
-    queries,
-    query_slots,
-    rows,
-    positives,
-    negatives,
-    weights,
-    losses,
-    query_grads,
-    positive_coefs,
-    negative_coefs,
-    events,
-    drawn,
-    DIM: tl.constexpr,
-    QUERY_WIDTH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    EVENTS: tl.constexpr,
-    NEGATIVES: tl.constexpr,
-    COLUMNS: tl.constexpr,
-    DEPTH: tl.constexpr,
-):
+    queries, query_slots, rows, positives, negatives, weights,
+    losses, query_grads, positive_coefs, negative_coefs, events, drawn,
+    DIM: tl.constexpr, QUERY_WIDTH: tl.constexpr, WIDTH: tl.constexpr,
+    EVENTS: tl.constexpr, NEGATIVES: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
+):  # fmt: skip
     """softmax over the positive of an event and negatives that all events share."""
     event = tl.program_id(0).to(tl.int64) * EVENTS + tl.arange(0, EVENTS)
     live = event < events
@@ -177,12 +205,7 @@ def softmax_grads(
         slot = tl.load(negatives + k, mask=k < drawn, other=-1)
         row = rows + slot * WIDTH
         drawn_row = slot != -1
-        gaps = tl.zeros([EVENTS, NEGATIVES], dtype=tl.float32)
-        for left in range(0, DIM, DEPTH):
-            column = left + tl.arange(0, DEPTH)[None, :]
-            query = tl.load(query_row + column, mask=live[:, None] & (column < DIM), other=0.0)
-            negative = tl.load(row[:, None] + column, mask=drawn_row[:, None] & (column < DIM), other=0.0)
-            gaps = tl.dot(query, tl.trans(negative), gaps, input_precision="ieee")
+        gaps = score_tile(query_row, live, row, drawn_row, DIM, DEPTH)
         gaps += tl.load(row + DIM, mask=drawn_row, other=0.0)[None, :] - score[:, None]
         counts = drawn_row[None, :] & (slot[None, :] != positive_slot[:, None])
         gaps = tl.where(counts, gaps, float("-inf"))
@@ -216,14 +239,7 @@ def softmax_grads(
         column = left + tl.arange(0, COLUMNS)[None, :]
         mask = live[:, None] & (column < DIM)
         grad = positive_coef[:, None] * tl.load(positive_row[:, None] + column, mask=mask, other=0.0)
-        for first in range(0, drawn, DEPTH):
-            k = first + tl.arange(0, DEPTH)
-            slot = tl.load(negatives + k, mask=k < drawn, other=-1)
-            place = event[:, None] * drawn + k[None, :]
-            coefs = tl.load(negative_coefs + place, mask=live[:, None] & (k < drawn)[None, :], other=0.0)
-            mask_of_row = (slot != -1)[:, None] & (column < DIM)
-            negative = tl.load((rows + slot * WIDTH)[:, None] + column, mask=mask_of_row, other=0.0)
-            grad = tl.dot(coefs, negative, grad, input_precision="ieee")
+        grad = add_negatives(grad, column, rows, negatives, negative_coefs, event, live, drawn, DIM, WIDTH, DEPTH)
         tl.store(query_grads + event[:, None] * DIM + column, grad, mask=mask)
 
 

@@ -6,9 +6,11 @@ rows, writes none. Any thread; the GIL is released while it runs.
 
 import numpy as np
 
+from ...contract.arguments import whole_number
+from ...contract.arrays import MAX_DIM
 from ...contract.tensors import is_tensor
 from ...machine.backend import native, need_triton
-from ..checks import F32, I64, MAX_DIM, floats, integer, integers, offsets_of, rows_in_place, within
+from ..checks import F32, I64, floats, integers, offsets_of, rows_in_place, within
 
 __all__ = ["pool_rows"]
 
@@ -26,7 +28,7 @@ def pool_rows(rows: F32, slots: I64, offsets: I64 | None, weights: F32 | None, *
     Returns float32 [B, dim]. The bits of a bag's vector depend on that bag alone. Raises InputError; for tensors,
     DeviceError where Triton cannot run.
     """
-    dim = integer("dim", dim, 1, MAX_DIM)
+    dim = whole_number("dim", dim, 1, MAX_DIM)
     rows = rows_in_place(rows, dim, 0)
     slots = integers("slots", slots, "nnz", like=rows)
     within("slots", slots, 0, rows.shape[0])

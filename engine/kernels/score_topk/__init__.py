@@ -7,24 +7,24 @@ thread; the GIL is released while it runs.
 
 import numpy as np
 
+from ...contract.arguments import whole_number
+from ...contract.arrays import MAX_DIM
 from ...contract.errors import InputError
 from ...machine.backend import native
 from ..checks import (
     F32,
     I64,
-    MAX_DIM,
     ascending_in_bags,
     floats,
-    integer,
     integers,
     matrix_in_place,
     offsets_of,
     within,
 )
 
-__all__ = ["Positions", "padded", "score_topk"]
+__all__ = ["PositionLists", "padded", "score_topk"]
 
-Positions = tuple[I64, I64]
+PositionLists = tuple[I64, I64]
 """For each query a set of items: positions int64 [nnz], strictly ascending within a query; offsets int64 [Q+1]."""
 
 
@@ -43,8 +43,8 @@ def score_topk(
     ids: I64,
     k: int,
     *,
-    exclude: Positions | None = None,
-    include: Positions | None = None,
+    exclude: PositionLists | None = None,
+    include: PositionLists | None = None,
     cosine: bool = False,
     threads: int = 1,
 ) -> tuple[I64, F32, I64]:
@@ -66,13 +66,13 @@ def score_topk(
     """
     queries = floats("queries", queries, "Q", "dim")
     count, dim = queries.shape
-    integer("queries' columns", dim, 1, MAX_DIM)
+    whole_number("queries' columns", dim, 1, MAX_DIM)
     vectors = matrix_in_place("vectors", vectors, padded(dim))
     items = vectors.shape[0]
     biases = floats("biases", biases, items)
     ids = integers("ids", ids, items)
-    k = integer("k", k, 1, MAX_K)
-    threads = integer("threads", threads, 1, 1024)
+    k = whole_number("k", k, 1, MAX_K)
+    threads = whole_number("threads", threads, 1, 1024)
     excluded, exclude_offsets = _positions("exclude", exclude, count, items)
     included, include_offsets = _positions("include", include, count, items)
 
@@ -99,7 +99,7 @@ def score_topk(
     return best_ids, scores, counts
 
 
-def _positions(name: str, value: Positions | None, queries: int, items: int) -> tuple[I64 | None, I64 | None]:
+def _positions(name: str, value: PositionLists | None, queries: int, items: int) -> tuple[I64 | None, I64 | None]:
     if value is None:
         return None, None
     try:

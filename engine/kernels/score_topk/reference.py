@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import Positions
+from . import PositionLists
 
 
 def score_items(
@@ -38,8 +38,8 @@ def score_topk(
     ids: npt.NDArray[np.int64],
     k: int,
     *,
-    exclude: Positions | None = None,
-    include: Positions | None = None,
+    exclude: PositionLists | None = None,
+    include: PositionLists | None = None,
     cosine: bool = False,
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """ids int64 [Q, k], scores float64 [Q, k], counts int64 [Q]; the arguments are those of the kernel."""

@@ -33,6 +33,7 @@ from torch import Tensor
 from ...contract.errors import InputError
 from ...machine.marks import marked
 from .. import work
+from ..launch import Case, power_of_two
 from . import padded
 from .triton_scan import EMPTY, pack, scan_products, scan_rows, scan_tiles
 
@@ -56,6 +57,32 @@ class Ranking(NamedTuple):
 
     ranks: Tensor
     order: Tensor
+
+
+class Items(NamedTuple):
+    """What is ranked: vectors float32 [N, D16], biases float32 [N], ids int64 [N], and the ranking of the ids."""
+
+    vectors: Tensor
+    biases: Tensor
+    ids: Tensor
+    ranking: Ranking
+
+
+class Ranked(NamedTuple):
+    """The answer: ids int64 [Q, k], -1 where none is left; scores float32 [Q, k]; counts int64 [Q] of real ones."""
+
+    ids: Tensor
+    scores: Tensor
+    counts: Tensor
+
+    @classmethod
+    def empty(cls, count: int, k: int, device: torch.device) -> "Ranked":
+        ids = torch.empty((count, k), dtype=torch.int64, device=device)
+        scores = torch.empty((count, k), dtype=torch.float32, device=device)
+        return cls(ids, scores, torch.empty(count, dtype=torch.int64, device=device))
+
+    def part(self, rows: slice) -> "Ranked":
+        return Ranked(*(tensor[rows] for tensor in self))
 
 
 @marked("rank_ids", work.rank_ids)
@@ -167,17 +194,6 @@ def answer(keys, ids, order, best_ids, best_scores, counts, width, k, BLOCK: tl.
     tl.store(counts + query, count)
 
 
-class Case(NamedTuple):
-    """A kernel as it is compiled ahead of time; `vectors`: it reads rows 16 bytes a lane, straight into registers."""
-
-    shape: str
-    kernel: Any
-    types: dict[str, str]
-    constants: dict[str, Any]
-    warps: int
-    vectors: bool = True
-
-
 def cases() -> Iterator[Case]:
     """What is worth a look before there is a device: every kernel at the shapes that are measured."""
     types = dict.fromkeys(("queries", "vectors", "biases", "scores", "best_scores"), "*fp32")
@@ -208,7 +224,7 @@ def score_topk(
     *,
     allowed: Tensor | None = None,
     ranking: Ranking | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> Ranked:
     """The k items with the highest query . vector + bias, for each query: score down, then id up, exactly.
 
     As the function of this folder, for tensors of one device, all contiguous:
@@ -218,30 +234,21 @@ def score_topk(
     allowed  int32 or uint32 [Q or 1, ceil(N / 32)]: bit n % 32 of word n // 32 says that item n may be returned
     ranking  `rank_ids(ids)`; None: sorted here, which takes longer than the scan of a small catalogue
 
-    Returns ids int64 [Q, k], scores float32 [Q, k], counts int64 [Q], on the same device. Raises InputError.
+    Returns tensors on the same device. Raises InputError.
     """
     count, items = _checked(queries, vectors, biases, ids, k, allowed)
     if allowed is not None:
         allowed = allowed.view(torch.int32)
-    best = (
-        torch.empty((count, k), dtype=torch.int64, device=queries.device),
-        torch.empty((count, k), dtype=torch.float32, device=queries.device),
-        torch.empty(count, dtype=torch.int64, device=queries.device),
-    )
+    best = Ranked.empty(count, k, queries.device)
     if count == 0 or items == 0:
-        return best[0].fill_(-1), best[1].fill_(-torch.inf), best[2].zero_()
+        return Ranked(best.ids.fill_(-1), best.scores.fill_(-torch.inf), best.counts.zero_())
     with torch.cuda.device(queries.device) if queries.is_cuda else nullcontext():
-        ranking = ranking or rank_ids(ids)
+        catalogue = Items(vectors, biases, ids, ranking or rank_ids(ids))
         for start in range(0, count, MOST_QUERIES):
             part = slice(start, start + MOST_QUERIES)
             mine = allowed if allowed is None or len(allowed) == 1 else allowed[part]
-            _answer(queries[part], vectors, biases, ids, ranking, mine, best[0][part], best[1][part], best[2][part])
+            _answer(queries[part], catalogue, mine, best.part(part))
     return best
-
-
-def power_of_two(n: int) -> int:
-    """The least power of two that is n or more."""
-    return 1 << max(n - 1, 0).bit_length()
 
 
 def by_rows(count: int, dim: int) -> bool:
@@ -262,19 +269,10 @@ def scan_shape(count: int, dim: int) -> dict[str, int]:
     return {"DIM": dim, "WIDTH": width, "BLOCK": block, "QUERIES": asked, "ROWS": rows, "TILE": TILE, "FANOUT": FANOUT}
 
 
-def _answer(
-    queries: Tensor,
-    vectors: Tensor,
-    biases: Tensor,
-    ids: Tensor,
-    ranking: Ranking,
-    allowed: Tensor | None,
-    best_ids: Tensor,
-    best_scores: Tensor,
-    counts: Tensor,
-) -> None:
-    """Up to MOST_QUERIES queries, over as many items at a time as SPAN has room for."""
-    count, items, k = len(queries), len(vectors), best_ids.shape[1]
+def _answer(queries: Tensor, catalogue: Items, allowed: Tensor | None, best: Ranked) -> None:
+    """Writes the best of up to MOST_QUERIES queries, over as many items at a time as SPAN has room for."""
+    vectors, biases, ids, ranking = catalogue
+    count, items, k = len(queries), len(vectors), best.ids.shape[1]
     shape = scan_shape(count, queries.shape[1])
     group = TILE * FANOUT
     span = min(-(-items // group), max(1, SPAN // count // group)) * group
@@ -307,7 +305,7 @@ def _answer(
             last = end == items and kept is None
             keys = None if last else torch.empty((count, wide), dtype=torch.int64, device=queries.device)
             search[(count,)](
-                scores, tops, groups, *ranking, keys, ids, best_ids, best_scores, counts, first, end, span, k,
+                scores, tops, groups, *ranking, keys, ids, *best, first, end, span, k,
                 TILE=TILE, FANOUT=FANOUT, K=wide, BLOCK=max(wide, min(1024, power_of_two(groups.shape[1]))),
                 LAST=last, num_warps=4 if wide <= 16 else 8, enable_fp_fusion=False,
             )  # fmt: skip
@@ -323,7 +321,7 @@ def _answer(
         kept = _largest(keys if kept is None else torch.cat((kept, keys), 1), k).contiguous()
     assert kept is not None
     answer[(count,)](
-        kept, ids, ranking.order, best_ids, best_scores, counts, kept.shape[1], k,
+        kept, ids, ranking.order, *best, kept.shape[1], k,
         BLOCK=min(1024, power_of_two(k)), num_warps=1, enable_fp_fusion=False,
     )  # fmt: skip
 

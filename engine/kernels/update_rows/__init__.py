@@ -4,24 +4,15 @@ Checks its arguments and hands them to the C++ core, or tensors to Triton; `refe
 thread, one at a time per slab: no other call may read or write the rows meanwhile. The GIL is released while it runs.
 """
 
-from typing import Literal
-
-from ...contract.errors import InputError
-from ...contract.losses import OPTIMIZERS
+from ...contract.arguments import whole_number
+from ...contract.arrays import MAX_DIM
+from ...contract.losses import OPTIMIZERS, Optimizer
 from ...contract.tensors import is_tensor
 from ...machine.backend import native, need_triton
-from ..checks import F32, I64, MAX_DIM, apart, floats, integer, integers, rate, rows_in_place, wide_in_place, within
+from ..checks import F32, I64, apart, floats, integers, rate, rows_in_place, wide_in_place, within
+from ..optimizers import state_floats
 
-__all__ = ["OPTIMIZERS", "Optimizer", "state_floats", "update_rows"]
-
-Optimizer = Literal["adagrad", "adam", "sgd"]
-
-
-def state_floats(optimizer: Optimizer, dim: int) -> int:
-    """How many floats an optimizer keeps behind the bias of a row."""
-    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
-        raise InputError(f"optimizer: got {optimizer!r}, wanted one of {', '.join(OPTIMIZERS)}")
-    return native.state_floats(OPTIMIZERS.index(optimizer), dim)
+__all__ = ["update_rows"]
 
 
 def update_rows(
@@ -72,7 +63,7 @@ def update_rows(
     The bits of a row depend on its own terms alone. Raises InputError, before anything is written; for tensors,
     DeviceError where Triton cannot run.
     """
-    dim = integer("dim", dim, 1, MAX_DIM)
+    dim = whole_number("dim", dim, 1, MAX_DIM)
     rows = rows_in_place(rows, dim, state_floats(optimizer, dim), writable=True)
     slots = integers("slots", slots, "P", like=rows)
     within("slots", slots, -1, rows.shape[0])
@@ -80,21 +71,17 @@ def update_rows(
         sources = wide_in_place("sources", sources, dim, dim, like=rows)
     else:
         sources = floats("sources", sources, "M", dim)
-    apart("sources", sources, rows)
     source_index = integers("source_index", source_index, len(slots), like=rows)
     within("source_index", source_index, 0, sources.shape[0])
     coefs = floats("coefs", coefs, len(slots), like=rows)
-    apart("coefs", coefs, rows)
     if bias_coefs is not None:
         bias_coefs = floats("bias_coefs", bias_coefs, len(slots), like=rows)
-        apart("bias_coefs", bias_coefs, rows)
+    apart(rows, sources=sources, coefs=coefs, bias_coefs=bias_coefs)
     lr, l2 = rate("lr", lr), rate("l2", l2)
+    terms = slots, sources, source_index, coefs, bias_coefs
     if is_tensor(rows):
         need_triton(rows.device)
         from . import triton_kernel
 
-        terms = slots, sources, source_index, coefs, bias_coefs
         return int(triton_kernel.update_rows(rows, *terms, dim=dim, lr=lr, l2=l2, optimizer=optimizer))
-    return native.update_rows(
-        OPTIMIZERS.index(optimizer), rows, dim, slots, sources, source_index, coefs, bias_coefs, lr, l2
-    )
+    return native.update_rows(OPTIMIZERS.index(optimizer), rows, dim, *terms, lr, l2)

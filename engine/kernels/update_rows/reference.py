@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import Optimizer, state_floats
+from ...contract.losses import Optimizer
+from ..optimizers import state_floats
 
 EPSILON = 1e-8
 BETA1, BETA2 = 0.9, 0.999

@@ -18,7 +18,7 @@ multiple of 4. Any thread, on its current stream.
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -28,15 +28,14 @@ from ...contract.losses import OPTIMIZERS
 from ...machine.marks import marked
 from .. import work
 from ..launch import Case, tile_of
+from ..optimizers import state_floats
+from .triton_step import load_rows, step
 
 SEGMENT = 64  # terms that are summed one after the other
 CUT, CUT_WARPS = 1024, 8  # sorted terms that a block cuts
 STEP_FLOATS, STEP_WARPS = 128, 1  # of a tile, and what works on it
-UNROLL = {
-    "adagrad": 4,
-    "adam": 2,
-    "sgd": 4,
-}  # terms of a segment under way at once; adam has more of the row in registers
+# Terms of a segment under way at once; adam has more of the row in registers.
+UNROLL = {"adagrad": 4, "adam": 2, "sgd": 4}
 JOIN_FLOATS = 8192  # of a tile of segments' sums
 JOIN_WARPS = 8
 TILES_IN_TURN = 128  # programs for each multiprocessor, which share the tiles: four times what runs at once
@@ -115,95 +114,6 @@ def cut_segments(
     tl.store(sorted_coefs + place, tl.load(coefs + term, mask=kept, other=0.0), mask=kept)
     if bias_coefs is not None:
         tl.store(sorted_bias_coefs + place, tl.load(bias_coefs + term, mask=kept, other=0.0), mask=kept)
-
-
-@triton.jit
-def load_rows(row, column, inside_row, wanted, DIM: tl.constexpr, OPTIMIZER: tl.constexpr):
-    """Vector, first and second moments; bias, and up to four floats of state. What an optimizer lacks is the bias."""
-    mask = wanted[:, None] & inside_row
-    vector = tl.load(row[:, None] + column[None, :], mask=mask, other=0.0)
-    bias = tl.load(row + DIM, mask=wanted, other=0.0)
-    first, second, a, b, c, d = vector, vector, bias, bias, bias, bias
-    if OPTIMIZER != "sgd":
-        a = tl.load(row + DIM + 1, mask=wanted, other=0.0)
-        b = tl.load(row + DIM + 2, mask=wanted, other=0.0)
-    if OPTIMIZER == "adam":
-        c = tl.load(row + DIM + 3, mask=wanted, other=0.0)
-        d = tl.load(row + DIM + 4, mask=wanted, other=0.0)
-        first = tl.load(row[:, None] + (DIM + 5) + column[None, :], mask=mask, other=0.0)
-        second = tl.load(row[:, None] + (2 * DIM + 5) + column[None, :], mask=mask, other=0.0)
-    return vector, first, second, bias, a, b, c, d
-
-
-@triton.jit
-def step(
-    row,
-    column,
-    inside_row,
-    wanted,
-    old,
-    grad,
-    bias_grad,
-    refused,
-    lr,
-    l2,
-    DIM: tl.constexpr,
-    OPTIMIZER: tl.constexpr,
-    LEARN_BIAS: tl.constexpr,
-):
-    """One step of each wanted row of a tile; a row where something is not finite is left whole, and counted."""
-    vector, first, second, bias, a, b, c, d = old
-    grad += l2 * vector
-    bias_grad += l2 * bias
-    new_bias, new_a, new_b, new_c, new_d = bias, a, b, c, d
-    if OPTIMIZER == "adagrad":
-        new_a = a + tl.sum(grad * grad, axis=1) * (1.0 / DIM)
-        rate = tl.div_rn(tl.zeros_like(new_a) + lr, tl.sqrt_rn(new_a) + 1e-8)
-        new = tl.fma(tl.broadcast_to(-rate[:, None], grad.shape), grad, vector)
-        new_first, new_second = first, second
-        if LEARN_BIAS:
-            new_b = b + bias_grad * bias_grad
-            new_bias = bias - tl.div_rn(lr * bias_grad, tl.sqrt_rn(new_b) + 1e-8)
-        odd = new * 0.0
-    elif OPTIMIZER == "adam":
-        new_c = 0.9 * c + 0.1
-        new_d = 0.999 * d + 0.001
-        rate = tl.div_rn(tl.zeros_like(new_c) + lr, new_c)
-        unbias = tl.div_rn(tl.zeros_like(new_d) + 1.0, new_d)
-        new_first = 0.9 * first + 0.1 * grad
-        new_second = 0.999 * second + 0.001 * (grad * grad)
-        down = tl.div_rn(new_first, tl.sqrt_rn(new_second * unbias[:, None]) + 1e-8)
-        new = tl.fma(tl.broadcast_to(-rate[:, None], grad.shape), down, vector)
-        if LEARN_BIAS:
-            new_a = 0.9 * a + 0.1 * bias_grad
-            new_b = 0.999 * b + 0.001 * (bias_grad * bias_grad)
-            new_bias = bias - tl.div_rn(rate * new_a, tl.sqrt_rn(new_b * unbias) + 1e-8)
-        odd = new * 0.0 + (new_first * 0.0 + new_second * 0.0)
-    else:
-        new = tl.fma(tl.zeros_like(grad) - lr, grad, vector)
-        new_first, new_second = first, second
-        if LEARN_BIAS:
-            new_bias = bias - lr * bias_grad
-        odd = new * 0.0
-    # Zero times a number is zero, unless that is infinite or NaN.
-    odd_sum = tl.sum(odd, axis=1) + new_bias * 0.0 + new_a * 0.0 + new_b * 0.0 + new_c * 0.0 + new_d * 0.0
-    fine = odd_sum == 0.0
-    changed = wanted & fine
-    mask = changed[:, None] & inside_row
-    tl.store(row[:, None] + column[None, :], new, mask=mask)
-    if LEARN_BIAS:
-        tl.store(row + DIM, new_bias, mask=changed)
-    if OPTIMIZER != "sgd":
-        tl.store(row + DIM + 1, new_a, mask=changed)
-        tl.store(row + DIM + 2, new_b, mask=changed)
-    if OPTIMIZER == "adam":
-        tl.store(row + DIM + 3, new_c, mask=changed)
-        tl.store(row + DIM + 4, new_d, mask=changed)
-        tl.store(row[:, None] + (DIM + 5) + column[None, :], new_first, mask=mask)
-        tl.store(row[:, None] + (2 * DIM + 5) + column[None, :], new_second, mask=mask)
-    count = tl.sum((wanted & (odd_sum != 0.0)).to(tl.int64), axis=0)
-    if count > 0:
-        tl.atomic_add(refused, count)
 
 
 @triton.jit(**ANY)
@@ -340,6 +250,59 @@ def sort_slots(slots: torch.Tensor, row_count: int) -> tuple[torch.Tensor, torch
     return ordered, order
 
 
+class Terms(NamedTuple):
+    """The terms of a call, brought into the order of their rows."""
+
+    slots: torch.Tensor
+    source_index: torch.Tensor
+    coefs: torch.Tensor
+    bias_coefs: torch.Tensor
+
+
+class Segments(NamedTuple):
+    """Where each segment of the sorted terms begins, as `cut_segments` packs it, and the row that it belongs to."""
+
+    starts: torch.Tensor
+    slots: torch.Tensor
+
+
+def _cut(
+    ordered: tuple[torch.Tensor, torch.Tensor],
+    source_index: torch.Tensor,
+    coefs: torch.Tensor,
+    bias_coefs: torch.Tensor | None,
+    counts: torch.Tensor,
+) -> tuple[Terms, Segments, torch.Tensor]:
+    """The terms in order, their segments, and where rows of several segments begin. `counts` comes zeroed.
+
+    ordered  what `sort_slots` has made of the slots
+    """
+    sorted_slots, order = ordered
+    count, device = sorted_slots.numel(), sorted_slots.device
+    sorted_index, starts = torch.empty((2, count), dtype=torch.int64, device=device)
+    segments = Segments(starts, torch.empty_like(sorted_slots))
+    long_rows = torch.empty(triton.cdiv(count, SEGMENT), dtype=torch.int64, device=device)
+    terms = Terms(sorted_slots, sorted_index, *torch.empty((2, count), dtype=torch.float32, device=device))
+    cut_segments[(triton.cdiv(count, CUT),)](
+        sorted_slots,
+        order,
+        source_index,
+        coefs,
+        bias_coefs,
+        *terms[1:],
+        *segments,
+        long_rows,
+        counts,
+        count,
+        count.bit_length(),
+        SEGMENT=SEGMENT,
+        CUT=CUT,
+        num_warps=CUT_WARPS,
+        enable_fp_fusion=False,
+    )
+    return terms, segments, long_rows
+
+
 @marked("update_rows", work.update_rows)
 def update_rows(
     rows: torch.Tensor,
@@ -359,60 +322,27 @@ def update_rows(
 
     ordered  what `sort_slots` has made of `slots`, where it is known already
     """
-    terms, device = slots.numel(), rows.device
+    count, device = slots.numel(), rows.device
     # Segments, rows of several, rows that refused: one tensor, so that one launch clears them.
     counts = torch.zeros(3, dtype=torch.int64, device=device)
     refused = counts[2:]
-    if terms == 0:
+    if count == 0:
         return refused[0]
-    sorted_slots, order = sort_slots(slots, rows.shape[0]) if ordered is None else ordered
-    blocks = triton.cdiv(terms, SEGMENT)
-    sum_width = _sum_width(dim)
-    sorted_index, segment_starts = torch.empty((2, terms), dtype=torch.int64, device=device)
-    segment_slots = torch.empty_like(sorted_slots)
-    long_rows = torch.empty(blocks, dtype=torch.int64, device=device)
-    sorted_coefs, sorted_bias_coefs = torch.empty((2, terms), dtype=torch.float32, device=device)
+    ordered = ordered or sort_slots(slots, rows.shape[0])
+    terms, segments, long_rows = _cut(ordered, source_index, coefs, bias_coefs, counts)
+    blocks, sum_width = triton.cdiv(count, SEGMENT), _sum_width(dim)
     sums = torch.empty((2 * blocks, sum_width), dtype=torch.float32, device=device)
-
-    cut_segments[(triton.cdiv(terms, CUT),)](
-        sorted_slots,
-        order,
-        source_index,
-        coefs,
-        bias_coefs,
-        sorted_index,
-        sorted_coefs,
-        sorted_bias_coefs,
-        segment_starts,
-        segment_slots,
-        long_rows,
-        counts,
-        terms,
-        terms.bit_length(),
-        SEGMENT=SEGMENT,
-        CUT=CUT,
-        num_warps=CUT_WARPS,
-        enable_fp_fusion=False,
-    )
     block, tile = tile_of(dim, STEP_FLOATS)
     shape = {"DIM": dim, "WIDTH": rows.shape[1], "SUM_WIDTH": sum_width, "BLOCK": block, "SEGMENT": SEGMENT}
     rule = {"OPTIMIZER": optimizer, "LEARN_BIAS": bias_coefs is not None}
     most = TILES_IN_TURN * _multiprocessors(device)
-    step_rows[(min(triton.cdiv(terms, tile), most),)](
+    found = counts, sums, refused, count, lr, l2
+    step_rows[(min(triton.cdiv(count, tile), most),)](
         rows,
         sources,
-        sorted_slots,
-        sorted_index,
-        sorted_coefs,
-        sorted_bias_coefs,
-        segment_starts,
-        segment_slots,
-        counts,
-        sums,
-        refused,
-        terms,
-        lr,
-        l2,
+        *terms,
+        *segments,
+        *found,
         **shape,
         **rule,
         SOURCE_WIDTH=sources.shape[1],
@@ -421,23 +351,12 @@ def update_rows(
         num_warps=STEP_WARPS,
         enable_fp_fusion=False,
     )
-    if terms > SEGMENT:
+    if count > SEGMENT:
+        joined = tile_of(dim, JOIN_FLOATS)[1]
         join_rows[(min(blocks, most),)](
-            rows,
-            sorted_slots,
-            long_rows,
-            counts,
-            sums,
-            refused,
-            terms,
-            lr,
-            l2,
-            **shape,
-            **rule,
-            JOINED=tile_of(dim, JOIN_FLOATS)[1],
-            num_warps=JOIN_WARPS,
+            rows, terms.slots, long_rows, *found, **shape, **rule, JOINED=joined, num_warps=JOIN_WARPS,
             enable_fp_fusion=False,
-        )
+        )  # fmt: skip
     return refused[0]
 
 
@@ -457,7 +376,7 @@ def cases() -> Iterator[Case]:
     rates = {"lr": "fp32", "l2": "fp32"}
     for optimizer in OPTIMIZERS:
         for dim in (64, 128):
-            width = (dim + 1 + {"adagrad": 2, "adam": 2 * dim + 4, "sgd": 0}[optimizer] + 7) // 8 * 8
+            width = (dim + 1 + state_floats(optimizer, dim) + 7) // 8 * 8
             block, tile = tile_of(dim, STEP_FLOATS)
             shape = {"DIM": dim, "WIDTH": width, "SUM_WIDTH": _sum_width(dim), "BLOCK": block, "SEGMENT": SEGMENT}
             rule: dict[str, Any] = {"OPTIMIZER": optimizer, "LEARN_BIAS": True}

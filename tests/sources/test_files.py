@@ -1,0 +1,115 @@
+"""Files of events: the same rows from every format, positions, refusals."""
+
+import os
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from event_files import NAMES, events, write
+
+from engine.contract.errors import InputError
+from engine.sources.files import Columns, EventFile
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".jsonl"])
+@pytest.mark.parametrize("start", [0, 1, 15, 16, 17, 99, 100])
+def test_every_format_gives_the_same_rows_from_any_start(tmp_path, small_calls, suffix, start):
+    data = events()
+    names = Columns("user", "item", "price", "ts", "basket", "qty > 0")
+    file = EventFile(write(tmp_path / f"e{suffix}", data), names)
+    blocks = list(file.blocks(start))
+    asked = [q > 0 for q in data["qty"]]
+    kept = [
+        r
+        for r in range(start, 100)
+        if asked[r] and data["user"][r] not in (None, -1) and data["item"][r] not in (None, -1)
+    ]
+    assert [b.start for b in blocks] == [start, *range((start // 16 + 1) * 16, 100, 16)][: len(blocks)]
+    assert np.concatenate([[], *(b.rows for b in blocks)]).tolist() == kept
+    for name, column in [
+        ("users", "user"),
+        ("items", "item"),
+        ("values", "price"),
+        ("times", "ts"),
+        ("baskets", "basket"),
+    ]:
+        got = [v for b in blocks for v in getattr(b, name).tolist()]
+        assert got == [data[column][r] for r in kept]
+    assert sum(b.filtered for b in blocks) == 100 - start - sum(asked[start:])
+    assert sum(b.filtered + b.skipped for b in blocks) == 100 - start - len(kept)
+    assert file.total() == (100 if suffix == ".parquet" else None)
+
+
+def test_times_may_be_datetimes_and_ids_dictionaries_or_small(tmp_path):
+    data = {
+        "user": pa.array([1, 2], pa.uint8()),
+        "item": pa.array([5, 6], pa.int32()),
+        "ts": pa.array([0, 1], pa.timestamp("us", "UTC")),
+    }
+    (block,) = EventFile(write(tmp_path / "e.parquet", data), Columns("user", "item", time="ts")).blocks()
+    assert block.users.dtype == np.int64
+    assert block.times.astype("datetime64[us]").astype(int).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "wanted", "names"),
+    [
+        ("e.txt", "user,item\n1,2\n", "file: .*wanted a name", NAMES),
+        ("e.parquet", "user,item\n1,2\n", "file: .*cannot be read as parquet", NAMES),
+        ("e.csv", "user,thing\n1,2\n", "column: got 'item', wanted one of user, thing", NAMES),
+        ("e.csv", "user,item,item\n1,2,3\n", "multiple columns named item", NAMES),
+        ("e.csv", "user,item\n1.5,2\n", "column: 'user' has type double; ids must be integers", NAMES),
+        ("e.csv", "user,item\n1,sofa\n", "column: 'item' has type string; ids must be integers", NAMES),
+        ("e.jsonl", '{"user": "u1", "item": 1}\n', "column: 'user' has type string; ids must be integers", NAMES),
+        ("e.csv", "user,item,v\n1,2,3\n1,2,\n", "column: 'v' is null in file row 1", Columns("user", "item", "v")),
+        ("e.csv", "user,item,v\n1,2,a\n", "column: 'v' came as value", Columns("user", "item", "v")),
+        ("e.csv", "user,item,v\n1,2,a\n", "column: 'v' came as time", Columns("user", "item", time="v")),
+        (
+            "e.csv",
+            "user,item\n1,2\n",
+            "column: got 'kind', wanted one of",
+            Columns("user", "item", where="kind == 'a'"),
+        ),
+    ],
+)
+def test_files_that_are_no_events_are_refused(tmp_path, name, text, wanted, names):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=wanted):
+        list(EventFile(tmp_path / name, names).blocks())
+
+
+def test_a_missing_file_and_ids_too_large(tmp_path):
+    with pytest.raises(InputError, match="file: "):
+        EventFile(tmp_path / "none.csv", NAMES)
+    path = write(tmp_path / "e.parquet", {"user": pa.array([2**63], pa.uint64()), "item": [1]})
+    with pytest.raises(InputError, match="int64"):
+        list(EventFile(path, NAMES).blocks())
+
+
+def test_a_late_row_that_does_not_parse_is_an_error_and_not_a_silent_end(tmp_path):
+    path = tmp_path / "e.csv"
+    path.write_text("user,item\n" + "1,2\n" * 400_000 + "one,2\n")
+    with pytest.raises(InputError, match="cannot be read after row"):
+        list(EventFile(path, NAMES).blocks())
+
+
+def test_a_position_of_another_file_or_other_columns_is_refused(tmp_path):
+    data = events()
+    path = write(tmp_path / "e.csv", data)
+    file = EventFile(path, Columns("user", "item", where="kind=='view'"))
+    position = file.position(7)
+    assert file.row_of(None) == 0
+    assert file.row_of(position) == 7
+    assert EventFile(path, Columns("user", "item", basket="basket", where='kind == "view"')).row_of(position) == 7
+    for other in (
+        NAMES,
+        Columns("item", "user", where="kind=='view'"),
+        Columns("user", "item", "qty", where="kind=='view'"),
+    ):
+        with pytest.raises(InputError, match="another user, item, value or where"):
+            EventFile(path, other).row_of(position)
+    with pytest.raises(InputError, match="not one of a file"):
+        file.row_of(b"short")
+    os.truncate(path, path.stat().st_size - 1)
+    with pytest.raises(InputError, match="changed since"):
+        EventFile(path, Columns("user", "item", where="kind=='view'")).row_of(position)
