@@ -36,7 +36,7 @@ def test_a_fork_leaves_the_engine_to_the_parent(eng, stream):
 
 
 def test_two_writers_take_turns(place, loss):
-    with engine.open(place, dim=8, loss=loss, negatives=4, batch_size=4) as eng:
+    with engine.open(place, dim=8, loss=loss, negatives=4, batch_size=4, epoch_seconds=1e9) as eng:
         seqs: list[list[int]] = [[], []]
 
         def write(which):
