@@ -28,12 +28,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from engine.backend import interpreted
+from hypothesis import settings
+from interpreted_dot import use_fixed_order
 
 import engine
 
 # Without a GPU Triton's kernels run in its interpreter. It must be told before any kernel is defined.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ["TRITON_INTERPRET"] = "1"
+if interpreted():
+    use_fixed_order()
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
 
 
 def stream(n: int, users: int = 60, items: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

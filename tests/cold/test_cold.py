@@ -1,7 +1,6 @@
 """The cold tier: what was written is what is read, whole or not at all, in the order of ids, from any thread."""
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -240,10 +239,12 @@ def test_readers_beside_the_writer_see_whole_transactions(cold):
 
 def test_closing_waits_for_readers(cold):
     put_rows(cold, np.arange(2000))
-    outcomes = []
+    outcomes, reading = [], threading.Barrier(4)
 
     def read():
         try:
+            read_all(cold)
+            reading.wait()
             while True:
                 read_all(cold)
         except EngineError as e:
@@ -252,7 +253,7 @@ def test_closing_waits_for_readers(cold):
     threads = [threading.Thread(target=read) for _ in range(3)]
     for t in threads:
         t.start()
-    time.sleep(0.05)
+    reading.wait()
     cold.close()
     for t in threads:
         t.join()

@@ -111,7 +111,7 @@ def test_writes_that_cannot_be_seen_are_refused(act):
     ("how", "end"), [("untyped", "ended with raised"), ("hang", "ended with hang"), ("abort", "ended with signal 6")]
 )
 def test_bad_ends_are_failures(how, end):
-    with serving(CALLS, how, count=1, seconds=1) as servers:
+    with serving(CALLS, how, count=1, seconds=3 if how == "hang" else 120) as servers:
         report = sweep(servers, kinds=("eio",), power=False, first=1)
     assert [end in f.what for f in report.failures] == [True]
     assert "1 open file" in report.failures[0].call

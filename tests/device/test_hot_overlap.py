@@ -150,7 +150,7 @@ def test_a_record_comes_while_the_one_before_is_learned(name, monkeypatch, home)
     monkeypatch.setattr(engine.device.device, "Copies", LateCopies)
     found = {}
     for device in ("cpu", "cuda"):
-        with engine.open(home.with_name(device), dim=DIM, **LAWS[name], device=device) as eng:
+        with engine.open(home.with_name(device), dim=DIM, **LAWS[name], device=device, epoch_seconds=1e9) as eng:
             if device == "cuda":
                 learn_one, flying = eng._writer.learn, []
 

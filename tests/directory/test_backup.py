@@ -55,22 +55,28 @@ def test_an_empty_model(home, tmp_path):
 
 def test_learning_goes_on(home, tmp_path, stream):
     users, items = stream(6000, 500, 800)
-    step, backups, errors = 40, {}, []
+    step, backups, errors, one = 40, {}, [], threading.Event()
     with engine.open(home, **SMALL, warm_bytes=100_000, epoch_seconds=0.05) as eng:
 
         def learn():
             try:
                 for at in range(0, len(users), step):
+                    if at == len(users) // 2:
+                        one.wait()
                     eng.ingest(users[at : at + step], items[at : at + step])
             except BaseException as e:
                 errors.append(e)
 
         thread = threading.Thread(target=learn)
         thread.start()
-        while thread.is_alive() and len(backups) < 6:
-            path = tmp_path / f"b{len(backups)}"
-            backups[path] = eng.backup(path)
-        thread.join()
+        try:
+            while len(set(backups.values())) < 2 or (thread.is_alive() and len(backups) < 6):
+                path = tmp_path / f"b{len(backups)}"
+                backups[path] = eng.backup(path)
+                one.set()
+        finally:
+            one.set()
+            thread.join()
         assert not errors, errors
         assert eng.seq == len(users)
     assert len(set(backups.values())) > 1

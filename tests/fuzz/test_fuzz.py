@@ -68,7 +68,7 @@ def refused(path, match):
         engine.open(path)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(20, func_only=True)
 def test_a_pipe_in_place_of_a_segment_is_not_waited_for(copy):
     (segment,) = segments(copy)
     segment.unlink()
@@ -241,7 +241,7 @@ def row_keys(table, ids):
     return native.row_keys(table, np.array([*ids], np.int64))
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(20, func_only=True)
 @pytest.mark.parametrize("ordinal", [2**19, 2**31, 2**32 - 2])
 def test_a_far_ordinal_takes_no_memory_where_nothing_is_trusted(copy, ordinal):
     """A catalogue has memory up to its last ordinal: 20 GB for a file of 100 kB."""
@@ -257,7 +257,7 @@ def test_an_ordinal_that_a_file_can_have_is_no_damage(copy):
             assert len(eng._store.catalogue) == 2**17 + 1
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(20, func_only=True)
 def test_ordinals_beyond_the_state_are_refused_before_there_is_memory_for_them(copy):
     far_item(copy, 2**32 - 3)
     cold_state(copy, ordinals=2**32 - 1)
@@ -307,7 +307,7 @@ LISTS = {
 }
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(20, func_only=True)
 @pytest.mark.parametrize("lie", LISTS)
 def test_lists_of_changes_that_no_writer_makes(copy, lie):
     """They were a struct.error, a ValueError, or memory for 2^63 keys."""
@@ -325,7 +325,7 @@ def test_lists_of_changes_that_no_writer_makes(copy, lie):
             changes.between(now, epoch - 1, epoch)
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(20, func_only=True)
 @pytest.mark.parametrize("items", [241, 2**31, 2**32, 2**61])
 def test_a_reader_of_a_state_with_more_items_than_there_are(copy, items):
     """A ValueError of the C++ core, or the memory of an index for so many."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ahead_of_time import KERNELS, table
 
+pytestmark = pytest.mark.timeout(1800)  # without a cache Triton compiles every kernel, a busy machine slowly
 CAPABILITIES = (80, 90)
 MOST_SHARED = 99 * 1024  # bytes that a block may have on either
 

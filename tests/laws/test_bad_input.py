@@ -89,7 +89,7 @@ NUMBERS = ("half", "floats", "whole floats", "true", "bools", "beyond int64", "u
 
 @pytest.mark.parametrize(("loss", "fine"), [("logistic", ("true", "bools", "floats")), ("squared", NUMBERS)])
 def test_values(home, contents, loss, fine):
-    with engine.open(home, dim=4, loss=loss) as eng:
+    with engine.open(home, dim=4, loss=loss, epoch_seconds=1e9) as eng:
         eng.ingest([1, 2], [3, 4], [0, 1])
         before = eng.digest(), eng.seq, contents(home)
         for junk in but(*fine):

@@ -123,7 +123,7 @@ def test_vector_and_norm_are_of_one_moment():
 
             def read(which, eng=eng, begun=begun, done=done):
                 begun.wait()
-                while not done.is_set():
+                while not done.is_set() or not looks[which]:
                     found = eng.similar(ids, 2)
                     looks[which] += 1
                     if (np.sort(found.ids, axis=1) != [[1, 2], [0, 2], [0, 1]]).any():

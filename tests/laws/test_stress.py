@@ -23,7 +23,7 @@ SECONDS = [2.0, pytest.param(60.0, marks=pytest.mark.heavy)]
 
 
 class Crew:
-    """Threads that run until told; the first exception of any of them is raised at the end."""
+    """Threads that run until told, a round at least; the first exception of any of them is raised at the end."""
 
     def __init__(self, *works):
         self.done, self.failures, self.rounds = threading.Event(), [], [0] * len(works)
@@ -44,6 +44,8 @@ class Crew:
         return self
 
     def __exit__(self, *_):
+        while not all(self.rounds) and not self.done.wait(0.001):
+            pass
         self.done.set()
         for thread in self.threads:
             thread.join()

@@ -36,7 +36,7 @@ def test_a_fork_leaves_the_engine_to_the_parent(eng, stream):
 
 
 def test_two_writers_take_turns(place, loss):
-    with engine.open(place, dim=8, loss=loss, negatives=4, batch_size=4) as eng:
+    with engine.open(place, dim=8, loss=loss, negatives=4, batch_size=4, epoch_seconds=1e9) as eng:
         seqs: list[list[int]] = [[], []]
 
         def write(which):
@@ -104,7 +104,7 @@ def test_no_row_is_seen_half_updated():
         eng.ingest(users[:6], items[:6])
 
         def read():
-            while not done.is_set():
+            while not done.is_set() or not looks[0]:
                 for table, id in versions:
                     looks[0] += 1
                     if hash(eng.vectors(**{table: id}).tobytes()) not in versions[table, id]:
@@ -170,9 +170,11 @@ def test_stats_while_items_are_hidden_and_shown(memory):
 
     reader = threading.Thread(target=look)
     reader.start()
-    for _ in range(30):
+    turns = 0
+    while turns < 30 or (not counts and reader.is_alive()):
         memory.hide(items)
         memory.show(items)
+        turns += 1
     done.set()
     reader.join()
     assert counts

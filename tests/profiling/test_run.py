@@ -157,13 +157,15 @@ def test_an_error_of_the_writer_comes_out():
 
 def test_an_interrupt_ends_the_writer_after_its_call(monkeypatch):
     monkeypatch.setattr(profiling, "_CALL", 4)
-    calls = []
+    calls, asked = [], threading.Event()
 
     def ingest(*_):
+        asked.wait()
         calls.append(1)
         time.sleep(0.02)
 
     def topk(*_):
+        asked.set()
         raise KeyboardInterrupt
 
     eng = SimpleNamespace(ingest=marked("x")(ingest), topk=marked("x")(topk))
