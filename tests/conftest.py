@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from engine.backend import interpreted
 from hypothesis import settings
 from interpreted_dot import use_fixed_order
 
 import engine
+from engine.machine.backend import interpreted
 
 # Without a GPU Triton's kernels run in its interpreter. It must be told before any kernel is defined.
 if not any(Path("/dev").glob("nvidia[0-9]*")):

@@ -20,8 +20,6 @@
 #include "steps/learn_steps.h"
 #include "steps/step_order.h"
 #define ISA gpu
-#include "kernels/exp_log_impl.h"
-#include "kernels/optimizer_impl.h"
 
 namespace gpu {
 namespace {
@@ -32,6 +30,11 @@ ROWTIDE_LANES void sum_run(const V16* lanes, float* sums) {
 }
 }  // namespace
 }  // namespace gpu
+
+#include "kernels/exp_log_impl.h"
+
+#include "kernels/loss_rules_impl.h"
+#include "kernels/optimizer_impl.h"
 
 #include "steps/learn_steps_impl.h"
 

@@ -2,22 +2,12 @@
 // first. Everything is in an unnamed namespace: a function compiled for one instruction set must never serve another.
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 
 #include "kernels/host_device.h"
 #include "kernels/kernels.h"
 #include "memory/seqlock.h"
 #include "steps/learn_steps.h"
-
-// Their order matters: each uses those above it.
-#include "kernels/exp_log_impl.h"
-#include "kernels/optimizer_impl.h"
-
-#include "kernels/pool_impl.h"
-
-#include "kernels/losses_impl.h"
-#include "kernels/pointwise_impl.h"
-#include "kernels/scan_impl.h"
-#include "kernels/update_rows_impl.h"
 
 namespace ISA {
 namespace {
@@ -26,6 +16,17 @@ inline void sum_run(const V16* lanes, float* sums) { sum8(lanes, sums); }
 }  // namespace
 }  // namespace ISA
 
+// Each group uses those above it.
+#include "kernels/exp_log_impl.h"
+
+#include "kernels/loss_rules_impl.h"
+#include "kernels/optimizer_impl.h"
+#include "kernels/pool_impl.h"
+
+#include "kernels/losses_impl.h"
+#include "kernels/pointwise_impl.h"
+#include "kernels/scan_impl.h"
+#include "kernels/update_rows_impl.h"
 #include "steps/learn_steps_impl.h"
 
 namespace ISA {

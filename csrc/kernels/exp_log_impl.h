@@ -1,5 +1,5 @@
-// What kernels compute with lanes: exp, log, the rules of logistic and squared, dot products. A part of
-// isa/table_impl.h, and of cuda/learn_steps.cu: each includes it over its own V16.
+// What kernels compute with lanes: exp, log, dot products, sums of rows. A part of isa/table_impl.h, and of
+// cuda/learn_steps.cu: each includes it over its own V16.
 namespace ISA {
 namespace {
 
@@ -39,28 +39,6 @@ ROWTIDE_LANES V16 log16(V16 x) {
 
 ROWTIDE_LANES float log1(float x) { return any_lane(log16(set1(x))); }
 
-// sigmoid(-x), and in *loss -ln sigmoid(x), from e^-|x|, which cannot overflow.
-ROWTIDE_LANES V16 miss16(V16 x, V16* loss) {
-    const V16 zero = set1(0.0f), one = set1(1.0f);
-    const V16 minus = sub(zero, x);
-    const V16 e = exp16(select_less(x, zero, x, minus));
-    *loss = add(log16(add(one, e)), select_less(x, zero, minus, zero));
-    return div(select_less(x, zero, one, e), add(one, e));
-}
-
-// -ln sigmoid(score) where the value is 1, -ln sigmoid(-score) where it is 0.
-ROWTIDE_LANES V16 logistic16(V16 scores, V16 values, V16* losses) {
-    const V16 zero = set1(0.0f), half = set1(0.5f);
-    const V16 miss = miss16(select_less(half, values, scores, sub(zero, scores)), losses);
-    return select_less(half, values, sub(zero, miss), miss);
-}
-
-ROWTIDE_LANES V16 squared16(V16 scores, V16 values, V16* losses) {
-    const V16 error = sub(scores, values);
-    *losses = mul(error, error);
-    return add(error, error);
-}
-
 // The usual dims are known to the compiler, 0 stands for one that is not.
 template <int64_t kDim>
 ROWTIDE_LANES V16 dot_lanes(const float* a, const float* b, int64_t dim) {
@@ -73,6 +51,21 @@ ROWTIDE_LANES V16 dot_lanes(const float* a, const float* b, int64_t dim) {
 template <int64_t kDim>
 ROWTIDE_LANES float dot(const float* a, const float* b, int64_t dim) {
     return sum(dot_lanes<kDim>(a, b, dim));
+}
+
+// acc += c * row, `width` floats of it. Several blocks of sixteen hide the latency of the fma chain; each float has its
+// own chain, so how many there are does not change the bits.
+template <int kBlocks>
+ROWTIDE_LANES void add_scaled(V16* acc, float c, const float* row, int64_t width) {
+    const V16 c16 = set1(c);
+    ROWTIDE_UNROLL(4)
+    for (int i = 0; i < kBlocks; ++i) acc[i] = fma(c16, load(row + 16 * i, width - 16 * i), acc[i]);
+}
+
+template <int kBlocks>
+ROWTIDE_LANES void store_blocks(float* out, const V16* acc, int64_t width) {
+    ROWTIDE_UNROLL(4)
+    for (int i = 0; i < kBlocks; ++i) store(out + 16 * i, acc[i], width - 16 * i);
 }
 
 }  // namespace

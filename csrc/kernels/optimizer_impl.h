@@ -28,6 +28,17 @@ ROWTIDE_LANES void copy(float* to, const Vec& from, int64_t dim) {
     for (int64_t d = 0; d < D; d += 16) store(to + d, from.get(d, D - d), D - d);
 }
 
+// Adds l2 times the row to its gradient. Returns the bias' gradient.
+template <int64_t kDim, class Vec>
+ROWTIDE_LANES float add_l2(float l2, const float* row, int64_t dim, Vec* grad, float bias_grad) {
+    const int64_t D = kDim ? kDim : dim;
+    for (int64_t d = 0; d < D; d += 16) {
+        const int64_t n = D - d;
+        grad->set(d, fma(set1(l2), load(row + d, n), grad->get(d, n)), n);
+    }
+    return bias_grad + l2 * row[D];
+}
+
 // The steps below: row and gradient in; the new row goes `to` where it belongs, or nothing does and the result is false
 // if something is not finite. `to` may be the row itself. `grad` then has the new vector; `first` and `second` are room
 // for as much. `check` is a lane of zeros unless a number that it has seen is infinite or NaN.

@@ -25,31 +25,26 @@ inline void pointwise_grads(const LossStep& s, Rule rule) {
         // Bias first, then offset: the order in which ranking adds them up.
         V16 scores = add(load(dots), load(biases));
         if (s.offsets) scores = add(scores, load(s.offsets + from, n));
-        V16 losses;
-        V16 coefs = rule(scores, load(s.values + from, n), &losses);
-        if (s.weights) {
-            const V16 weights = load(s.weights + from, n);
-            losses = mul(losses, weights);
-            coefs = mul(coefs, weights);
-        }
-        store(s.losses + from, losses, n);
-        store(s.positive_coefs + from, coefs, n);
+        const V16 weights = s.weights ? load(s.weights + from, n) : set1(1.0f);
+        const PairLosses out = pointwise_coefs(rule, scores, load(s.values + from, n), weights);
+        store(s.losses + from, out.losses, n);
+        store(s.positive_coefs + from, out.coefs, n);
         for (int64_t b = from; b < from + n; ++b) {
             float* grad = s.query_grads + b * s.grad_stride;
-            const V16 c = set1(s.positive_coefs[b]);
-            for (int64_t d = 0; d < D; d += 16) store(grad + d, mul(c, load(s.positives[b] + d, D - d)), D - d);
+            const float coef = s.positive_coefs[b];
+            for (int64_t d = 0; d < D; d += 16) pointwise_query_grad<1>(coef, s.positives[b] + d, D - d, grad + d);
         }
     }
 }
 
 template <int64_t kDim>
 void logistic_grads_dim(const LossStep& s) {
-    pointwise_grads<kDim>(s, logistic16);
+    pointwise_grads<kDim>(s, [](auto... x) { return logistic16(x...); });  // inlined, which a pointer is not
 }
 
 template <int64_t kDim>
 void squared_grads_dim(const LossStep& s) {
-    pointwise_grads<kDim>(s, squared16);
+    pointwise_grads<kDim>(s, [](auto... x) { return squared16(x...); });
 }
 
 void logistic_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, logistic_grads_dim, s) }

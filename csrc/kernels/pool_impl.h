@@ -25,36 +25,31 @@ inline void prefetch_row_far(const float* p, int64_t floats) {
             return name<0>(__VA_ARGS__);   \
     }
 
-// out = sum over t of coefs[t] * rows[t], in the order of t; null rows are left out. Four blocks of 16 run side by side
-// to hide the latency of the fma chain; each float has its own chain, so the blocking does not change the bits.
-void combine(const float* const* rows, const float* coefs, int64_t n, int64_t dim, float* out) {
+// out = sum over t of coefs[t] * rows[t], in the order of t; null rows are left out.
+template <int64_t kDim, class Vec>
+[[gnu::always_inline]] inline void combine(const float* const* rows, const float* coefs, int64_t n, int64_t dim,
+                                           Vec* out) {
+    const int64_t D = kDim ? kDim : dim;
     int64_t d = 0;
-    for (; d + 64 <= dim; d += 64) {
-        V16 a0 = set1(0.0f), a1 = a0, a2 = a0, a3 = a0;
-        for (int64_t t = 0; t < n; ++t) {
-            if (!rows[t]) continue;
-            const float* r = rows[t] + d;
-            const V16 c = set1(coefs[t]);
-            a0 = fma(c, load(r), a0);
-            a1 = fma(c, load(r + 16), a1);
-            a2 = fma(c, load(r + 32), a2);
-            a3 = fma(c, load(r + 48), a3);
-        }
-        store(out + d, a0);
-        store(out + d + 16, a1);
-        store(out + d + 32, a2);
-        store(out + d + 48, a3);
+    for (; d + 64 <= D; d += 64) {
+        V16 acc[4] = {set1(0.0f), set1(0.0f), set1(0.0f), set1(0.0f)};
+        for (int64_t t = 0; t < n; ++t)
+            if (rows[t]) add_scaled<4>(acc, coefs[t], rows[t] + d, 64);
+        for (int i = 0; i < 4; ++i) out->set(d + 16 * i, acc[i], 16);
     }
-    for (; d < dim; d += 16) {
+    for (; d < D; d += 16) {
         V16 acc = set1(0.0f);
         for (int64_t t = 0; t < n; ++t)
-            if (rows[t]) acc = fma(set1(coefs[t]), load(rows[t] + d, dim - d), acc);
-        store(out + d, acc, dim - d);
+            if (rows[t]) add_scaled<1>(&acc, coefs[t], rows[t] + d, D - d);
+        out->set(d, acc, D - d);
     }
 }
 
 void pool_bag(const float* const* rows, const float* weights, int64_t n, int64_t dim, float* out) {
-    if (weights) return combine(rows, weights, n, dim, out);
+    if (weights) {
+        Vector<0> sum(out);
+        return combine<0>(rows, weights, n, dim, &sum);
+    }
     for (int64_t d = 0; d < dim; d += 16) {
         V16 acc = set1(0.0f);
         for (int64_t t = 0; t < n; ++t) acc = add(acc, load(rows[t] + d, dim - d));
@@ -62,7 +57,7 @@ void pool_bag(const float* const* rows, const float* weights, int64_t n, int64_t
     }
 }
 
-// As in combine(), four chains side by side where there are as many.
+// Four chains side by side where there are as many.
 void move_mean(float* mean, const float* const* rows, const float* rates, int64_t n, int64_t dim) {
     const auto moved = [](V16 m, float rate, const float* x, int64_t width) {
         return fma(set1(rate), sub(load(x, width), m), m);

@@ -9,31 +9,6 @@ namespace {
 template <int64_t kDim>
 using UnderWay = Vector<(kDim > 0 && kOneRegister) ? kDim : 0>;
 
-// combine() into such a vector.
-template <int64_t kDim>
-[[gnu::always_inline]] inline void combine_into(const float* const* rows, const float* coefs, int64_t n, int64_t dim,
-                                                UnderWay<kDim>* out) {
-    if constexpr (!(kDim > 0 && kOneRegister)) {
-        combine(rows, coefs, n, dim, out->at);
-    } else {
-        for (int64_t d = 0; d < kDim; d += 64) {
-            V16 a0 = set1(0.0f), a1 = a0, a2 = a0, a3 = a0;
-            for (int64_t t = 0; t < n; ++t) {
-                const float* r = rows[t] + d;
-                const V16 c = set1(coefs[t]);
-                a0 = fma(c, load(r), a0);
-                a1 = fma(c, load(r + 16), a1);
-                a2 = fma(c, load(r + 32), a2);
-                a3 = fma(c, load(r + 48), a3);
-            }
-            out->set(d, a0, 16);
-            out->set(d + 16, a1, 16);
-            out->set(d + 32, a2, 16);
-            out->set(d + 48, a3, 16);
-        }
-    }
-}
-
 // The gradient of one group's vector into `grad`, of its bias as the result: segments of terms, each summed in order.
 template <int64_t kDim>
 [[gnu::always_inline]] inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g,
@@ -56,7 +31,7 @@ template <int64_t kDim>
             coefs[n] = s.coefs[t];
             if (s.bias_coefs) bias_part += s.bias_coefs[t];
         }
-        combine_into<kDim>(sources, coefs, n, D, first ? grad : part);
+        combine<kDim>(sources, coefs, n, D, first ? grad : part);
         if (!first)
             for (int64_t d = 0; d < D; d += 16) grad->set(d, add(grad->get(d, D - d), part->get(d, D - d)), D - d);
         bias += bias_part;
@@ -83,13 +58,7 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
         float* row = rows[g];
         UnderWay<kDim> grad(scratch), first(scratch + padded), second(scratch + 2 * padded);
         float bias_grad = sum_terms<kDim>(s, groups, g, &grad, &first);
-        if (s.l2 != 0.0f) {
-            bias_grad = bias_grad + s.l2 * row[D];
-            for (int64_t d = 0; d < D; d += 16) {
-                const int64_t n = D - d;
-                grad.set(d, fma(set1(s.l2), load(row + d, n), grad.get(d, n)), n);
-            }
-        }
+        if (s.l2 != 0.0f) bias_grad = add_l2<kDim>(s.l2, row, D, &grad, bias_grad);
         skipped += !step(rates, D, row, row, &grad, bias_grad, &first, &second);
     }
     return skipped;

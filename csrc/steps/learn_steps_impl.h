@@ -2,8 +2,9 @@
 // over its own V16. On a GPU a strand is half a warp: a function is called by its sixteen threads together, and a
 // number that is not a V16 is the same in all of them.
 //
-// The bits are those of the loss kernels and of update_rows_impl.h: the same operations in the same order for each
-// score, each gradient and each row. How the work is spread over strands changes none of them.
+// The bits are those of the learner's micro-batches: both use kernels/loss_rules_impl.h, row_grads_impl.h and
+// optimizer_impl.h for each score, each gradient and each row. How the work is spread over strands changes none of
+// them.
 namespace ISA {
 namespace {
 
@@ -56,103 +57,52 @@ ROWTIDE_LANES void score_negatives(const StepView& v, int64_t b, int64_t from, i
         if (from + i < to) put(v.w.negative_coefs + b * v.K + from + i, rows[i] ? dots[i] + rows[i][v.D] : masked);
 }
 
-// Scores become coefficients. As softmax_grads_dim in kernels/losses_impl.h.
-ROWTIDE_LANES void softmax_coefs(const StepView& v, int64_t b) {
-    const int64_t K = v.K;
-    float* p = v.w.negative_coefs + b * K;
-    const float score = v.w.positive_coefs[b];
-    V16 top16 = set1(score);
-    for (int64_t k = 0; k < K; k += 16)
-        top16 = max(lanes_of([&](int i) { return k + i < K ? p[k + i] : score; }), top16);
-    const float top = largest(top16);
-    V16 total16 = set1(0.0f);
-    for (int64_t k = 0; k < K; k += 16) {
-        const V16 e = exp16(sub(load(p + k, K - k), set1(top)));
-        store(p + k, e, K - k);
-        total16 = add(total16, load(p + k, K - k));
-    }
-    const float total = any_lane(exp16(set1(score - top))) + sum(total16);
+// Event b's scores become coefficients.
+ROWTIDE_LANES void ranking_coefs(const StepView& v, int64_t b) {
+    float* scores = v.w.negative_coefs + b * v.K;
+    const float positive_score = v.w.positive_coefs[b];
     const float weight = v.s.weights ? v.s.weights[v.event + b] : 1.0f;
-    const float scale = weight / total;
-    for (int64_t k = 0; k < K; k += 16) store(p + k, mul(load(p + k, K - k), set1(scale)), K - k);
-    put(v.s.losses + v.event + b, weight * (log1(total) - (score - top)));
-    put(v.w.positive_coefs + b, -(sum(total16) * scale));
+    const auto is_masked = [&](int64_t k) { return v.is_masked(b, v.slot(v.negative(b, k))); };
+    const EventLoss out = v.s.shared() ? softmax_coefs(scores, v.K, positive_score, weight)
+                                       : bpr_coefs(scores, v.K, positive_score, weight, is_masked);
+    put(v.s.losses + v.event + b, out.loss);
+    put(v.w.positive_coefs + b, out.positive_coef);
 }
 
-// As bpr_grads_dim in kernels/losses_impl.h.
-ROWTIDE_LANES void bpr_coefs(const StepView& v, int64_t b) {
-    const int64_t K = v.K;
-    float* coefs = v.w.negative_coefs + b * K;
-    const float score = v.w.positive_coefs[b];
-    int64_t live = 0;
-    for (int64_t k = 0; k < K; ++k) live += !v.is_masked(b, v.slot(v.negative(b, k)));
-    const float weight = v.s.weights ? v.s.weights[v.event + b] : 1.0f;
-    const float share = live ? weight / static_cast<float>(live) : 0.0f;
-    V16 loss16 = set1(0.0f), total16 = set1(0.0f);
-    for (int64_t k = 0; k < K; k += 16) {
-        const V16 keep =
-            lanes_of([&](int i) { return k + i < K && !v.is_masked(b, v.slot(v.negative(b, k + i))) ? share : 0.0f; });
-        const V16 margin = lanes_of([&](int i) {
-            return k + i < K && !v.is_masked(b, v.slot(v.negative(b, k + i))) ? score - coefs[k + i] : 0.0f;
-        });
-        V16 loss;
-        const V16 grad = mul(miss16(margin, &loss), keep);
-        loss16 = fma(loss, keep, loss16);
-        total16 = add(total16, grad);
-        store(coefs + k, grad, K - k);
-    }
-    put(v.s.losses + v.event + b, sum(loss16));
-    put(v.w.positive_coefs + b, -sum(total16));
-}
-
-// Of the sixteen events from `from`. As pointwise_grads.
+// The scores of the sixteen events from `from` become coefficients.
 ROWTIDE_LANES void pointwise_coefs(const StepView& v, int64_t from) {
     const int64_t n = v.B - from, event = v.event + from;
-    float* coefs_of = v.w.positive_coefs + from;
-    const V16 scores = load(coefs_of, n), values = load(v.s.values + event, n);
-    V16 losses;
-    V16 coefs = v.s.loss == Loss::logistic ? logistic16(scores, values, &losses) : squared16(scores, values, &losses);
-    if (v.s.weights) {
-        const V16 weights = load(v.s.weights + event, n);
-        losses = mul(losses, weights);
-        coefs = mul(coefs, weights);
-    }
-    store(v.s.losses + event, losses, n);
-    store(coefs_of, coefs, n);
+    float* coefs = v.w.positive_coefs + from;
+    const V16 weights = v.s.weights ? load(v.s.weights + event, n) : set1(1.0f);
+    const auto rule = [&](V16 scores, V16 values, V16* losses) {
+        return v.s.loss == Loss::logistic ? logistic16(scores, values, losses) : squared16(scores, values, losses);
+    };
+    const PairLosses out = pointwise_coefs(rule, load(coefs, n), load(v.s.values + event, n), weights);
+    store(v.s.losses + event, out.losses, n);
+    store(coefs, out.coefs, n);
 }
 
 // Floats [from, from + 16 * kQueryBlocks) of the gradient of event b's query.
 ROWTIDE_LANES void query_grad(const StepView& v, int64_t b, int64_t from) {
-    const int64_t D = v.D;
-    float* grad = v.w.query_grads + b * padded_dim(D) + from;
+    float* grad = v.w.query_grads + b * padded_dim(v.D) + from;
     const float* positive = v.item(b) + from;
-    const V16 coef = set1(v.w.positive_coefs[b]);
-    V16 acc[kQueryBlocks];
-    if (v.s.pointwise()) {
-        ROWTIDE_UNROLL(4)
-        for (int i = 0; i < kQueryBlocks; ++i) acc[i] = mul(coef, load(positive + 16 * i, D - from - 16 * i));
-    } else {
-        const float* p = v.w.negative_coefs + b * v.K;
-        ROWTIDE_UNROLL(4)
-        for (int i = 0; i < kQueryBlocks; ++i) acc[i] = set1(0.0f);
+    const float coef = v.w.positive_coefs[b];
+    if (v.s.pointwise()) return pointwise_query_grad<kQueryBlocks>(coef, positive, v.D - from, grad);
+    const float* coefs = v.w.negative_coefs + b * v.K;
+    const auto negatives = [&](auto add) {
         ROWTIDE_UNROLL(8)
         for (int64_t k = 0; k < v.K; ++k) {
             const int64_t r = v.negative(b, k);
-            if (v.slot(r) < 0) continue;
-            const float* row = v.item(r) + from;
-            const V16 c = set1(p[k]);
-            ROWTIDE_UNROLL(4)
-            for (int i = 0; i < kQueryBlocks; ++i) acc[i] = fma(c, load(row + 16 * i, D - from - 16 * i), acc[i]);
+            if (v.slot(r) >= 0) add(coefs[k], v.item(r) + from);
         }
-        ROWTIDE_UNROLL(4)
-        for (int i = 0; i < kQueryBlocks; ++i) acc[i] = fma(coef, load(positive + 16 * i, D - from - 16 * i), acc[i]);
-    }
-    ROWTIDE_UNROLL(4)
-    for (int i = 0; i < kQueryBlocks; ++i) store(grad + 16 * i, acc[i], D - from - 16 * i);
+    };
+    ranking_query_grad<kQueryBlocks>(negatives, coef, positive, v.D - from, grad);
 }
 
 // The gradient of a row: segments of 64 terms, each summed in order, then their sums in order. `walk` calls its
 // argument for each term with (coefficient, source vector, coefficient of the bias). Returns the bias' gradient.
+// update_rows_impl.h sums in the same order; it gathers a segment first, which is faster where rows are far away, but
+// would need memory of each thread on a GPU.
 template <int64_t kDim, class Walk>
 ROWTIDE_LANES float sum_step_terms(const Walk& walk, int64_t dim, Vector<kDim>* grad) {
     const int64_t D = kDim ? kDim : dim;
@@ -165,10 +115,9 @@ ROWTIDE_LANES float sum_step_terms(const Walk& walk, int64_t dim, Vector<kDim>* 
         ROWTIDE_UNROLL(4)
         for (int i = 0; i < 4; ++i) part[i] = whole[i] = zero;
         walk([&](float c, const float* source, float bias_coef) {
-            const V16 c16 = set1(c);
             if (terms == 0) {  // a term alone is a product, without the zero that sums begin with
                 ROWTIDE_UNROLL(4)
-                for (int i = 0; i < 4; ++i) part[i] = mul(c16, load(source + from + 16 * i, D - from - 16 * i));
+                for (int i = 0; i < 4; ++i) part[i] = mul(set1(c), load(source + from + 16 * i, D - from - 16 * i));
                 bias_part = bias_coef;
             } else {
                 if (terms == 1) {
@@ -184,9 +133,7 @@ ROWTIDE_LANES float sum_step_terms(const Walk& walk, int64_t dim, Vector<kDim>* 
                     bias_whole += bias_part;
                     bias_part = 0.0f;
                 }
-                ROWTIDE_UNROLL(4)
-                for (int i = 0; i < 4; ++i)
-                    part[i] = fma(c16, load(source + from + 16 * i, D - from - 16 * i), part[i]);
+                add_scaled<4>(part, c, source + from, D - from);
                 bias_part += bias_coef;
             }
             ++terms;
@@ -236,13 +183,7 @@ template <int64_t kDim>
 ROWTIDE_LANES bool step_row(const StepView& v, bool bias, const float* row, float* to, Vector<kDim>* grad,
                             float bias_grad, float* room) {
     const int64_t D = kDim ? kDim : v.D, padded = padded_dim(D);
-    if (v.s.l2 != 0.0f) {
-        bias_grad = bias_grad + v.s.l2 * row[D];
-        for (int64_t d = 0; d < D; d += 16) {
-            const int64_t n = D - d;
-            grad->set(d, fma(set1(v.s.l2), load(row + d, n), grad->get(d, n)), n);
-        }
-    }
+    if (v.s.l2 != 0.0f) bias_grad = add_l2<kDim>(v.s.l2, row, D, grad, bias_grad);
     const Rates rates{v.s.lr, bias};
     Vector<kDim> first(room + padded), second(room + 2 * padded);
     switch (v.s.optimizer) {
@@ -331,7 +272,7 @@ ROWTIDE_LANES int64_t learn_one_step(const Steps& s, int64_t step, const StepSpa
     if (s.pointwise()) {
         for (int64_t from = 16 * team.strand; from < B; from += 16 * team.strands) pointwise_coefs(v, from);
     } else {
-        for (int32_t b = team.strand; b < B; b += team.strands) s.shared() ? softmax_coefs(v, b) : bpr_coefs(v, b);
+        for (int32_t b = team.strand; b < B; b += team.strands) ranking_coefs(v, b);
     }
     team.sync();
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import triton
 import triton.language as tl
-from engine.backend import interpreted
 from interpreted_dot import fixed_order
+
+from engine.machine.backend import interpreted
 
 
 def factors(rows, depth, columns):
