@@ -34,6 +34,7 @@ FAULTS = {"none": 0, "kill": 1, "kill-half": 2, "kill-after": 3, "eio": 4, "enos
 FAULTS |= {"short": 5, "full": 5}
 ERRNO = {"eio": errno.EIO, "eio-on": errno.EIO, "enospc": errno.ENOSPC, "enospc-on": errno.ENOSPC, "full": errno.ENOSPC}
 KILLS = ("kill", "kill-half", "kill-after")
+ROOM = 1 << 28  # bytes; two servers took 91 MB, and a container's share of memory is often 64 MB
 KINDS = ("kill", "kill-half", "eio", "enospc", "enospc-on", "short", "full")
 
 
@@ -52,9 +53,10 @@ def build_shim() -> Path:
 
 @contextmanager
 def workspace():
-    """A scratch folder in memory where the system has one (syncs are not the point here), removed at the end."""
+    """A scratch folder in memory where there is room (syncs are not the point here), removed at the end."""
     shm = Path("/dev/shm")
-    place = tempfile.mkdtemp(prefix="crash-", dir=shm if os.access(shm, os.W_OK) else None)
+    roomy = os.access(shm, os.W_OK) and shutil.disk_usage(shm).free > ROOM
+    place = tempfile.mkdtemp(prefix="crash-", dir=shm if roomy else None)
     try:
         yield Path(place)
     finally:

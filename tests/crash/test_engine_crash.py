@@ -11,6 +11,7 @@ import pytest
 from .explore import explore
 from .sweep import KILLS, KINDS, Failure, Report, Start, begin, crashed, serving, sweep, trace_calls, workspace
 
+pytestmark = pytest.mark.timeout(1800)  # of many tries; on a busy machine they take their time
 PROGRAM = Path(__file__).parent / "engine_program.py"
 ALL = (*KINDS, "kill-after", "eio-on")
 STATES, SHARE = 2000, 40
@@ -150,7 +151,6 @@ def undisturbed(servers, seed: int) -> Report:
         ("roomy readers_follow_removals", undisturbed),
     ],
 )
-@pytest.mark.timeout(1800)  # of many tries; on a busy machine they take their time
 def test_each_sabotage_is_caught(sabotage, catches):
     with serving(PROGRAM, sabotage) as servers:
         caught = any(catches(servers, seed).failures for seed in range(16))
