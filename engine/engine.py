@@ -85,6 +85,8 @@ class Engine(Reading, Removing, Saving):
             self._recover(directory)
         wanted = Settings.resolve(given, self._model.settings)
         self._model.require_room(wanted)
+        if directory and directory.unsaved and self._epochs:
+            self._epochs.complete()
         if wanted != self._model.settings:
             self._change_settings(wanted)
         if directory:
@@ -346,8 +348,7 @@ class Engine(Reading, Removing, Saving):
         users, items = self._model.totals
         return State(
             seq=self._seq,
-            users=users,
-            items=items,
+            rows={"users": users, "items": items},
             mean=self._model.mean,
             mean_count=self._model.mean_count,
             settings=self._model.settings,

@@ -162,8 +162,9 @@ class Epochs:
             number = self._number + 1
             meta = state.to_meta()
             also = {changes.EPOCH: number.to_bytes(8, "little")}
+            also |= self._directory.unsaved
             self._directory.cold.write(self._batches(number, state.items, work), meta | also, work.deletes)
-            self._number, self._saved = number, meta
+            self._number, self._saved, self._directory.unsaved = number, meta, {}
             committed = True
             self._removal.deleted()
         finally:
