@@ -56,9 +56,7 @@ class Log:
         self._failure: str | None = None  # why nothing more is taken
 
     @classmethod
-    def create(
-        cls, directory: Path, directory_id: int, next_seq: int = 1, segment_bytes: int = SEGMENT_BYTES
-    ) -> "Log":
+    def create(cls, directory: Path, directory_id: int, next_seq: int = 1, segment_bytes: int = SEGMENT_BYTES) -> "Log":
         """Make the directory, which must not be there, with an empty log whose first event will be `next_seq`; durable.
 
         `directory_id`: of the model directory, not 0; every record will say it. Raises StorageFullError, or EngineError
