@@ -9,7 +9,7 @@ import shutil
 import numpy as np
 import pytest
 from killed import kill
-from old_models import FOUND, more, unpack
+from old_models import FOUND, more, tight, unpack
 from other_process import other_process
 from test_directory import refuse
 
@@ -17,7 +17,6 @@ import engine
 from engine import ConfigError, CorruptionError, EngineError, StorageFullError
 from engine.cold.cold import Cold
 from engine.log.encoding import HEADER_BYTES, parse_header
-from engine.table.layout import row_bytes
 
 pytestmark = pytest.mark.parametrize("name", FOUND)
 
@@ -26,12 +25,6 @@ pytestmark = pytest.mark.parametrize("name", FOUND)
 def old(home, name):
     unpack(name, home)
     return home
-
-
-def tight(name):
-    """`warm_bytes` for a few rows, so that epochs end in the middle of the replay; as many as a step may need."""
-    rows = {"purged": 34, "new": 65}.get(name, 10)
-    return rows * row_bytes(4, "adam") * 16 // 7 + 16
 
 
 def versions(path):

@@ -58,7 +58,7 @@ def test_format_1_has_no_id_until_it_is_migrated():
 
 @pytest.mark.parametrize("found", [0, 3, -1, 2.0, True, "2", None, [2], 2**200], ids=repr)
 def test_other_formats_are_refused_by_name(found):
-    with pytest.raises(ConfigError, match="here: made in format .*, this version reads formats 1 and 2"):
+    with pytest.raises(ConfigError, match=r"here: made in format .*, this version reads formats 1 and 2"):
         read(GOOD | {"format": found})
 
 
