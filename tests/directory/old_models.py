@@ -1,7 +1,7 @@
 """Directories of format 1, as the last release that wrote it left them, and what that release found in them.
 
 `format_1/models.zip` holds them, and `found.json`. All have dim 4. Four of them differ in loss and optimizer and have
-one story, with two events a step and seed 3: 30 events with a position, `hide`, `checkpoint`; 20 events with weights and
+one story, two events a step, seed 3: 30 events with a position, `hide`, `checkpoint`; 20 events with weights and
 timestamps, `forget` of a user and an item, killed; opened with another lr; 15 events with another position, `show`,
 `hide`, one event, a position alone, killed. So LMDB stands at event 30, and the log goes on to event 66. "bpr,
 admission" has `admit_after` 2 and `row_ttl` 40 besides. The others:
