@@ -15,7 +15,7 @@ from engine.log import MAX_EVENTS, Log, Record, verify
 
 @pytest.fixture
 def log(tmp_path):
-    log = Log.create(tmp_path / "log")
+    log = Log.create(tmp_path / "log", 1)
     yield log
     log.close()
 

@@ -46,6 +46,8 @@ class Engine(Answers):
         self._opening = self._writer.recover()
         wanted = Settings.resolve(given, self._store.model.settings)
         self._writer.require_room(wanted)
+        if directory and directory.unsaved:
+            self._writer.complete_epoch()  # it is of an earlier format until then
         if wanted != self._store.model.settings:
             self._writer.change_settings(wanted)
         self._stop = threading.Event()

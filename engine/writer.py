@@ -72,11 +72,11 @@ class Writer:
             "replayed_events": self.seq - state.seq,
         }
 
-    def require_room(self, settings: Settings, batch_size: int | None = None) -> None:
+    def require_room(self, settings: Settings) -> None:
         """Raises ConfigError for settings whose micro-batches need more rows than there is room for."""
-        self.store.tables.require_room(settings, batch_size)
+        self.store.tables.require_room(settings)
         if self.device:
-            self.device.require_room(settings, batch_size)
+            self.device.require_room(settings)
 
     def change_settings(self, settings: Settings) -> None:
         """Has these settings in force from here on; the log has them first."""
@@ -260,8 +260,9 @@ class Writer:
 
     def _learn_run(self, record: Record, first: int, stop: int, tally: Tally) -> None:
         """Learns events [first, stop) of a record, window by window: planned, its rows brought in, then learned."""
-        self.require_room(self.store.model.settings, record.batch_size)
-        batch_size, model = record.batch_size, self.store.model
+        model = self.store.model
+        settings = model.settings_for(record.batch_size)
+        self.require_room(settings)
         events = native.Events(
             record.users[first:stop],
             record.items[first:stop],
@@ -274,15 +275,15 @@ class Writer:
             learned = None
             with self._turn:
                 if self.device:
-                    self.device.prepare(batch_size, len(events) - start)
-                while (plan := model.plan(batch_size, events, start)) == native.Plan.fetch:
+                    self.device.prepare(settings, len(events) - start)
+                while (plan := model.plan(settings, events, start)) == native.Plan.fetch:
                     self.store.tables.deliver(model.wanted)
                     if not model.delivered():
                         what = "an item of the catalogue has no row in LMDB"
                         raise CorruptionError(what, seq=events.first_seq + start)
                 if plan == native.Plan.ready:
                     learned = (
-                        self.device.learn(batch_size, events, start) if self.device else model.learn(batch_size, events)
+                        self.device.learn(settings, events, start) if self.device else model.learn(settings, events)
                     )
             if learned is None:  # every row in RAM is dirty
                 self._finish_device(tally)

@@ -95,17 +95,21 @@ class Snapshot:
         """Yields everything of a table in the order of keys, as lists of (key, payload)."""
         return self._walk(bytes([table]), chunk, lambda pairs: self._unseal(table, pairs))
 
-    def copy(self, data: Path) -> None:
+    def copy(self, data: Path, meta: dict[str, bytes] | None = None) -> None:
         """Makes the data file `data` of everything but the lists of changes: no byte besides, checked and durable.
 
-        If it fails, no file is left. StorageFullError, CorruptionError.
+        `meta`: metadata items that are others in the copy. If it fails, no file is left. StorageFullError,
+        CorruptionError.
         """
-        write_copy(self._pairs(), data)
+        others = native.seal_values([(meta_key(name), payload) for name, payload in (meta or {}).items()])
+        write_copy(self._pairs(dict(others)), data)
 
-    def _pairs(self) -> Iterator[list[Pair]]:
+    def _pairs(self, others: dict[bytes, bytes]) -> Iterator[list[Pair]]:
         cursor = self._txn.cursor()
         entries = cursor.iternext() if cursor.first() else iter(())
         while part := list(islice(entries, CHUNK)):
+            if others and part[0][0][0] == META:  # its keys come first
+                part = [(key, others.get(key, value)) for key, value in part]
             yield [pair for pair in part if pair[0][0] != CHANGES]
 
     def _walk(self, start: bytes, chunk: int, unseal: Callable[[list[Any]], tuple[int, T]]) -> Iterator[T]:

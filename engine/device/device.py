@@ -45,9 +45,9 @@ class Device:
     def name(self) -> str:
         return backend.device_name()
 
-    def require_room(self, settings: Settings, batch_size: int | None = None) -> None:
+    def require_room(self, settings: Settings) -> None:
         """Raises ConfigError for settings whose micro-batches need more rows than there is room for."""
-        require_hot_room(settings, self._rows, batch_size)
+        require_hot_room(settings, self._rows)
 
     # --- as far as ranking needs it
 
@@ -67,18 +67,18 @@ class Device:
 
     # --- learning
 
-    def prepare(self, batch_size: int, events: int) -> None:
+    def prepare(self, settings: Settings, events: int) -> None:
         """Before a window of at most so many events is planned, with the turn."""
-        self._steps.prepare(self._store.model, batch_size, events)
+        self._steps.prepare(self._store.model, settings, events)
 
-    def learn(self, batch_size: int, events: native.Events, start: int) -> native.Learned:
+    def learn(self, settings: Settings, events: native.Events, start: int) -> native.Learned:
         """Has the window learned that was planned from event `start` on; with the turn. Its losses and refused steps
         are 0 here, and come in with `landed`."""
         model = self._store.model
-        native.fill_fresh(model.learner, model.native_settings(batch_size))
+        native.fill_fresh(model.learner, model.native_settings(settings))
         self._place(self.users)
         self._place(self.items)
-        return self._steps.learn(model, batch_size, events, start)
+        return self._steps.learn(model, settings, events, start)
 
     def _place(self, tier: HotTier) -> None:
         """Brings a tier's pinned rows to the device, and sends back what leaves and is ahead."""
@@ -117,9 +117,9 @@ class Device:
         return tiers[name].stats() if name in tiers else {}
 
 
-def require_hot_room(settings: Settings, rows: int, batch_size: int | None = None) -> None:
+def require_hot_room(settings: Settings, rows: int) -> None:
     """Raises ConfigError if a tier of so many rows can't hold those of one micro-batch."""
-    needed = max(rows_needed(declared, settings, batch_size) for declared in (USERS, ITEMS))
+    needed = max(rows_needed(declared, settings) for declared in (USERS, ITEMS))
     if needed > rows:
         wanted = 2 * needed * hot_row_bytes(settings.dim, settings.optimizer)
-        raise ConfigError(no_room("hot_bytes", rows, settings, batch_size, (needed, wanted)))
+        raise ConfigError(no_room("hot_bytes", rows, settings, (needed, wanted)))

@@ -52,7 +52,6 @@ class _Launch:
     already; `fresh` [n]: 1 at a new user's first event; `columns`: weights, values, offsets [n] or None."""
 
     settings: Settings
-    batch_size: int
     users: Ids
     items: Ids
     negatives: Any
@@ -86,22 +85,22 @@ class DeviceSteps:
         self._flying: tuple[native.Learner, _Results] | None = None  # the learner and the window under way
         self._landed = Landed(0.0, 0)  # what nobody has been told yet
 
-    def prepare(self, model: Model, batch_size: int, events: int) -> None:
+    def prepare(self, model: Model, settings: Settings, events: int) -> None:
         """Before a window of at most so many events is planned: decides who draws its negatives."""
-        learner, settings = model.learner, model.native_settings(batch_size)
-        draws = -(-events // batch_size) * model.settings.negatives
+        learner, planned = model.learner, model.native_settings(settings)
+        draws = -(-events // settings.batch_size) * settings.negatives
         native.draw_on_device(learner, self._items.native if draws >= _LEAST_DRAWS else None)
-        if not native.may_draw(learner, settings, events):
+        if not native.may_draw(learner, planned, events):
             self._items.collect()
 
     @marked("learn")
-    def learn(self, model: Model, batch_size: int, events: native.Events, start: int) -> native.Learned:
+    def learn(self, model: Model, settings: Settings, events: native.Events, start: int) -> native.Learned:
         """Has the window learned that was planned from event `start` on; waits for the one before. Its rows are here.
 
         Losses and refused steps come in later: `landed`.
         """
-        learner, settings = model.learner, model.settings
-        planned = learner, model.native_settings(batch_size), events, self._users.native, self._items.native
+        learner = model.learner
+        planned = learner, model.native_settings(settings), events, self._users.native, self._items.native
         places = native.window_places(*planned)
         part = slice(start, start + len(places.fresh))
         columns = {
@@ -113,28 +112,28 @@ class DeviceSteps:
         with self._copies.computing("learning"):
             negatives: Any = places.negatives
             if len(known):
-                negatives = self._draw(known, settings, batch_size, events.first_seq + start)
+                negatives = self._draw(known, settings, events.first_seq + start)
             if self._mean is None:
                 self._mean = self._copies.send(learner.mean)
             launch = _Launch(
-                *(settings, batch_size, places.users, places.items, negatives, places.fresh, columns),
+                *(settings, places.users, places.items, negatives, places.fresh, columns),
                 learner.mean_count,
             )
-            small = in_steps(batch_size, settings.negatives)
+            small = in_steps(settings.batch_size, settings.negatives)
             results = self._steps(launch) if small else self._batches(launch)
         learned = native.device_marked(*planned)
         self.land()
         self._flying = learner, results
         return learned
 
-    def _draw(self, known: Ids, settings: Settings, batch_size: int, first_seq: int) -> Any:
+    def _draw(self, known: Ids, settings: Settings, first_seq: int) -> Any:
         """The places of a window's negatives, an int32 tensor: drawn, and remembered as named, on the device."""
         drawn = draw_negatives(
             self._copies.send(known),
             self._drawn.slots,
             seed=settings.seed,
             first_seq=first_seq,
-            batch_size=batch_size,
+            batch_size=settings.batch_size,
             negatives=settings.negatives,
         )
         self._drawn.name(drawn, len(self._items.rows))
@@ -184,7 +183,7 @@ class DeviceSteps:
         """The window with its steps in order, where it is learned: found there if its negatives are there, too."""
         users, items, send = self._users.rows, self._items.rows, self._copies.send
         fresh = launch.fresh if launch.fresh.any() else None
-        shape: dict[str, Any] = {"batch_size": launch.batch_size, "negatives": launch.settings.negatives}
+        shape: dict[str, Any] = {"batch_size": launch.settings.batch_size, "negatives": launch.settings.negatives}
         if not isinstance(launch.negatives, np.ndarray):
             rest = {"weights": launch.columns["weights"], "fresh": fresh}
             shape |= {name: None if x is None else send(x) for name, x in rest.items()}
@@ -208,8 +207,8 @@ class DeviceSteps:
         n = len(launch.fresh)
         losses = torch.empty(n, dtype=torch.float32, device=self._device)
         skipped = torch.zeros((), dtype=torch.int64, device=self._device)
-        for begin in range(0, n, launch.batch_size):
-            part = slice(begin, min(begin + launch.batch_size, n))
+        for begin in range(0, n, launch.settings.batch_size):
+            part = slice(begin, min(begin + launch.settings.batch_size, n))
             of = {name: None if x is None else x[part] for name, x in columns.items()}
             losses[part], refused = self._batch(launch, places, of, part)
             skipped += refused
@@ -269,7 +268,7 @@ def _negatives_of(launch: _Launch, places: Any, part: slice) -> Any:
     if not k:
         return None
     if launch.settings.loss == "softmax":
-        number = part.start // launch.batch_size
+        number = part.start // launch.settings.batch_size
         return places[number * k : (number + 1) * k]
     return places[part.start * k : part.stop * k].view(-1, k)
 

@@ -11,6 +11,7 @@ from ..cold.cold import Snapshot, data_file
 from ..contract.errors import ConfigError, CorruptionError, EngineError
 from ..log.log import Log
 from ..machine.files import as_engine_error, sync_directory
+from ..store.created import Created
 from ..store.state import State
 from .directory import checked_path, made_aside
 from .verify import verify
@@ -29,17 +30,19 @@ def checked_target(dst: Any, source: Path) -> Path:
 def write_backup(snapshot: Snapshot, path: Path) -> int:
     """Makes the directory `path` of one epoch, verified and durable; returns its seq.
 
-    Its log is empty and begins after that seq. If it fails, nothing is left of it, but where all is there and its name
-    alone could not be made durable. ConfigError, StorageFullError, CorruptionError, EngineError.
+    Its log is empty and begins after that seq. It gets an id of its own, in its rows and in its log, since what it
+    learns from here on is not what the original learns. If it fails, nothing is left of it, but where all is there and
+    its name alone could not be made durable. ConfigError, StorageFullError, CorruptionError, EngineError.
     """
     try:
         with made_aside(path, "dst") as aside:
             rows = aside / "rows"
             rows.mkdir(mode=0o700)
-            snapshot.copy(data_file(rows))
+            created = Created.from_meta(snapshot.meta, path).copied()
+            snapshot.copy(data_file(rows), created.to_meta())
             sync_directory(rows)
             seq = State.from_meta(snapshot.meta, path).seq
-            Log.create(aside / "log", seq + 1).close()
+            Log.create(aside / "log", created.directory_id, seq + 1).close()
             report = verify(aside)
             if (report.seq, report.lmdb_seq) != (seq, seq):
                 raise CorruptionError(f"the backup stands at seq {report.seq}, not at {seq}", file=str(aside))

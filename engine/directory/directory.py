@@ -10,7 +10,6 @@ A new directory is built aside, synced and renamed into place, so that one that 
 import contextlib
 import errno
 import fcntl
-import json
 import os
 import shutil
 import tempfile
@@ -23,22 +22,28 @@ from ..contract.arguments import describe
 from ..contract.errors import BusyError, ConfigError, EngineError
 from ..contract.settings import Settings
 from ..log.log import Log
-from ..machine.backend import fingerprint
+from ..log.log import verify as verify_log
 from ..machine.files import as_engine_error, sync_directory
-from ..store.state import FORMAT, State
+from ..store.created import FORMAT, Created
+from ..store.state import State
 
 MEMORY = ":memory:"  # where `engine.open` takes a path: no directory at all
 
 
 class Directory:
-    """One model directory, locked. `cold`, `log` and the `state` of the last epoch are open while it is."""
+    """One model directory, locked. `cold`, `log` and the `state` of the last epoch are open while it is.
 
-    def __init__(self, path: Path, lock: int, cold: Cold, log: Log, state: State):
+    `unsaved`: metadata that the next epoch must write beside the state, before anything is appended to the log. A
+    directory of format 1 has some: what makes it one of the present format.
+    """
+
+    def __init__(self, path: Path, lock: int, cold: Cold, log: Log, state: State, unsaved: dict[str, bytes]):
         self.path = path
         self._lock = lock
         self.cold = cold
         self.log = log
         self.state = state
+        self.unsaved = unsaved
 
     @classmethod
     def open(
@@ -73,8 +78,13 @@ class Directory:
             cold = Cold.open(path / "rows")
             state = State.from_meta(cold.meta, path, kind)
             state.require_rows(cold.entries, path)
-            log = Log.open(path / "log", known_durable_seq=state.seq)
-            return cls(path, lock, cold, log, state)
+            created, unsaved = Created.from_meta(cold.meta, path), {}
+            if created.format != FORMAT:
+                found = verify_log(path / "log", created.owner, known_durable_seq=state.seq)
+                created = created.migrated(found.last_seq)
+                unsaved = created.to_meta()
+            log = Log.open(path / "log", created.owner, known_durable_seq=state.seq)
+            return cls(path, lock, cold, log, state, unsaved)
         except BaseException:
             if cold is not None:
                 cold.close()
@@ -117,12 +127,12 @@ def exists(path: Path) -> bool:
 
 
 def _create(path: Path, settings: Settings, mode: str, kind: str) -> None:
-    made = {"format": FORMAT, "fingerprint": fingerprint(kind)}
-    meta = {"created": json.dumps(made).encode(), **State.initial(settings).to_meta()}
+    created = Created.now(kind)
+    meta = created.to_meta() | State.initial(settings).to_meta()
     try:
         with made_aside(path, "path") as aside:
             Cold.create(aside / "rows", meta).close()
-            Log.create(aside / "log").close()
+            Log.create(aside / "log", created.directory_id).close()
     except FileExistsError as e:
         if mode == "x":
             raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e

@@ -144,9 +144,9 @@ class Epochs:
         try:
             number = self._number + 1
             meta = state.to_meta()
-            also = {changes.EPOCH: number.to_bytes(8, "little")}
+            also = {changes.EPOCH: number.to_bytes(8, "little")} | self._directory.unsaved
             self._directory.cold.write(self._batches(number, state.items, removed), meta | also, removed.deletes)
-            self._number, self._saved = number, meta
+            self._number, self._saved, self._directory.unsaved = number, meta, {}
             committed = True
             self._store.tables.deleted()
         finally:

@@ -13,18 +13,16 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..cold.cold import Cold, data_file, newest
 from ..cold.keys import HISTORY, MOST_CHUNKS
-from ..contract.arrays import NO_IDS
 from ..contract.errors import ConfigError, CorruptionError, EngineError
 from ..contract.losses import POINTWISE
 from ..contract.settings import Settings
 from ..log.log import Log
-from ..log.record import Record
+from ..log.record import Record, require_sound
 from ..log.segment import segments_in
 from ..machine.files import as_engine_error
+from ..store.created import Created
 from ..store.history import ENTRY, stored_chunks
 from ..store.state import State
 from ..store.tables import ITEMS
@@ -53,8 +51,9 @@ def private_copy(path: Path) -> Path:
         _check(copy)
     except BaseException as e:
         shutil.rmtree(copy, ignore_errors=True)
+        if isinstance(e, EngineError):
+            e.args = tuple(x.replace(str(copy), str(path)) if isinstance(x, str) else x for x in e.args)
         if isinstance(e, CorruptionError):
-            e.args = tuple(str(x).replace(str(copy), str(path)) for x in e.args)
             e.file = e.file and e.file.replace(str(copy), str(path))
         elif isinstance(e, OSError) and not isinstance(e, EngineError):
             raise as_engine_error(path, e) from e
@@ -95,12 +94,12 @@ def _check(copy: Path) -> None:
     try:
         verify(copy)
         with Cold.open(copy / "rows", values=False) as cold:  # they were checked just now
-            state = State.from_meta(cold.meta, copy)
+            state, owner = State.from_meta(cold.meta, copy), Created.from_meta(cold.meta, copy).owner
             _require_file_for(state, copy)
             for user, number, payload in stored_chunks(cold.scan_raw(HISTORY)):
                 if number >= MOST_CHUNKS or len(payload) % ENTRY.itemsize or len(payload) > 64 * ENTRY.itemsize:
                     raise CorruptionError(f"user {user} has an impossible history", file=str(cold.directory))
-        log = Log.open(copy / "log", known_durable_seq=state.seq)
+        log = Log.open(copy / "log", owner, known_durable_seq=state.seq)
         try:
             for record in log.replay(state.seq):
                 _check_record(record, state.settings)
@@ -124,15 +123,11 @@ def _require_file_for(state: State, copy: Path) -> None:
 
 def _check_record(record: Record, settings: Settings) -> None:
     """What `Events.check` and `Settings.resolve` made sure of when it was written."""
-    # In an operation -1 fills up the shorter column.
-    ids = NO_IDS if record.operation is not None else np.concatenate([record.users, record.items])
-    numbers = [x for x in (record.values, record.weights, record.timestamps) if x is not None]
-    fine = (ids != -1).all() and all(np.isfinite(x).all() for x in numbers)
-    fine = fine and (record.weights is None or (record.weights >= 0).all())
+    require_sound(record)
     values = record.values if record.count else None
-    fine = fine and (values is not None) == (record.count > 0 and settings.loss in POINTWISE)
+    fine = (values is not None) == (record.count > 0 and settings.loss in POINTWISE)
     if values is not None and settings.loss == "logistic":
-        fine = fine and ((values == 0) | (values == 1)).all()
+        fine = fine and bool(((values == 0) | (values == 1)).all())
     changed: dict[str, Any] = dict(record.settings or {})
     if record.count:
         changed["batch_size"] = record.batch_size

@@ -9,13 +9,18 @@ from typing import Any
 from ..cold import cold
 from ..contract.errors import ConfigError
 from ..log import log
+from ..store.created import Created
 from ..store.state import State
 from .directory import checked_path, exists
 
 
 @dataclass(frozen=True, slots=True)
 class VerifyReport:
-    """What was read and found whole. `torn_bytes`: an unfinished record at the log's end, which opening cuts off."""
+    """What was read and found whole. `torn_bytes`: an unfinished record at the log's end, which opening cuts off.
+
+    `format`: of the directory; opening one of format 1 makes it one of format 2. `directory_id`: 16 hex digits, the
+    same in rows and log; "" in format 1.
+    """
 
     seq: int
     lmdb_seq: int
@@ -24,10 +29,14 @@ class VerifyReport:
     torn_bytes: int
     entries: int
     lmdb_bytes: int
+    format: int
+    directory_id: str
 
 
 def verify(path: Any) -> VerifyReport:
-    """Checks log and LMDB, structure and CRCs. Raises CorruptionError (file, offset, seq), ConfigError.
+    """Checks log and LMDB, structure and CRCs, and that both belong to one directory.
+
+    Raises CorruptionError (file, offset, seq); ConfigError, or EngineError from the log, for what a later version made.
 
     >>> with engine.open("shop") as eng:
     ...     report = eng.ingest([7, 8], [100, 101])
@@ -40,8 +49,9 @@ def verify(path: Any) -> VerifyReport:
     found = cold.verify(path / "rows")
     state = State.from_meta(found["metadata"].get, path)
     state.require_rows(found["tables"], path)
+    created = Created.from_meta(found["metadata"].get, path)
     saved = state.seq
-    summary = log.verify(path / "log", known_durable_seq=saved)
+    summary = log.verify(path / "log", created.owner, known_durable_seq=saved)
     return VerifyReport(
         seq=summary.last_seq,
         lmdb_seq=saved,
@@ -50,4 +60,6 @@ def verify(path: Any) -> VerifyReport:
         torn_bytes=summary.torn_bytes,
         entries=found["entries"],
         lmdb_bytes=found["file_bytes"],
+        format=created.format,
+        directory_id=f"{created.directory_id:016x}" if created.directory_id else "",
     )

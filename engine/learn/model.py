@@ -54,9 +54,17 @@ class Model:
         self._settings = settings
         self._native = native_settings(settings)
 
-    def native_settings(self, batch_size: int) -> native.LearnSettings:
-        """The settings in force with the batch size of a record, which replay may find to be another one."""
-        return self._native if batch_size == self._settings.batch_size else native_settings(self._settings, batch_size)
+    def settings_for(self, batch_size: int) -> Settings:
+        """The settings in force, with the batch size of a log record, which replay may find to be another one."""
+        return (
+            self._settings
+            if batch_size == self._settings.batch_size
+            else self._settings.changed({"batch_size": batch_size})
+        )
+
+    def native_settings(self, settings: Settings) -> native.LearnSettings:
+        """Those in force, or some of `settings_for`, as the C++ core takes them."""
+        return self._native if settings is self._settings else native_settings(settings)
 
     @property
     def mean(self) -> Floats:
@@ -87,10 +95,10 @@ class Model:
         """Rows left the tables."""
         self.learner.rows_removed()
 
-    def plan(self, batch_size: int, events: native.Events, start: int) -> native.Plan:
+    def plan(self, settings: Settings, events: native.Events, start: int) -> native.Plan:
         """Plans a window of consecutive micro-batches from event `start` on: ready to be learned; or rows are `wanted`
         from LMDB; or every row in RAM is dirty, and an epoch must end. Then plan again."""
-        return self.learner.plan(self.native_settings(batch_size), events, start)
+        return self.learner.plan(self.native_settings(settings), events, start)
 
     @property
     def wanted(self) -> list[Ids]:
@@ -101,12 +109,12 @@ class Model:
         """What LMDB has of `wanted` is in RAM. False: an item of the catalogue has no row there."""
         return self.learner.delivered()
 
-    def learn(self, batch_size: int, events: native.Events) -> native.Learned:
+    def learn(self, settings: Settings, events: native.Events) -> native.Learned:
         """Learns the planned window."""
-        return self.learner.learn(self.native_settings(batch_size), events)
+        return self.learner.learn(self.native_settings(settings), events)
 
 
-def native_settings(s: Settings, batch_size: int | None = None) -> native.LearnSettings:
-    """What the C++ core takes of the settings, with another batch size if one is given."""
+def native_settings(s: Settings) -> native.LearnSettings:
+    """What the C++ core takes of the settings."""
     loss, optimizer = LOSSES.index(s.loss), OPTIMIZERS.index(s.optimizer)
-    return native.LearnSettings(loss, optimizer, s.lr, s.l2, s.negatives, batch_size or s.batch_size, s.seed)
+    return native.LearnSettings(loss, optimizer, s.lr, s.l2, s.negatives, s.batch_size, s.seed)

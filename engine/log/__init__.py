@@ -3,5 +3,6 @@
 from ..contract.arguments import MAX_EVENTS
 from .log import Log, LogSummary, verify
 from .record import Record
+from .segment import Owner
 
-__all__ = ["MAX_EVENTS", "Log", "LogSummary", "Record", "verify"]
+__all__ = ["MAX_EVENTS", "Log", "LogSummary", "Owner", "Record", "verify"]

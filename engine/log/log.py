@@ -18,8 +18,9 @@ from typing import NamedTuple
 
 from ..contract.errors import CorruptionError, EngineError
 from ..machine.files import NO_ROOM, as_engine_error, sync_directory
-from .record import Record, decode_record, encode_record
-from .segment import Segment, open_segment, read_records, segment_name, survey
+from .encoding import decode_record, encode_record
+from .record import Record
+from .segment import Owner, Segment, open_segment, read_records, segment_name, survey
 
 SEGMENT_BYTES = 64 << 20
 _COPY_BYTES = 1 << 20
@@ -41,9 +42,10 @@ class LogSummary(NamedTuple):
 class Log:
     """A log open for writing. Made by `Log.create` or `Log.open`; ends with `close`."""
 
-    def __init__(self, directory: Path, segments: list[Segment], tail: int, segment_bytes: int):
+    def __init__(self, directory: Path, directory_id: int, segments: list[Segment], tail: int, segment_bytes: int):
         """For `create` and `open`, with everything in `segments` durable and `tail` the last one's descriptor."""
         self._directory = directory
+        self._directory_id = directory_id
         self._segments = segments
         self._tail = tail
         self._segment_bytes = segment_bytes
@@ -54,10 +56,11 @@ class Log:
         self._failure: str | None = None  # why nothing more is taken
 
     @classmethod
-    def create(cls, directory: Path, next_seq: int = 1, segment_bytes: int = SEGMENT_BYTES) -> "Log":
+    def create(cls, directory: Path, directory_id: int, next_seq: int = 1, segment_bytes: int = SEGMENT_BYTES) -> "Log":
         """Make the directory, which must not be there, with an empty log whose first event will be `next_seq`; durable.
 
-        Raises StorageFullError, or EngineError when the directory cannot be made.
+        `directory_id`: of the model directory, not 0; every record will say it. Raises StorageFullError, or EngineError
+        when the directory cannot be made.
         """
         try:
             os.mkdir(directory, 0o700)
@@ -72,17 +75,20 @@ class Log:
                 raise
         except OSError as error:
             raise as_engine_error(f"cannot create the log {directory}", error) from error
-        return cls(directory, [segment], tail, segment_bytes)
+        return cls(directory, directory_id, [segment], tail, segment_bytes)
 
     @classmethod
-    def open(cls, directory: Path, *, segment_bytes: int = SEGMENT_BYTES, known_durable_seq: int) -> "Log":
+    def open(
+        cls, directory: Path, owner: Owner, *, segment_bytes: int = SEGMENT_BYTES, known_durable_seq: int
+    ) -> "Log":
         """Open for writing: read every byte, cut a torn tail, make what is left durable.
 
-        `known_durable_seq` is the last event that LMDB holds. Raises CorruptionError, with nothing touched, when
-        something that was durable is damaged or missing; EngineError when the files cannot be read or cut.
+        `owner`: whose log it must be; `known_durable_seq`: the last event that LMDB holds. Raises CorruptionError, with
+        nothing touched, when something that was durable is damaged, missing or of another directory; EngineError when
+        the files cannot be read or cut, or when they hold something that this release does not know.
         """
         try:
-            segments = survey(directory, known_durable_seq)
+            segments = survey(directory, owner, known_durable_seq)
             last = segments[-1]
             tail = _open_tail(last.path)
             try:
@@ -98,7 +104,7 @@ class Log:
                 raise
         except OSError as error:
             raise as_engine_error(f"cannot open the log {directory}", error) from error
-        return cls(directory, segments, tail, segment_bytes)
+        return cls(directory, owner.directory_id, segments, tail, segment_bytes)
 
     @property
     def first_seq(self) -> int:
@@ -138,7 +144,13 @@ class Log:
         segment = self._segments[-1]
         if segment.size >= self._segment_bytes and segment.last_seq >= segment.first_seq:
             segment = self._begin_segment()
-        data = encode_record(record, offset=segment.size, synced_bytes=self._synced_bytes, synced_seq=self._synced_seq)
+        data = encode_record(
+            record,
+            directory_id=self._directory_id,
+            offset=segment.size,
+            synced_bytes=self._synced_bytes,
+            synced_seq=self._synced_seq,
+        )
         self._failure = _INTERRUPTED
         self._write(memoryview(data), segment)
         segment.last_seq = self._last_seq = record.last_seq
@@ -297,14 +309,13 @@ class Log:
         return segment
 
 
-def verify(directory: Path, *, known_durable_seq: int | None = None) -> LogSummary:
+def verify(directory: Path, owner: Owner | None = None, *, known_durable_seq: int | None = None) -> LogSummary:
     """Read every byte, change nothing.
 
-    `known_durable_seq`: the last event that LMDB holds, if that is to be held against the log. Raises CorruptionError
-    as `Log.open` would; EngineError when a file cannot be read.
+    `owner`, `known_durable_seq`: as for `Log.open`, if they are to be held against the log. Raises what that would.
     """
     try:
-        segments = survey(directory, known_durable_seq)
+        segments = survey(directory, owner, known_durable_seq)
     except OSError as error:
         raise as_engine_error(f"cannot read the log {directory}", error) from error
     return LogSummary(

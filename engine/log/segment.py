@@ -11,14 +11,39 @@ import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
-from ..contract.errors import CorruptionError
-from .record import HEADER_BYTES, MAGIC, Header, is_whole, parse_header
+from ..contract.errors import CorruptionError, EngineError
+from .encoding import HEADER_BYTES, MAGIC, Header, is_whole, parse_header, require_readable
 
 _NAME = re.compile(r"([0-9]{20})\.log")
 _READ_AHEAD = 1 << 18
 _SEARCH_BYTES = 1 << 20  # a multiple of 8
+
+
+class Owner(NamedTuple):
+    """The directory that a log belongs to, as its state says.
+
+    `directory_id`: in every record of version 2; 0 for a directory of format 1, whose log has none. Records of version
+    1, which name no directory, may stand up to event `version_1_through`: -1 for nowhere.
+    """
+
+    directory_id: int
+    version_1_through: int = -1
+
+    def require(self, header: Header, path: Path) -> None:
+        """CorruptionError for a whole record that cannot be in this directory's log."""
+        found = header.directory_id
+        if found == self.directory_id or (found is None and header.last_seq <= self.version_1_through):
+            return
+        theirs = "no directory, as in format 1" if found is None else f"directory {found:016x}"
+        ours = f"directory {self.directory_id:016x}" if self.directory_id else "a directory of format 1, without an id"
+        raise CorruptionError(
+            f"the log has a record of {theirs}, but the rows are those of {ours}",
+            file=str(path),
+            offset=header.offset,
+            seq=header.first_seq,
+        )
 
 
 @dataclass(slots=True)
@@ -65,10 +90,11 @@ def open_segment(path: Path) -> BinaryIO:
 def read_records(file: BinaryIO, path: Path, next_seq: int, end: int) -> Iterator[tuple[Header, bytes]]:
     """The whole records from the start of the file to the first bad place or to byte `end`, as (header, body).
 
-    Raises CorruptionError where a whole record does not begin with the seq that the one before calls for.
+    Raises CorruptionError where a whole record does not begin with the seq that the one before calls for, or its parts
+    do not add up; EngineError where there is something in it that this release does not know.
     """
     offset = 0
-    while offset < end and (whole := _read_whole(file, offset)) is not None:
+    while offset < end and (whole := _read_whole(file, path, offset)) is not None:
         header = whole[0]
         if header.first_seq != next_seq:
             message = f"a log record begins with event {header.first_seq:,} where {next_seq:,} is due"
@@ -78,11 +104,12 @@ def read_records(file: BinaryIO, path: Path, next_seq: int, end: int) -> Iterato
         next_seq = header.last_seq + 1
 
 
-def survey(directory: Path, known_durable_seq: int | None) -> list[Segment]:
+def survey(directory: Path, owner: Owner | None, known_durable_seq: int | None) -> list[Segment]:
     """All segments in order, every byte read. Only the last one may have torn bytes; it may have no record.
 
-    `known_durable_seq` is the last event that LMDB holds; None: not held against the log. Raises CorruptionError where
-    anything that was durable once is not whole now; OSError when a file cannot be read.
+    `owner`: whose log it must be; `known_durable_seq`: the last event that LMDB holds. None: not held against the log.
+    Raises CorruptionError where anything that was durable once is not whole now, or of another directory; EngineError
+    where there is something in it that this release does not know; OSError when a file cannot be read.
     """
     names = segments_in(directory)
     if not names:
@@ -93,7 +120,8 @@ def survey(directory: Path, known_durable_seq: int | None) -> list[Segment]:
         if int(name[:20]) != next_seq:
             message = f"the log goes on with segment {name} where event {next_seq:,} is due"
             raise CorruptionError(message, file=str(directory), seq=next_seq)
-        segment = _survey_segment(directory / name, next_seq, known_durable_seq, number == len(names))
+        segment = Segment(directory / name, next_seq, next_seq - 1, next_seq - 1)
+        _survey_segment(segment, owner, known_durable_seq, number == len(names))
         segments.append(segment)
         next_seq = segment.last_seq + 1
     if known_durable_seq is None:
@@ -109,39 +137,48 @@ def survey(directory: Path, known_durable_seq: int | None) -> list[Segment]:
     return segments
 
 
-def _survey_segment(path: Path, first_seq: int, known_durable_seq: int | None, is_last: bool) -> Segment:
-    segment = Segment(path, first_seq, first_seq - 1, first_seq - 1)
+def _survey_segment(segment: Segment, owner: Owner | None, known_durable_seq: int | None, is_last: bool) -> None:
+    path = segment.path
     with open_segment(path) as file:
         file_bytes = os.fstat(file.fileno()).st_size
-        for header, _ in read_records(file, path, first_seq, file_bytes):
+        for header, _ in read_records(file, path, segment.first_seq, file_bytes):
+            if owner is not None:
+                owner.require(header, path)
             segment.add(header)
         bad, bad_seq = segment.size, segment.last_seq + 1
         if bad == file_bytes:
-            return segment
+            return
         why = None
         if not is_last:
             why = "a later segment proves that it was durable"
         elif known_durable_seq is not None and bad_seq <= known_durable_seq:
             why = f"LMDB holds events up to {known_durable_seq:,}"
-        elif (witness := _find_witness(file, bad, file_bytes)) is not None:
+        elif (witness := _find_witness(file, path, bad, file_bytes)) is not None:
             why = f"a later record says that events up to {witness.synced_seq:,} were durable"
         if why:
             raise CorruptionError(f"the log is damaged; {why}", file=str(path), offset=bad, seq=bad_seq)
     segment.torn_bytes = file_bytes - bad
-    return segment
 
 
-def _read_whole(file: BinaryIO, offset: int) -> tuple[Header, bytes] | None:
+def _read_whole(file: BinaryIO, path: Path, offset: int) -> tuple[Header, bytes] | None:
     """The whole record at `offset`, where the file stands, as (header, body); None if there is none."""
     head = file.read(HEADER_BYTES)
     header = parse_header(head, offset)
     if header is None:
         return None
     body = file.read(header.length - HEADER_BYTES)
-    return (header, body) if is_whole(header, head, body) else None
+    if not is_whole(header, head, body):
+        return None
+    try:
+        require_readable(header, body)
+    except CorruptionError as error:
+        raise CorruptionError(str(error), file=str(path), offset=offset) from error
+    except EngineError as error:
+        raise EngineError(f"{path}, offset {offset}: {error}") from error
+    return header, body
 
 
-def _find_witness(file: BinaryIO, bad: int, end: int) -> Header | None:
+def _find_witness(file: BinaryIO, path: Path, bad: int, end: int) -> Header | None:
     """The first whole record after `bad` that knew `bad` to be durable."""
     for start in range(bad, end, _SEARCH_BYTES):
         file.seek(start)
@@ -150,7 +187,7 @@ def _find_witness(file: BinaryIO, bad: int, end: int) -> Header | None:
         while found >= 0:
             if found % 8 == 0 and start + found > bad:
                 file.seek(start + found)
-                whole = _read_whole(file, start + found)
+                whole = _read_whole(file, path, start + found)
                 if whole is not None and whole[0].synced_bytes > bad:
                     return whole[0]
             found = chunk.find(MAGIC, found + 1)

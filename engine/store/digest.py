@@ -25,10 +25,8 @@ def digest(state: State, tables: Iterable[HasRows], hidden: Ids, chunks: Iterabl
     """Hex of 16 bytes. `hidden`: ids of items, rising; `chunks`: of all histories, (user, number, bytes) in order.
     Nothing may change meanwhile."""
     h = hashlib.blake2b(digest_size=16)
-    meta = state.to_meta()
-    fields = json.loads(meta["state"])
-    del fields["bit_exact"], fields["purge"]  # of this machine and of its files, not of the log
-    h.update(json.dumps(fields, sort_keys=True).encode() + meta["mean"] + hidden.tobytes() + meta["sightings"])
+    mean = state.mean.astype("<f4").tobytes()
+    h.update(json.dumps(state.facts(), sort_keys=True).encode() + mean + hidden.tobytes() + state.sightings)
     for table in tables:
         for ids, rows in table.rows():
             h.update(np.hstack([ids.reshape(-1, 1).view(np.uint8), rows]).tobytes())  # each id beside its row

@@ -15,15 +15,18 @@ import numpy as np
 from ..cold.keys import HIDDEN
 from ..contract.arguments import describe
 from ..contract.arrays import Floats
-from ..contract.errors import ConfigError, CorruptionError, EngineError
+from ..contract.errors import ConfigError, CorruptionError
 from ..contract.losses import LOSSES
 from ..contract.settings import Settings
 from ..machine.backend import fingerprint, native
+from .created import Created, making_sense, require_known
 from .tables import TABLES
 
-FORMAT = 1
+SCHEMA = 2
 
 _COUNTS = ("seq", "mean_count", "ordinals", "hidden")
+_FIELDS = {*_COUNTS, "schema", "rows", "parts", "settings", "positions", "value_sums", "bit_exact", "purge"}
+_PARTS = ("mean", "sightings", "decided")  # items of the metadata beside the JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +34,7 @@ class State:
     """What an epoch saves beside rows and histories: the engine as of `seq`."""
 
     seq: int
-    rows: dict[str, int]
+    rows: dict[str, int]  # by table
     mean: Floats
     mean_count: int
     settings: Settings
@@ -44,19 +47,31 @@ class State:
     sightings: bytes = b""  # the sketch of admission
     decided: bytes = b""  # in the middle of a record: which of its events are learned, a byte each
 
-    def to_meta(self) -> dict[str, bytes]:
-        fields: dict[str, Any] = {
+    @property
+    def users(self) -> int:
+        return self.rows["users"]
+
+    @property
+    def items(self) -> int:
+        return self.rows["items"]
+
+    def facts(self) -> dict[str, Any]:
+        """What follows from the log alone: all but the parts, and what is of this machine or of its files."""
+        return {
             "seq": self.seq,
             **self.rows,
             "mean_count": self.mean_count,
             "value_sums": self.value_sums,
             "settings": self.settings.as_dict(),
             "positions": {source: position.hex() for source, position in self.positions.items()},
-            "bit_exact": self.bit_exact,
             "ordinals": self.ordinals,
             "hidden": self.hidden,
-            "purge": self.purge,
         }
+
+    def to_meta(self) -> dict[str, bytes]:
+        fields = {name: value for name, value in self.facts().items() if name not in self.rows}
+        fields |= {"schema": SCHEMA, "rows": self.rows, "parts": _PARTS}
+        fields |= {"bit_exact": self.bit_exact, "purge": self.purge}
         return {
             "state": json.dumps(fields).encode(),
             "mean": self.mean.astype("<f4").tobytes(),
@@ -66,25 +81,36 @@ class State:
 
     @classmethod
     def from_meta(cls, meta: Callable[[str], bytes | None], directory: Path, kind: str = "cpu") -> "State":
-        """The mirror of `to_meta`; `meta` looks up the cold tier's metadata by name, `kind` of device will learn."""
-        created, state, mean = meta("created"), meta("state"), meta("mean")
-        if created is None or state is None or mean is None:
+        """The mirror of `to_meta`; `meta` looks up the cold tier's metadata by name, `kind` of device will learn.
+
+        A state of format 1 is read as what it would be in this one. ConfigError for a later format, schema, field,
+        table or part; CorruptionError.
+        """
+        created = Created.from_meta(meta, directory)
+        state, mean = meta("state"), meta("mean")
+        if state is None or mean is None:
             raise CorruptionError("the cold tier holds no state of an engine", file=str(directory))
-        try:
-            made = json.loads(created)
-            if made["format"] != FORMAT:
-                written = describe(made["format"])
-                raise ConfigError(f"{directory}: made in format {written}, this version reads format {FORMAT}")
+        with making_sense(directory):
             fields = json.loads(state)
+            if created.format == 1:
+                fields = _of_format_1(fields)
+            if type(fields["schema"]) is not int or fields["schema"] != SCHEMA:
+                written = describe(fields["schema"])
+                raise ConfigError(f"{directory}: a state of schema {written}, this version reads schema {SCHEMA}")
+            require_known(fields, _FIELDS, directory)
+            require_known(fields["parts"], set(_PARTS), directory)
+            if any(meta(name) is None for name in fields["parts"]):
+                raise ValueError("a part of it is missing")
+            require_known(fields["rows"], set(TABLES), directory)
             settings = Settings.stored(fields["settings"])
             read = cls(
                 **{name: _count(fields[name]) for name in _COUNTS},
-                rows={name: _count(fields[name]) for name in TABLES},
+                rows={name: _count(fields["rows"].get(name, 0)) for name in TABLES},
                 mean=_mean(mean, settings.dim),
                 settings=settings,
                 positions={str(source): bytes.fromhex(position) for source, position in fields["positions"].items()},
                 value_sums=_finite_pair(fields["value_sums"]),
-                bit_exact=fields["bit_exact"] is True and made["fingerprint"] == fingerprint(kind),
+                bit_exact=fields["bit_exact"] is True and created.fingerprint == fingerprint(kind),
                 purge=_flag(fields["purge"]),
                 sightings=meta("sightings") or b"",
                 decided=meta("decided") or b"",
@@ -92,26 +118,17 @@ class State:
             if read.ordinals >= 2**32 or len(read.sightings) not in (0, native.SKETCH_BYTES):
                 raise ValueError("a part that cannot be so long")
             return read
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as e:
-            if isinstance(e, EngineError):
-                raise
-            raise CorruptionError(f"the state in the cold tier makes no sense: {e!r}", file=str(directory)) from e
 
     def require_rows(self, entries: dict[int, int], directory: Path) -> None:
         """Raises CorruptionError unless the cold tier has as many rows as the state says; `entries` is by table."""
-        counts = [(name, declared.number, self.rows[name]) for name, declared in TABLES.items()]
-        counts.append(("hidden items", HIDDEN, self.hidden))
-        for name, table, rows in counts:
-            if entries.get(table, 0) != rows:
+        counts = [(table.name, table.number, self.rows[table.name]) for table in TABLES.values()]
+        for name, number, rows in [*counts, ("hidden items", HIDDEN, self.hidden)]:
+            if entries.get(number, 0) != rows:
                 raise CorruptionError(
-                    f"LMDB holds {entries.get(table, 0)} rows of {name}, its state says {rows}",
+                    f"LMDB holds {entries.get(number, 0)} rows of {name}, its state says {rows}",
                     file=str(directory / "rows"),
                     seq=self.seq,
                 )
-
-    @property
-    def items(self) -> int:
-        return self.rows["items"]
 
     @property
     def base(self) -> float:
@@ -121,6 +138,13 @@ class State:
     @classmethod
     def initial(cls, settings: Settings) -> "State":
         return cls(0, dict.fromkeys(TABLES, 0), np.zeros(settings.dim, np.float32), 0, settings, {})
+
+
+def _of_format_1(fields: Any) -> dict[str, Any]:
+    """The same in this format: it had two tables, as fields of their own, and no schema."""
+    rows = {name: fields[name] for name in ("users", "items")}
+    kept = {name: value for name, value in fields.items() if name not in rows}
+    return {"schema": SCHEMA, "rows": rows, "parts": _PARTS, **kept}
 
 
 def _count(x: Any) -> int:

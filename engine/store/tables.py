@@ -75,30 +75,30 @@ def _shares() -> int:
     return HISTORY_SHARE + sum(declared.share for declared in TABLES.values())
 
 
-def rows_needed(declared: Declared, settings: Settings, batch_size: int | None = None) -> int:
+def rows_needed(declared: Declared, settings: Settings) -> int:
     """Rows of a table that one micro-batch can need at most."""
-    s = native_settings(settings, batch_size)
+    s = native_settings(settings)
     if declared is USERS:
         return s.users_needed
-    return s.items_needed if declared is ITEMS else batch_size or settings.batch_size
+    return s.items_needed if declared is ITEMS else settings.batch_size
 
 
-def require_room(settings: Settings, warm_bytes: int | None, batch_size: int | None = None) -> None:
+def require_room(settings: Settings, warm_bytes: int | None) -> None:
     """Raises ConfigError if RAM can't hold the rows of one micro-batch, for a micro-batch is never split."""
     for declared in TABLES.values():
         if declared.keyed_by == "one":
             continue
-        capacity, needed = capacity_of(declared, settings, warm_bytes), rows_needed(declared, settings, batch_size)
+        capacity, needed = capacity_of(declared, settings, warm_bytes), rows_needed(declared, settings)
         if needed > capacity:
             wanted = -(-needed * warm_row_bytes(declared.floats(settings)) * _shares() // declared.share)
-            raise ConfigError(no_room("warm_bytes", capacity, settings, batch_size, (needed, wanted)))
+            raise ConfigError(no_room("warm_bytes", capacity, settings, (needed, wanted)))
 
 
-def no_room(what: str, capacity: int, settings: Settings, batch_size: int | None, needed: tuple[int, int]) -> str:
+def no_room(what: str, capacity: int, settings: Settings, needed: tuple[int, int]) -> str:
     """The message for too little memory; `needed`: rows, bytes."""
     return (
         f"{what}: room for {capacity} rows of a table, but a micro-batch of batch_size "
-        f"{batch_size or settings.batch_size} with negatives {settings.negatives} can need {needed[0]}; wanted at "
+        f"{settings.batch_size} with negatives {settings.negatives} can need {needed[0]}; wanted at "
         f"least {needed[1]} bytes"
     )
 
@@ -148,9 +148,9 @@ class Tables:
         for table in self:
             table.warm.restore_rows(rows[table.name])
 
-    def require_room(self, settings: Settings, batch_size: int | None = None) -> None:
+    def require_room(self, settings: Settings) -> None:
         """`require_room` for these tables."""
-        require_room(settings, self._warm_bytes, batch_size)
+        require_room(settings, self._warm_bytes)
 
     # --- rows on their way to RAM
 

@@ -69,12 +69,12 @@ class SmallLog(Log):
     """The log with small segments."""
 
     @classmethod
-    def create(cls, place, next_seq=1):
-        return super().create(place, next_seq, SEGMENT_BYTES)
+    def create(cls, place, directory_id, next_seq=1):
+        return super().create(place, directory_id, next_seq, SEGMENT_BYTES)
 
     @classmethod
-    def open(cls, place, *, known_durable_seq):
-        return super().open(place, segment_bytes=SEGMENT_BYTES, known_durable_seq=known_durable_seq)
+    def open(cls, place, owner, *, known_durable_seq):
+        return super().open(place, owner, segment_bytes=SEGMENT_BYTES, known_durable_seq=known_durable_seq)
 
 
 class Program:

@@ -109,10 +109,10 @@ def trust_tail():
     """What is found in the log is believed to be durable."""
     opened = directory.Log.open.__func__
 
-    def open_log(cls, place, *, known_durable_seq):
+    def open_log(cls, place, owner, *, known_durable_seq):
         fsync, log.os.fsync = log.os.fsync, lambda fd: None
         try:
-            return opened(cls, place, known_durable_seq=known_durable_seq)
+            return opened(cls, place, owner, known_durable_seq=known_durable_seq)
         finally:
             log.os.fsync = fsync
 

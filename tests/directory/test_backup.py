@@ -95,7 +95,7 @@ def test_epochs_compaction_and_closing_meanwhile(home, tmp_path, stream, monkeyp
         eng.ingest(users[:100], items[:100])
         digest, plain = eng.digest(), Snapshot.copy
 
-        def copy(self, data):
+        def copy(self, data, *meta):
             if data.parent.parent.name.startswith(".b.new-"):
                 eng.ingest(users[100:200], items[100:200])
                 eng.checkpoint()
@@ -104,7 +104,7 @@ def test_epochs_compaction_and_closing_meanwhile(home, tmp_path, stream, monkeyp
                 eng.checkpoint()
                 closing.append(threading.Thread(target=eng.close))
                 closing[0].start()
-            plain(self, data)
+            plain(self, data, *meta)
 
         monkeypatch.setattr(Snapshot, "copy", copy)
         assert eng.backup(tmp_path / "b") == 100
@@ -173,8 +173,8 @@ def test_somebody_else_makes_it_meanwhile(home, tmp_path, stream, monkeypatch):
         eng.ingest(*stream(50))
         plain = Snapshot.copy
 
-        def copy(self, data):
-            plain(self, data)
+        def copy(self, data, *meta):
+            plain(self, data, *meta)
             (tmp_path / "b").mkdir()
             (tmp_path / "b" / "theirs").touch()
 

@@ -18,10 +18,12 @@ from test_directory import SMALL, mounted, refuse
 import engine
 from engine import BusyError, ConfigError, CorruptionError, InputError, StorageFullError
 from engine.cold.cold import Cold, chunk_key, data_file
+from engine.cold.keys import meta_key
 from engine.contract.arrays import NO_IDS
 from engine.log.log import Log
 from engine.log.record import Record
 from engine.machine.backend import native
+from engine.store.created import Created
 from engine.table.layout import stored_row_bytes, vector_floats
 
 whole = test_damage.whole  # the fixture
@@ -126,6 +128,11 @@ def seal(model, entries, meta=None):
         cold.write([native.seal_values(sorted(entries))], meta or {})
 
 
+def lost(model, name):
+    with Cold.open(model / "rows") as cold:
+        cold.write([], {}, [meta_key(name)])
+
+
 def changed_state(model, **change):
     with Cold.open(model / "rows") as cold:
         state = json.loads(cold.meta("state"))
@@ -139,10 +146,23 @@ def settings_of(model, **change):
         cold.write([], {"state": json.dumps(state).encode()})
 
 
+def created_as(model, **change):
+    with Cold.open(model / "rows") as cold:
+        created = json.loads(cold.meta("created"))
+        cold.write([], {"created": json.dumps(created | change).encode()})
+
+
+def rows_of(model, **change):
+    with Cold.open(model / "rows") as cold:
+        rows = json.loads(cold.meta("state"))["rows"]
+    changed_state(model, rows=rows | change)
+
+
 def logged(model, **parts):
     with Cold.open(model / "rows") as cold:
         state = json.loads(cold.meta("state"))
-    log = Log.open(model / "log", known_durable_seq=state["seq"])
+        owner = Created.from_meta(cold.meta, model).owner
+    log = Log.open(model / "log", owner, known_durable_seq=state["seq"])
     ids = np.array([1, 2], np.int64)
     log.append(Record(**({"first_seq": log.last_seq + 1, "batch_size": 4, "users": ids, "items": ids} | parts)))
     log.close()
@@ -171,8 +191,30 @@ LIES = {
     "seq is a float": lambda m: changed_state(m, seq=1.5),
     "seq is text": lambda m: changed_state(m, seq="60"),
     "mean count is huge": lambda m: changed_state(m, mean_count=2**64),
-    "items are more": lambda m: changed_state(m, items=10**6),
-    "users are none": lambda m: changed_state(m, users=0),
+    "items are more": lambda m: rows_of(m, items=10**6),
+    "users are none": lambda m: rows_of(m, users=0),
+    "a table more": lambda m: rows_of(m, tags=0),
+    "rows of a list": lambda m: changed_state(m, rows=["users", "items"]),
+    "rows are negative": lambda m: rows_of(m, users=-1),
+    "a field more": lambda m: changed_state(m, colour=1),
+    "fields of format 1": lambda m: changed_state(m, users=3, items=3),
+    "another schema": lambda m: changed_state(m, schema=3),
+    "schema is text": lambda m: changed_state(m, schema="2"),
+    "a part more": lambda m: changed_state(m, parts=["mean", "tower"]),
+    "a part that is not there": lambda m: lost(m, "sightings"),
+    "parts are a number": lambda m: changed_state(m, parts=1),
+    "another format": lambda m: created_as(m, format=3),
+    "format is true": lambda m: created_as(m, format=True),
+    "format 1 with an id": lambda m: created_as(m, format=1),
+    "an id that is none": lambda m: created_as(m, id="0" * 16),
+    "an id that is short": lambda m: created_as(m, id="abc"),
+    "an id of signs": lambda m: created_as(m, id="0x12345678901234"),
+    "an id in capitals": lambda m: created_as(m, id="ABCDEF0123456789"),
+    "the id of another": lambda m: created_as(m, id="0123456789abcdef"),
+    "a fingerprint of numbers": lambda m: created_as(m, fingerprint=[1]),
+    "created with more": lambda m: created_as(m, colour="blue"),
+    "migrated at a text": lambda m: created_as(m, version_1_through="60"),
+    "migrated before the beginning": lambda m: created_as(m, version_1_through=-2),
     "mean is short": lambda m: seal(m, [], {"mean": b"abc"}),
     "mean is another dim's": lambda m: seal(m, [], {"mean": bytes(4 * 9)}),
     "history has too many chunks": lambda m: seal(m, [(chunk_key(3, USER, n), bytes(1024)) for n in range(40)]),

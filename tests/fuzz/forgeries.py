@@ -22,30 +22,11 @@ from engine.cold import changes
 from engine.cold.file import data_file as generation_file
 from engine.cold.file import lock_file
 from engine.cold.keys import CHANGES, HIDDEN, ITEMS, meta_key
-from engine.contract.arguments import MAX_EVENTS
-from engine.log.record import _CRC, _HEADER, HEADER_BYTES, parse_header
 from engine.machine.backend import native
 
-from .mutators import TELLING, data_file, segments
-
-HOSTILE: list[Any] = [
-    None,
-    True,
-    -1,
-    0,
-    0.5,
-    -0.0,
-    2**31,
-    2**32,
-    2**53,
-    2**63,
-    2**200,
-    -(2**63),
-    1e300,
-    math.inf,
-    math.nan,
-]
-HOSTILE += ["", "x", "ff", "\ud800", [], [1], {}, {"a": 1}, [[[[]]]], "adagrad", "bpr"]
+from .forged_logs import FORGED_LOGS
+from .hostile import HOSTILE, forged_json
+from .mutators import TELLING, data_file
 
 
 def _lmdb(path: Path) -> Any:
@@ -62,133 +43,12 @@ def put_pairs(path: Path, pairs: dict[bytes, bytes | None]) -> None:
             if payload is None:
                 txn.delete(key)
             else:
-                txn.put(key, payload + _CRC.pack(native.crc32c(payload, native.crc32c(key))))
+                txn.put(key, payload + struct.pack("<I", native.crc32c(payload, native.crc32c(key))))
 
 
 def get_payload(path: Path, key: bytes) -> bytes:
     with _lmdb(path) as env, env.begin() as txn:
         return bytes(txn.get(key))[:-4]
-
-
-# --- the log
-
-
-def _records(file: Path) -> list[bytes]:
-    data, out, at = file.read_bytes(), [], 0
-    while (header := parse_header(data[at : at + HEADER_BYTES], at)) is not None:
-        out.append(data[at : at + header.length])
-        at += header.length
-    return out
-
-
-def sealed(record: bytes) -> bytes:
-    """The record with its crc put right."""
-    return record[:4] + _CRC.pack(native.crc32c(record[8:])) + record[8:]
-
-
-def _rewrite(path: Path, rng: random.Random, change: Callable[[list[bytes]], None]) -> None:
-    """Changes the records of a segment and puts their offsets right, mostly."""
-    if not (files := [file for file in segments(path) if file.is_file()]):
-        return
-    file = rng.choice(files)
-    records = _records(file)
-    if not records:
-        return
-    change(records)
-    out, honest = b"", rng.random() < 0.9
-    for record in records:
-        if honest and len(record) >= HEADER_BYTES:
-            record = sealed(record[:16] + len(out).to_bytes(8, "little") + record[24:])
-        out += record
-    file.write_bytes(out)
-
-
-def forge_a_header(path: Path, rng: random.Random) -> None:
-    def change(records: list[bytes]) -> None:
-        i = rng.randrange(len(records))
-        fields = list(_HEADER.unpack(records[i][:HEADER_BYTES]))
-        at = rng.randrange(2, len(fields))
-        value = rng.choice([*TELLING, fields[at] + 1, max(0, fields[at] - 1)])
-        fields[at] = value % 2 ** (8 * [0, 0, 2, 2, 4, 8, 8, 8, 8, 4, 4, 4, 2, 2][at])
-        records[i] = sealed(_HEADER.pack(*fields) + records[i][HEADER_BYTES:])
-
-    _rewrite(path, rng, change)
-
-
-def forge_a_body(path: Path, rng: random.Random) -> None:
-    def change(records: list[bytes]) -> None:
-        i = rng.randrange(len(records))
-        body = bytearray(records[i][HEADER_BYTES:])
-        if body:
-            at = rng.randrange(len(body)) & ~rng.choice([0, 3, 7])
-            new = rng.choice([b"\xff" * 8, bytes(8), rng.randbytes(8), rng.randbytes(1), b"\xff", b"[" * 40])
-            body[at : at + len(new)] = new[: len(body) - at]
-        records[i] = sealed(records[i][:HEADER_BYTES] + bytes(body))
-
-    _rewrite(path, rng, change)
-
-
-def forge_settings(path: Path, rng: random.Random) -> None:
-    def change(records: list[bytes]) -> None:
-        holding = [i for i, r in enumerate(records) if _HEADER.unpack(r[:HEADER_BYTES])[13]]
-        if not holding:
-            return
-        i = rng.choice(holding)
-        fields = list(_HEADER.unpack(records[i][:HEADER_BYTES]))
-        whole = records[i][HEADER_BYTES:].rstrip(b"\0")
-        end, start = len(whole), len(whole) - fields[13]
-        text = forged_json(whole[start:end], rng)[:60_000]
-        body = whole[:start] + text
-        body += bytes(-len(body) % 8)
-        fields[13], fields[4] = len(text), HEADER_BYTES + len(body)
-        records[i] = sealed(_HEADER.pack(*fields) + body)
-
-    _rewrite(path, rng, change)
-
-
-def move_records(path: Path, rng: random.Random) -> None:
-    def change(records: list[bytes]) -> None:
-        i, j = (rng.randrange(len(records)) for _ in "ij")
-        how = rng.randrange(4)
-        if how == 0:
-            records[i], records[j] = records[j], records[i]
-        elif how == 1:
-            records.insert(j, records[i])
-        elif how == 2:
-            del records[i]
-        else:
-            records[i] = rng.randbytes(8 * rng.randrange(1, 30))
-
-    _rewrite(path, rng, change)
-
-
-def forged_json(text: bytes, rng: random.Random) -> bytes:
-    """JSON with one thing in it replaced, lost or added; sometimes no JSON at all."""
-    if rng.random() < 0.1:
-        return rng.choice([b"", b"{", b"null", b"[" * 50_000, b"\xff\xfe", b"1e999", b"{}", text + text])
-    try:
-        tree = json.loads(text)
-    except (ValueError, RecursionError):  # another forger was here
-        return text
-    places: list[tuple[Any, Any]] = []
-
-    def visit(node: Any) -> None:
-        for key in node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
-            places.append((node, key))
-            visit(node[key])
-
-    visit(tree)
-    if not places:
-        return json.dumps(rng.choice(HOSTILE)).encode()
-    node, key = rng.choice(places)
-    how = rng.random()
-    if how < 0.75:
-        node[key] = rng.choice([*HOSTILE, *([node[key] + 1, node[key] - 1] if type(node[key]) is int else [])])
-    elif how < 0.9:
-        del node[key]
-    elif isinstance(node, dict):
-        node[rng.choice(["new", "", "seed", "lr"])] = rng.choice(HOSTILE)
-    return json.dumps(tree).encode()
 
 
 def forge_rows(path: Path, rng: random.Random) -> None:
@@ -230,33 +90,7 @@ def forge_rows(path: Path, rng: random.Random) -> None:
             txn.put(key, value)
             key = key[:9] + bytes([rng.randrange(256)])
         if len(payload) < 100_000:
-            txn.put(key, payload + _CRC.pack(native.crc32c(payload, native.crc32c(key))))
-
-
-def forge_operation(path: Path, rng: random.Random) -> None:
-    """A record of hide, show or forget: of other ids, of another kind, of several, with what goes with events, at the
-    end or in between."""
-
-    def change(records: list[bytes]) -> None:
-        i = rng.randrange(len(records))
-        fields = list(_HEADER.unpack(records[i][:HEADER_BYTES]))
-        n = rng.choice([0, 1, 2, 3, 40, MAX_EVENTS, MAX_EVENTS + 1])
-        known = [*range(-2, 60), 1000, 1100, 2**63 - 1, -(2**63)]
-        columns = [np.array(rng.choices(known, k=n) if rng.random() < 0.8 else [-1] * n, "<i8") for _ in range(2)]
-        body = b"".join(column.tobytes() for column in columns)
-        bits = rng.choice([32, 64, 128, 128, 128, 96, 224, 33, 34, 256 + 32])
-        body += bytes(4 * n) if bits & 3 else b""
-        body += bytes(-len(body) % 8)
-        fields[3], fields[4], fields[9], fields[11:14] = bits, HEADER_BYTES + len(body), n, (0, 0, 0)
-        fields[10] = rng.choice([fields[10], 0, 2**32 - 1])
-        fields[7] += rng.choice([0, 0, 0, 0, 1, fields[9]])
-        forged = sealed(_HEADER.pack(*fields) + body)
-        if rng.random() < 0.5:
-            records[i] = forged
-        else:
-            records.insert(i + rng.randrange(2), forged)
-
-    _rewrite(path, rng, change)
+            txn.put(key, payload + struct.pack("<I", native.crc32c(payload, native.crc32c(key))))
 
 
 # --- LMDB, through LMDB
@@ -297,7 +131,7 @@ def forge_a_part_of_the_state(path: Path, rng: random.Random) -> None:
         changes.EPOCH: [n.to_bytes(8, "little") for n in TELLING if n < 2**64] + [b"", b"\1", b"\1" * 9],
         "mean": [rng.randbytes(4 * n) for n in (1, 5, 6)],
     }
-    fields = ["ordinals", "hidden", "purge", "value_sums", "mean_count", "bit_exact", "users", "items", "seq"]
+    fields = ["ordinals", "hidden", "purge", "value_sums", "mean_count", "bit_exact", "rows", "seq", "schema", "parts"]
     settings = ["row_ttl", "admit_after", "optimizer", "loss", "negatives", "batch_size", "dim"]
 
     def change(stored: dict[bytes, bytes]) -> dict[bytes, bytes | None]:
@@ -307,10 +141,36 @@ def forge_a_part_of_the_state(path: Path, rng: random.Random) -> None:
         state = _state(stored)
         if not isinstance(state, dict) or not isinstance(state.get("settings"), dict):
             return {}
-        at, name = rng.choice([*((state, name) for name in fields), *((state["settings"], name) for name in settings)])
+        places = [*((state, name) for name in fields), *((state["settings"], name) for name in settings)]
+        if isinstance(state.get("rows"), dict):
+            places += [(state["rows"], name) for name in ("users", "items", "tags")]
+        at, name = rng.choice(places)
         near = [at[name] + 1, at[name] - 1] if type(at.get(name)) is int else []
         at[name] = rng.choice([*HOSTILE, *TELLING, *near, [0, 0], [1e300, 1e-300], [math.inf, 1], [0, -1], "12"])
         return {meta_key("state"): json.dumps(state).encode()}
+
+    _rewrite_stored(path, change)
+
+
+def forge_what_was_created(path: Path, rng: random.Random) -> None:
+    """Of the format, the id, and where records of version 1 may stand."""
+
+    def change(stored: dict[bytes, bytes]) -> dict[bytes, bytes | None]:
+        try:
+            created = json.loads(stored[meta_key("created")])
+            created |= rng.choice(
+                [
+                    {"format": rng.choice([0, 1, 3, True, *HOSTILE])},
+                    {"id": rng.choice([f"{rng.getrandbits(64):016x}", "0" * 16, "f" * 16, *HOSTILE])},
+                    {"version_1_through": rng.choice([0, 1, 50, 10**6, *TELLING, *HOSTILE])},
+                    {"fingerprint": rng.choice(HOSTILE)},
+                ]
+            )
+            if rng.random() < 0.3:
+                del created[rng.choice([*created])]
+        except (KeyError, ValueError, TypeError, RecursionError):  # another forger was here
+            return {}
+        return {meta_key("created"): json.dumps(created).encode()}
 
     _rewrite_stored(path, change)
 
@@ -377,11 +237,12 @@ def forge_a_generation(path: Path, rng: random.Random) -> None:
         lock_file(file).rename(lock_file(to))
 
 
-FORGERY = [forge_a_header, forge_a_body, forge_settings, move_records, forge_operation, forge_operation]
+FORGERY = [*FORGED_LOGS, forge_what_was_created]
 FORGERY += [forge_rows, forge_rows, forge_rows, forge_a_part_of_the_state, forge_a_part_of_the_state]
 FORGERY += [forge_hidden_ids, forge_ordinals, forge_a_generation]
 UNTRUSTED = [*FORGERY, forge_far_ordinals, forge_far_ordinals]
-BESIDE = [forge_rows, forge_a_part_of_the_state, forge_hidden_ids, forge_ordinals]  # while a reader has it open
+# While a reader has it open.
+BESIDE = [forge_rows, forge_a_part_of_the_state, forge_what_was_created, forge_hidden_ids, forge_ordinals]
 
 
 def forge_an_epoch(path: Path, rng: random.Random) -> None:

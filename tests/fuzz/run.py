@@ -16,14 +16,25 @@ import threading
 import time
 import traceback
 from pathlib import Path
+from unittest.mock import patch
 
+import numpy as np
 from native import sanitized
 
 from engine.contract.errors import EngineError
-from engine.log.record import HEADER_BYTES, decode_record, is_whole, parse_header, require_sound
+from engine.log.encoding import (
+    HEADER_BYTES,
+    decode_record,
+    encode_record,
+    is_whole,
+    parse_header,
+    require_readable,
+)
+from engine.log.parts import COLUMNS, ColumnType, Ragged
+from engine.log.record import Record, require_sound
 
 from .cases import judged
-from .forgeries import _records, sealed
+from .forged_logs import _records, sealed
 from .mutators import TELLING, data_file, segments
 from .subject import KINDS, Judge, Subject, copy_of
 
@@ -46,8 +57,9 @@ def fuzz_pages(seconds: float, seed: int, subjects: list[Path]) -> list[str]:
 
 
 def fuzz_records(seconds: float, seed: int, files: list[Path]) -> list[str]:
-    """parse_header, is_whole and decode_record on mutated records, half of them with a crc that is right."""
+    """All that reads a record, on mutated ones, half of them with a crc that is right, a tenth with named columns."""
     whole = [(at, record) for file in files for at, record in _placed(_records(file))]
+    whole += [(0, with_columns(n)) for n in range(1 + len(whole) // 9)]
     until, count, decoded = time.monotonic() + seconds, 0, 0
     while time.monotonic() < until:
         rng = random.Random(f"record/{seed}/{count}")
@@ -67,6 +79,7 @@ def fuzz_records(seconds: float, seed: int, files: list[Path]) -> list[str]:
             header = parse_header(head, at)
             body = mutated[HEADER_BYTES : header.length] if header else b""
             if header and is_whole(header, head, body):
+                require_readable(header, body)
                 require_sound(decode_record(header, body))
                 decoded += 1
         except EngineError:
@@ -75,6 +88,15 @@ def fuzz_records(seconds: float, seed: int, files: list[Path]) -> list[str]:
             return [f"record decoder, seed {seed}, case {count - 1}: {mutated.hex()}\n{traceback.format_exc()}"]
     print(f"fuzz_records: {count} records, {decoded} decoded", flush=True)
     return []
+
+
+def with_columns(events: int) -> bytes:
+    """A record with named columns, of which the engine has none of its own."""
+    ids = np.arange(events, dtype=np.int64)
+    offsets = np.arange(events + 1, dtype=np.uint32) * 3
+    columns = {"price": np.ones(events, np.float32), "name": Ragged(offsets, np.ones(3 * events, np.uint8))}
+    record = Record(1, 4, ids, ids, columns=columns)
+    return encode_record(record, directory_id=1, offset=0, synced_bytes=0, synced_seq=0)
 
 
 def _placed(records: list[bytes]) -> list[tuple[int, bytes]]:
@@ -130,7 +152,9 @@ def main(seconds: float, seed: int) -> int:
         subjects = [Subject(place / kind, kind) for kind in KINDS]
         began = time.monotonic()
         faults = fuzz_pages(seconds * 0.25, seed, [data_file(subject.path) for subject in subjects])
-        faults += fuzz_records(seconds * 0.1, seed, [file for subject in subjects for file in segments(subject.path)])
+        logs = [file for subject in subjects for file in segments(subject.path)]
+        with patch.dict(COLUMNS, {"price": ColumnType("<f4"), "name": ColumnType("|u1", ragged=True)}):
+            faults += fuzz_records(seconds * 0.1, seed, logs)
         faults += fuzz_directories(began + seconds, seed, subjects, place)
     for fault in faults:
         print(f"\nFOUND {fault[:4000]}", flush=True)

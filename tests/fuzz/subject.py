@@ -1,11 +1,10 @@
 """The directories that are mutated, what they may turn into, and the process that tries.
 
 A `Subject` is made once; `Judge.verdict` says of one mutated copy what is wrong with what the engine made of it, "" for
-nothing. Allowed is (docs/how-it-works/memory-safety-and-fuzzing.md): an error of the engine's own; or, where checksums
-were left alone, the digest at a
-record's end that is not before what LMDB holds, and the right digest again after more was learned. A forgery that is
-taken for true must only be gone on with in the same way. Never a signal, another exception, no answer in time, or more
-memory than such a directory can need.
+nothing. What is allowed stands in docs/how-it-works/memory-safety-and-fuzzing.md: an error of the engine's own; or,
+where checksums were left alone, the digest at a record's end that is not before what LMDB holds, and the right digest
+again after more was learned. A forgery that is taken for true must only be gone on with in the same way. Never a
+signal, another exception, no answer in time, or more memory than such a directory can need.
 """
 
 import json

@@ -12,7 +12,8 @@ import engine
 from engine.cold import changes
 from engine.cold.cold import Cold, chunk_key
 from engine.contract.errors import CorruptionError
-from engine.log.record import Record, encode_record
+from engine.log.encoding import encode_record
+from engine.log.record import Record
 from engine.machine.backend import native
 
 from .cases import WAYS, judged
@@ -89,8 +90,10 @@ STATES = [
     ("seq", 2**62),
     ("seq", -1),
     ("seq", True),
-    ("users", "7"),
-    ("items", 2**200),
+    ("rows", {"users": "7", "items": 240}),
+    ("rows", {"users": 24, "items": 2**200}),
+    ("rows", ["users", "items"]),
+    ("parts", 7),
     ("mean_count", 1e300),
     ("settings", []),
     ("settings", {"dim": 6}),
@@ -109,7 +112,7 @@ def test_a_state_that_no_engine_saves(copy, field, value):
         engine.verify(copy)
 
 
-@pytest.mark.parametrize("field", ["seq", "settings", "bit_exact"])
+@pytest.mark.parametrize("field", ["seq", "settings", "bit_exact", "rows", "schema", "parts"])
 def test_a_state_without_one_of_its_parts(copy, field):
     state = json.loads(get_payload(copy, b"\0state"))
     del state[field]
@@ -143,8 +146,7 @@ def test_a_running_mean_that_is_none(copy, mean):
 
 def test_fewer_rows_than_the_state_counts(copy):
     """verify saw it; open did not, and took a user that LMDB had for a new one."""
-    state = json.loads(get_payload(copy, b"\0state"))
-    put_pairs(copy, {b"\0state": json.dumps(state | {"users": state["users"] - 1}).encode()})
+    cold_rows(copy, users=-1)
     refused(copy, "rows of users")
 
 
@@ -185,11 +187,12 @@ def log_of(path, **change):
     """Replaces the log by one honest record with something in it that no engine logs."""
     (segment,) = segments(path)
     state = json.loads(get_payload(path, b"\0state"))
+    id = int(json.loads(get_payload(path, b"\0created"))["id"], 16)
     ids = np.arange(4, dtype=np.int64)
     fields = {"first_seq": state["seq"] + 1, "batch_size": 2, "users": ids, "items": ids} | change
     segment.unlink()
     segment.with_name(f"{state['seq'] + 1:020d}.log").write_bytes(
-        encode_record(Record(**fields), offset=0, synced_bytes=0, synced_seq=0)
+        encode_record(Record(**fields), directory_id=id, offset=0, synced_bytes=0, synced_seq=0)
     )
 
 
@@ -225,6 +228,12 @@ def test_the_log_record_that_those_differ_from_is_learned(copy):
 def cold_state(path, **change):
     state = json.loads(get_payload(path, b"\0state")) | change
     put_pairs(path, {b"\0state": json.dumps(state).encode()})
+
+
+def cold_rows(path, **more):
+    """The state says that there are so many more rows."""
+    rows = json.loads(get_payload(path, b"\0state"))["rows"]
+    cold_state(path, rows=rows | {name: rows[name] + n for name, n in more.items()})
 
 
 def far_item(path, ordinal):
@@ -329,7 +338,7 @@ def test_lists_of_changes_that_no_writer_makes(copy, lie):
 @pytest.mark.parametrize("items", [241, 2**31, 2**32, 2**61])
 def test_a_reader_of_a_state_with_more_items_than_there_are(copy, items):
     """A ValueError of the C++ core, or the memory of an index for so many."""
-    cold_state(copy, items=items)
+    cold_rows(copy, items=items)
     with pytest.raises(CorruptionError, match="items"):
         engine.open(copy, mode="r")
 

@@ -196,6 +196,7 @@ def test_each_part_of_the_state_shows_in_the_digest(optimizer):
     state = State.initial(settings)
     others = {
         "mean": np.ones(5, np.float32),
+        "rows": state.rows | {"users": 7},
         "settings": replace(settings, lr=0.5),
         "positions": {"a": b"1"},
         "value_sums": (1.0, 2.0),
@@ -214,6 +215,7 @@ def test_each_part_of_the_state_shows_in_the_digest(optimizer):
     for field in fields(State):
         if field.name not in not_of_the_log:
             found.append(of(state=replace(state, **{field.name: others.get(field.name, 7)})))
+    found += [of(state=replace(state, rows=state.rows | {name: n})) for name in state.rows for n in (8, 9)]
     for at in range(rows.shape[1]):
         changed = rows.copy()
         changed[1, at] += 1

@@ -9,8 +9,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.contract.errors import CorruptionError, EngineError, InputError
-from engine.log import Log, Record, verify
+from engine.log import Log, Owner, Record, verify
 from engine.log.segment import segment_name
+
+ID = 0x0123456789ABCDEF
+OWNER = Owner(ID)
 
 NO_IDS = np.empty(0, np.int64)
 
@@ -46,7 +49,7 @@ def names(directory):
 
 @pytest.fixture
 def log(tmp_path):
-    log = Log.create(tmp_path / "log", segment_bytes=1000)
+    log = Log.create(tmp_path / "log", ID, segment_bytes=1000)
     yield log
     log.close()
 
@@ -67,7 +70,7 @@ def calls(monkeypatch):
 
 
 def test_create_is_durable_and_private(tmp_path, calls):
-    log = Log.create(tmp_path / "log", next_seq=42)
+    log = Log.create(tmp_path / "log", ID, next_seq=42)
     assert calls == ["fsync", "fsync", "fsync"]
     assert names(tmp_path / "log") == [segment_name(42)] == ["00000000000000000042.log"]
     assert stat.S_IMODE((tmp_path / "log").stat().st_mode) == 0o700
@@ -77,7 +80,7 @@ def test_create_is_durable_and_private(tmp_path, calls):
     log.append(events(42, 3))
     assert (log.last_seq, log.synced_seq) == (44, 41)
     log.close()
-    log = Log.open(tmp_path / "log", known_durable_seq=41)
+    log = Log.open(tmp_path / "log", OWNER, known_durable_seq=41)
     assert (log.first_seq, log.last_seq, log.synced_seq) == (42, 44, 44)
     assert replayed(log, 41) == [summary(events(42, 3))]
     log.close()
@@ -85,7 +88,7 @@ def test_create_is_durable_and_private(tmp_path, calls):
 
 def test_create_over_something_is_refused(tmp_path):
     with pytest.raises(EngineError, match="File exists"):
-        Log.create(tmp_path)
+        Log.create(tmp_path, ID)
 
 
 def test_which_calls_are_made_when(log, calls):
@@ -107,7 +110,7 @@ def test_a_mark_alone_is_synced_too(log, calls):
 def test_open_syncs_the_tail_before_it_is_trusted(log, calls, tmp_path):
     log.append(events(1))
     del calls[:]
-    again = Log.open(tmp_path / "log", known_durable_seq=0)
+    again = Log.open(tmp_path / "log", OWNER, known_durable_seq=0)
     assert calls == ["fsync", "fsync"]
     assert again.synced_seq == 1
     again.close()
@@ -141,7 +144,7 @@ def test_rotation(log, calls, tmp_path):
         log.append(events(first_seq, 2))
     assert calls.count("fsync") == 1
     log.close()
-    again = Log.open(tmp_path / "log", known_durable_seq=0)
+    again = Log.open(tmp_path / "log", OWNER, known_durable_seq=0)
     assert (again.bytes, again.appended_bytes, again.last_seq) == (30 * 96, 0, 60)
     again.close()
 
@@ -220,14 +223,14 @@ def test_drop(log, calls, tmp_path):
     assert names(tmp_path / "log") == [segment_name(67)]
     log.append(events(89))
     log.close()
-    again = Log.open(tmp_path / "log", known_durable_seq=88)
+    again = Log.open(tmp_path / "log", OWNER, known_durable_seq=88)
     assert (again.first_seq, again.last_seq) == (67, 89)
     assert replayed(again, 88) == [summary(events(89))]
     again.close()
 
 
 def test_a_mark_behind_the_seq_keeps_its_segment(tmp_path):
-    log = Log.create(tmp_path / "log", segment_bytes=1)
+    log = Log.create(tmp_path / "log", ID, segment_bytes=1)
     log.append(events(1))
     log.append(events(2))
     log.append(mark(3, b"x"))
@@ -244,7 +247,7 @@ def test_any_story_comes_back(tmp_path_factory, data):
     """Appends, syncs, kills, drops in any order: replay gives what was appended, in order, from any state on."""
     directory = tmp_path_factory.mktemp("story") / "log"
     next_seq = data.draw(st.sampled_from([1, 7]))
-    log = Log.create(directory, next_seq=next_seq, segment_bytes=300)
+    log = Log.create(directory, ID, next_seq=next_seq, segment_bytes=300)
     story, dropped = [], next_seq - 1
     for number, step in enumerate(data.draw(st.lists(st.sampled_from("eeemoskdx"), max_size=25))):
         if step == "e":
@@ -263,7 +266,7 @@ def test_any_story_comes_back(tmp_path_factory, data):
             story, dropped = [], log.last_seq
         elif step == "k":
             os.close(log._tail)
-            log = Log.open(directory, segment_bytes=300, known_durable_seq=dropped)
+            log = Log.open(directory, OWNER, segment_bytes=300, known_durable_seq=dropped)
         else:
             ends = [record.last_seq for record in story if record.last_seq >= dropped]
             dropped = data.draw(st.sampled_from([dropped, *ends]))
@@ -322,7 +325,7 @@ def test_emptied(log, calls, tmp_path):
     log.append(events(61))
     log.sync()
     log.close()
-    again = Log.open(tmp_path / "log", known_durable_seq=60)
+    again = Log.open(tmp_path / "log", OWNER, known_durable_seq=60)
     assert replayed(again, 60) == [summary(events(61))]
     again.close()
 

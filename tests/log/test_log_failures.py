@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 
 from engine.contract.errors import EngineError, StorageFullError
-from engine.log import Log, Record, verify
+from engine.log import Log, Owner, Record, verify
 from engine.log.segment import segment_name
+
+ID = 0x0123456789ABCDEF
+OWNER = Owner(ID)
 
 
 def events(first_seq, count=1):
@@ -33,7 +36,7 @@ def names(directory):
 
 @pytest.fixture
 def log(tmp_path):
-    log = Log.create(tmp_path / "log", segment_bytes=1000)
+    log = Log.create(tmp_path / "log", ID, segment_bytes=1000)
     yield log
     log.close()
 
@@ -109,7 +112,7 @@ def test_a_failing_write_is_the_end(log, monkeypatch, tmp_path):
         log.append(events(2, 5))
     refuses_everything(log, "until it is opened anew")
     log.close()
-    again = Log.open(tmp_path / "log", known_durable_seq=0)
+    again = Log.open(tmp_path / "log", OWNER, known_durable_seq=0)
     assert replayed(again) == [summary(events(1))]
     again.close()
 
@@ -130,7 +133,7 @@ def test_a_failing_cut_is_the_end_and_opening_anew_cuts(log, monkeypatch, tmp_pa
     refuses_everything(log, "cannot cut")
     log.close()
     assert verify(tmp_path / "log") == (1, 1, 1, 80, 50)
-    again = Log.open(tmp_path / "log", known_durable_seq=0)
+    again = Log.open(tmp_path / "log", OWNER, known_durable_seq=0)
     again.append(events(2))
     assert replayed(again) == [summary(events(1)), summary(events(2))]
     again.close()
@@ -180,7 +183,7 @@ def test_failures_of_open(log, monkeypatch, tmp_path, name):
     failing(monkeypatch, name, errno.EIO)
     descriptors = len(os.listdir("/proc/self/fd"))
     with pytest.raises(EngineError, match="cannot open the log"):
-        Log.open(tmp_path / "log", known_durable_seq=0)
+        Log.open(tmp_path / "log", OWNER, known_durable_seq=0)
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
@@ -215,7 +218,7 @@ import resource, sys, numpy as np
 from pathlib import Path
 from engine.contract.errors import StorageFullError
 from engine.log import Log, Record
-log = Log.create(Path(sys.argv[1]))
+log = Log.create(Path(sys.argv[1]), 0x0123456789ABCDEF)
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 ids = np.arange(50)
 refused = 0
@@ -242,7 +245,7 @@ KILLED = """
 import os, signal, sys, numpy as np
 from pathlib import Path
 from engine.log import Log, Record
-log = Log.create(Path(sys.argv[1]), segment_bytes=500)
+log = Log.create(Path(sys.argv[1]), 0x0123456789ABCDEF, segment_bytes=500)
 for seq in range(1, 40):
     log.append(Record(seq, 1, np.array([seq]), np.array([-seq])))
     if seq == 37:
@@ -257,7 +260,7 @@ def test_killed_in_the_middle_of_a_record(tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "log")], timeout=60)
     assert killed.returncode == -signal.SIGKILL
     assert verify(tmp_path / "log")[1:] == (39, 39, 39 * 80, 70)
-    log = Log.open(tmp_path / "log", known_durable_seq=0)
+    log = Log.open(tmp_path / "log", OWNER, known_durable_seq=0)
     assert [record.items.tolist() for record in log.replay(0)] == [[-seq] for seq in range(1, 40)]
     log.append(events(40))
     log.close()
@@ -281,7 +284,7 @@ def test_emptying_that_fails_leaves_a_whole_log(log, monkeypatch, tmp_path, name
     log.close()
     monkeypatch.undo()
     assert verify(tmp_path / "log", known_durable_seq=30).last_seq == 30
-    again = Log.open(tmp_path / "log", known_durable_seq=30)
+    again = Log.open(tmp_path / "log", OWNER, known_durable_seq=30)
     again.empty()
     assert (again.bytes, again.first_seq, again.last_seq) == (0, 31, 30)
     again.append(events(31))

@@ -4,11 +4,15 @@ import os
 
 import numpy as np
 import pytest
+from version_1 import encode_version_1
 
 from engine.contract.errors import CorruptionError, EngineError
-from engine.log import Log, Record, verify
-from engine.log.record import HEADER_BYTES, parse_header
+from engine.log import Log, Owner, Record, verify
+from engine.log.encoding import HEADER_BYTES, parse_header
 from engine.log.segment import segment_name
+
+ID = 0x0123456789ABCDEF
+OWNER = Owner(ID)
 
 
 def events(first_seq, count=1):
@@ -45,7 +49,7 @@ def no_fsync(monkeypatch):
 @pytest.fixture
 def small(tmp_path):
     """A log of two synced records, two synced with the third, and two never synced; its records; its bytes."""
-    log = Log.create(tmp_path / "log")
+    log = Log.create(tmp_path / "log", ID)
     records = [events(1, 2), settings(3, 0.5), events(3), settings(4, 0.25), events(4, 2), events(6)]
     for number, record in enumerate(records):
         log.append(record)
@@ -76,12 +80,12 @@ def test_every_flipped_bit(small):
             path.write_bytes(bad)
             if durable:
                 with pytest.raises(CorruptionError) as error:
-                    Log.open(path.parent, known_durable_seq=0)
+                    Log.open(path.parent, OWNER, known_durable_seq=0)
                 assert (error.value.file, error.value.offset) == (str(path), header.offset)
                 assert error.value.seq == header.first_seq
                 assert path.read_bytes() == bad
             else:
-                log = Log.open(path.parent, known_durable_seq=0)
+                log = Log.open(path.parent, OWNER, known_durable_seq=0)
                 assert [summary(r) for r in log.replay(0)] == [summary(r) for r in records[:number]]
                 os.close(log._tail)
                 assert path.read_bytes() == data[: header.offset]
@@ -96,7 +100,7 @@ def test_every_truncation(small):
         whole = [header for header in headers if header.offset + header.length <= length]
         end = whole[-1].offset + whole[-1].length if whole else 0
         assert verify(path.parent)[2:] == (len(whole), end, length - end)
-        log = Log.open(path.parent, known_durable_seq=0)
+        log = Log.open(path.parent, OWNER, known_durable_seq=0)
         assert [summary(r) for r in log.replay(0)] == [summary(r) for r in records[: len(whole)]]
         log.append(events(log.last_seq + 1, 3))
         assert summary(list(log.replay(0))[-1]) == summary(events(log.last_seq - 2, 3))
@@ -111,7 +115,7 @@ def test_damage_at_or_below_what_lmdb_holds_is_corruption(small, lmdb_holds):
     bad[headers_of(data)[4].offset + 70] ^= 1
     path.write_bytes(bad)
     with pytest.raises(CorruptionError, match="LMDB holds events up to"):
-        Log.open(path.parent, known_durable_seq=lmdb_holds)
+        Log.open(path.parent, OWNER, known_durable_seq=lmdb_holds)
     assert path.read_bytes() == bad
 
 
@@ -120,15 +124,15 @@ def test_a_log_that_ends_below_what_lmdb_holds_is_refused(small):
     path.write_bytes(data[: headers_of(data)[5].offset])
     for check in (Log.open, verify):
         with pytest.raises(CorruptionError, match="LMDB is ahead of its log"):
-            check(path.parent, known_durable_seq=6)
+            check(path.parent, OWNER, known_durable_seq=6)
     assert verify(path.parent, known_durable_seq=5).last_seq == 5
 
 
 def test_a_log_that_begins_above_what_lmdb_holds_is_refused(tmp_path):
-    Log.create(tmp_path / "log", next_seq=10).close()
+    Log.create(tmp_path / "log", ID, next_seq=10).close()
     with pytest.raises(CorruptionError, match="begins with event 10"):
-        Log.open(tmp_path / "log", known_durable_seq=8)
-    Log.open(tmp_path / "log", known_durable_seq=9).close()
+        Log.open(tmp_path / "log", OWNER, known_durable_seq=8)
+    Log.open(tmp_path / "log", OWNER, known_durable_seq=9).close()
 
 
 @pytest.mark.parametrize("garbage", [b"\0", bytes(4096), b"\x89RTL" * 999, b"\xff" * 77])
@@ -136,7 +140,7 @@ def test_garbage_behind_the_last_record_is_a_torn_tail(small, garbage):
     path, records, data = small
     path.write_bytes(data + garbage)
     assert verify(path.parent).torn_bytes == len(garbage)
-    log = Log.open(path.parent, known_durable_seq=6)
+    log = Log.open(path.parent, OWNER, known_durable_seq=6)
     assert len(list(log.replay(0))) == len(records)
     log.close()
     assert path.read_bytes() == data
@@ -146,14 +150,14 @@ def test_a_hole_in_the_unsynced_tail_discards_what_follows(small):
     path, _, data = small
     hole = headers_of(data)[4]
     path.write_bytes(data[: hole.offset] + bytes(hole.length) + data[hole.offset + hole.length :])
-    log = Log.open(path.parent, known_durable_seq=3)
+    log = Log.open(path.parent, OWNER, known_durable_seq=3)
     assert log.last_seq == 3
     log.close()
     assert path.read_bytes() == data[: hole.offset]
 
 
 def test_a_witness_far_behind_the_damage_is_found(tmp_path):
-    log = Log.create(tmp_path / "log")
+    log = Log.create(tmp_path / "log", ID)
     log.append(events(1, 3))
     log.sync()
     log.append(events(4, 65_536))
@@ -165,19 +169,19 @@ def test_a_witness_far_behind_the_damage_is_found(tmp_path):
         data[header.offset + 70] ^= 1
     path.write_bytes(data)
     with pytest.raises(CorruptionError, match="events up to 3 were durable") as error:
-        Log.open(tmp_path / "log", known_durable_seq=0)
+        Log.open(tmp_path / "log", OWNER, known_durable_seq=0)
     assert error.value.offset == 0
 
 
 def test_a_record_inside_a_position_is_no_witness(tmp_path):
     """Bytes of a whole record, aligned, that claim that everything was durable: but at another offset than theirs."""
-    other = Log.create(tmp_path / "other")
+    other = Log.create(tmp_path / "other", ID)
     for seq in range(1, 4):
         other.append(events(seq))
         other.sync()
     other.close()
     bait = (tmp_path / "other" / segment_name(1)).read_bytes()
-    log = Log.create(tmp_path / "log")
+    log = Log.create(tmp_path / "log", ID)
     no_ids = np.empty(0, np.int64)
     log.append(Record(1, 0, no_ids, no_ids, position=("12345678", bytes(248) + bait)))
     log.close()
@@ -189,9 +193,10 @@ def test_a_record_inside_a_position_is_no_witness(tmp_path):
     assert verify(tmp_path / "log") == (1, 0, 0, 0, len(data))
 
 
-def segmented(tmp_path):
+def segmented(tmp_path, id=ID):
     """A log of five segments with two records each; the directory."""
-    log = Log.create(tmp_path / "log", segment_bytes=150)
+    tmp_path.mkdir(exist_ok=True)
+    log = Log.create(tmp_path / "log", id, segment_bytes=150)
     for first_seq in range(1, 21, 2):
         log.append(events(first_seq, 2))
     log.close()
@@ -202,7 +207,7 @@ def segmented(tmp_path):
 def refuse(directory, match, known_durable_seq=0):
     before = contents(directory)
     with pytest.raises(CorruptionError, match=match) as error:
-        Log.open(directory, known_durable_seq=known_durable_seq)
+        Log.open(directory, OWNER, known_durable_seq=known_durable_seq)
     with pytest.raises(CorruptionError, match=match):
         verify(directory)
     assert contents(directory) == before
@@ -246,7 +251,7 @@ def test_an_empty_last_segment_and_foreign_files_are_fine(tmp_path):
     directory = segmented(tmp_path)
     (directory / segment_name(21)).write_bytes(b"")
     (directory / "notes.txt").write_text("mine")
-    log = Log.open(directory, known_durable_seq=20)
+    log = Log.open(directory, OWNER, known_durable_seq=20)
     log.append(events(21))
     log.close()
     assert verify(directory)[:3] == (1, 21, 11)
@@ -258,10 +263,121 @@ def test_no_segment_is_corruption(tmp_path):
 
 
 def test_a_missing_directory_and_a_symbolic_link_are_errors(tmp_path, small):
-    for check in (lambda: verify(tmp_path / "no"), lambda: Log.open(tmp_path / "no", known_durable_seq=0)):
+    for check in (lambda: verify(tmp_path / "no"), lambda: Log.open(tmp_path / "no", OWNER, known_durable_seq=0)):
         with pytest.raises(EngineError, match="No such file"):
             check()
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / segment_name(1)).symlink_to(small[0])
     with pytest.raises(EngineError, match="cannot read the log"):
         verify(tmp_path / "linked")
+
+
+OTHER = Owner(0xFEDCBA9876543210)
+BOTH = "record of directory 0123456789abcdef .* directory fedcba9876543210"
+
+
+def refused_as_anothers(directory, match, owner, seq):
+    before = contents(directory)
+    for call in (lambda: Log.open(directory, owner, known_durable_seq=0), lambda: verify(directory, owner)):
+        with pytest.raises(CorruptionError, match=match) as error:
+            call()
+        assert error.value.seq == seq
+    assert contents(directory) == before
+
+
+def test_every_record_of_every_segment_names_its_directory(tmp_path):
+    for path in segmented(tmp_path).iterdir():
+        headers = headers_of(path.read_bytes())
+        assert headers
+        assert {header.directory_id for header in headers} == {ID}
+
+
+def test_the_log_of_another_directory_is_refused_with_both_ids(tmp_path, small):
+    refused_as_anothers(small[0].parent, BOTH, OTHER, seq=1)
+    refused_as_anothers(segmented(tmp_path / "more"), BOTH, OTHER, seq=1)
+    assert verify(small[0].parent, OWNER).last_seq == verify(small[0].parent).last_seq == 6
+
+
+@pytest.mark.parametrize("number", range(5))
+def test_one_segment_of_another_directory_is_refused(tmp_path, number):
+    (tmp_path / "b").mkdir()
+    mine, theirs = segmented(tmp_path), segmented(tmp_path / "b", OTHER.directory_id)
+    name = sorted(contents(mine))[number]
+    (mine / name).write_bytes((theirs / name).read_bytes())
+    match = "record of directory fedcba9876543210 .* directory 0123456789abcdef"
+    refused_as_anothers(mine, match, OWNER, seq=1 + 4 * number)
+
+
+def test_a_record_of_another_directory_behind_whole_ones_is_not_taken_for_torn(tmp_path, small):
+    path, _, data = small
+    (tmp_path / "b").mkdir()
+    log = Log.create(tmp_path / "b" / "log", OTHER.directory_id)
+    for record in small[1]:
+        log.append(record)
+    log.close()
+    theirs = (tmp_path / "b" / "log" / segment_name(1)).read_bytes()
+    last = headers_of(data)[-1]
+    path.write_bytes(data[: last.offset] + theirs[last.offset :])
+    refused_as_anothers(path.parent, "record of directory fedcba9876543210", OWNER, seq=6)
+
+
+def test_an_empty_log_is_anybodys(tmp_path):
+    Log.create(tmp_path / "log", ID).close()
+    log = Log.open(tmp_path / "log", OTHER, known_durable_seq=0)
+    log.append(events(1))
+    log.close()
+    assert verify(tmp_path / "log", OTHER).last_seq == 1
+
+
+OF_FORMAT_1 = Owner(0, version_1_through=2**63 - 1)
+
+
+@pytest.fixture
+def old(tmp_path):
+    """A log of version 1: events 1..5, and two records behind them that have none; its directory."""
+    data = b""
+    for record in (events(1, 2), settings(3, 0.5), events(3, 3), settings(6, 0.25), settings(6, 0.125)):
+        data += encode_version_1(record, len(data))
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / segment_name(1)).write_bytes(data)
+    return tmp_path / "log"
+
+
+@pytest.mark.parametrize("owner", [OF_FORMAT_1, Owner(ID, version_1_through=5), Owner(ID, version_1_through=9)])
+def test_a_log_of_version_1_where_one_may_be(old, owner):
+    assert verify(old, owner, known_durable_seq=2)[:3] == (1, 5, 5)
+
+
+@pytest.mark.parametrize(("through", "seq"), [(-1, 1), (0, 1), (1, 1), (2, 3), (4, 3)])
+def test_a_record_of_version_1_where_none_can_be(old, through, seq):
+    match = "record of no directory, as in format 1, but the rows are those of directory 0123456789abcdef"
+    refused_as_anothers(old, match, Owner(ID, version_1_through=through), seq)
+
+
+def test_what_is_appended_to_a_log_of_version_1_is_of_version_2(old):
+    owner = Owner(ID, version_1_through=5)
+    log = Log.open(old, owner, known_durable_seq=0)
+    log.append(settings(6, 0.75))
+    log.append(events(6, 2))
+    log.close()
+    headers = headers_of((old / segment_name(1)).read_bytes())
+    assert [header.version for header in headers] == [1] * 5 + [2] * 2
+    assert verify(old, owner)[:3] == (1, 7, 7)
+    log = Log.open(old, owner, known_durable_seq=0)
+    assert [record.first_seq for record in log.replay(2)] == [3, 3, 6, 6, 6, 6]
+    log.close()
+    for other in (OF_FORMAT_1, Owner(OTHER.directory_id, version_1_through=5)):
+        refused_as_anothers(old, "record of directory 0123456789abcdef, but the rows are those of", other, seq=6)
+
+
+@pytest.mark.parametrize("known", [0, 5])
+def test_a_torn_log_of_version_1(old, known):
+    path = old / segment_name(1)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert verify(old, OF_FORMAT_1, known_durable_seq=known).torn_bytes > 0
+    last = bytearray(path.read_bytes())
+    last[200] ^= 1
+    path.write_bytes(last)
+    if known:
+        with pytest.raises(CorruptionError, match="LMDB holds events up to 5"):
+            verify(old, OF_FORMAT_1, known_durable_seq=known)
