@@ -16,7 +16,7 @@ import engine
 import engine.engine as whole
 from engine.cold import cold
 from engine.cold import file as cold_file
-from engine.directory import backup, directory
+from engine.directory import backup, directory, recovery
 from engine.directory import epochs as epoch
 from engine.log import log, segment
 from engine.store import removal
@@ -76,7 +76,7 @@ def learn_twice():
             learn(record, max(0, saved - record.first_seq))
         return 0
 
-    epoch.replay = replay
+    recovery.replay = replay
 
 
 def skip_one():
@@ -89,7 +89,7 @@ def skip_one():
             learn(record, max(0, place.state.seq + 2 - record.first_seq) if place.state.seq else 0)
         return 0
 
-    epoch.replay = replay
+    recovery.replay = replay
 
 
 def ack_before_sync():
