@@ -273,7 +273,7 @@ def test_a_missing_directory_and_a_symbolic_link_are_errors(tmp_path, small):
 
 
 OTHER = Owner(0xFEDCBA9876543210)
-BOTH = "record of directory 0123456789abcdef .* directory fedcba9876543210"
+BOTH = "record of directory 0123456789abcdef, .* directory fedcba9876543210"
 
 
 def refused_as_anothers(directory, match, owner, seq):
@@ -304,7 +304,7 @@ def test_one_segment_of_another_directory_is_refused(tmp_path, number):
     mine, theirs = segmented(tmp_path), segmented(tmp_path / "b", OTHER.directory_id)
     name = sorted(contents(mine))[number]
     (mine / name).write_bytes((theirs / name).read_bytes())
-    match = "record of directory fedcba9876543210 .* directory 0123456789abcdef"
+    match = "record of directory fedcba9876543210, .* directory 0123456789abcdef"
     refused_as_anothers(mine, match, OWNER, seq=1 + 4 * number)
 
 
