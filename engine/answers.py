@@ -13,7 +13,7 @@ from .contract.arrays import Floats
 from .contract.errors import EngineError, InputError
 from .contract.reports import TopK
 from .contract.tensors import TensorT, device_of, given
-from .rank.ranker import Ranker, Request
+from .rank.ranker import CatalogueRanker, Request
 
 
 class Answers(ABC):
@@ -31,7 +31,7 @@ class Answers(ABC):
         """Events applied so far."""
 
     @abstractmethod
-    def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
+    def _answering(self) -> AbstractContextManager[tuple[int, CatalogueRanker]]:
         """For the length of one answer: the seq that it is at least at, and what it comes from. Raises if closed."""
 
     @property

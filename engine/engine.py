@@ -23,7 +23,7 @@ from .contract.settings import Settings
 from .directory import backup
 from .directory.directory import Directory
 from .machine.resources import Resources
-from .rank.ranker import Ranker
+from .rank.ranker import CatalogueRanker
 from .store.store import Store
 from .writer import Writer
 
@@ -42,7 +42,7 @@ class Engine(Answers):
         self._store = Store(settings, warm_bytes, cold)
         self._device = _device(settings, resources, self._store)
         self._writer = Writer(self._store, self._device, directory, resources)
-        self._ranker = Ranker(self._device or self._store, resources.threads)
+        self._ranker = CatalogueRanker(self._device or self._store, resources.threads)
         self._opening = self._writer.recover()
         wanted = Settings.resolve(given, self._store.model.settings)
         self._writer.require_room(wanted)
@@ -215,7 +215,7 @@ class Engine(Answers):
 
     # --- state
 
-    def _answering(self) -> AbstractContextManager[tuple[int, Ranker]]:
+    def _answering(self) -> AbstractContextManager[tuple[int, CatalogueRanker]]:
         self._alive()
         if self._device:
             self._writer.require_sound()  # what was under way on the device is in nobody's hands

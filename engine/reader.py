@@ -24,7 +24,7 @@ from .contract.errors import ConfigError, CorruptionError, EngineError, InputErr
 from .contract.settings import Settings
 from .directory.directory import exists, hold
 from .machine.files import as_engine_error
-from .rank.ranker import Ranker
+from .rank.ranker import CatalogueRanker
 from .store.catalogue import Catalogue
 from .store.digest import digest
 from .store.history import StoredHistory, stored_chunks
@@ -228,12 +228,12 @@ class Reader(Answers):
     # --- answers
 
     @contextmanager
-    def _answering(self) -> Iterator[tuple[int, Ranker]]:
+    def _answering(self) -> Iterator[tuple[int, CatalogueRanker]]:
         with self._at_newest() as now:
             state = self._state
             users = StoredTable(USERS.number, USERS.stored_bytes(state.settings), now)
             epoch = _Epoch(users, self._catalogue, StoredHistory(now), state.mean, state.base)
-            yield state.seq, Ranker(epoch, self._threads)
+            yield state.seq, CatalogueRanker(epoch, self._threads)
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from .store.store import Applied, Store
 if TYPE_CHECKING:
     from .device.device import Device
 
-Progress = Callable[[int, int], None] | None
+OnProgress = Callable[[int, int], None] | None
 
 
 class Writer:
@@ -96,7 +96,10 @@ class Writer:
             self.require_outside(call)
             self.require_sound()
             if self.epochs is not None:
-                self._require_epochs(self.epochs)
+                if self.epochs.ended():
+                    self.epochs.finish()
+                if self.epochs.error is not None:  # raises if it fails again; its rows were dirty again
+                    self.complete_epoch()
             try:
                 self.inside = call
                 yield
@@ -116,19 +119,12 @@ class Writer:
         if self.failure is not None:
             raise EngineError(f"an earlier call failed ({self.failure}); close and open the directory again")
 
-    def _require_epochs(self, epochs: Epochs) -> None:
-        """Raises if the last epoch failed and fails again now. Its rows were dirty again; nothing is lost."""
-        if epochs.ended():
-            epochs.finish()
-        if epochs.error is not None:
-            self.complete_epoch()
-
     def _failed(self, error: BaseException) -> None:
         self.failure = self.failure or f"{type(error).__name__}: {error}"
 
     # --- a call's records
 
-    def ingest(self, events: Events, position: tuple[str, bytes] | None, durable: bool, progress: Progress) -> Tally:
+    def ingest(self, events: Events, position: tuple[str, bytes] | None, durable: bool, progress: OnProgress) -> Tally:
         """Logs and learns the events. What it raises says in `.seq` what was accepted of them."""
         before = self.seq
         try:
@@ -145,7 +141,7 @@ class Writer:
             raise e
 
     def _log_and_learn(
-        self, events: Events, position: tuple[str, bytes] | None, durable: bool, progress: Progress
+        self, events: Events, position: tuple[str, bytes] | None, durable: bool, progress: OnProgress
     ) -> Tally:
         """Each record is durable before it is learned; its fsync overlaps the learning of the one before. So do its
         plan and its rows' way to a device: what that has under way is waited for at the end."""

@@ -56,15 +56,9 @@ Learned device_marked(Learner& l, const LearnSettings& s, const EventColumns& e,
 
 }  // namespace
 
-void bind_hot(py::module_& m) {
-    // Functions of C++: a signal's handler, an interrupt, cannot come between taking the turn and what gives it back.
-    py::class_<Turn>(m, "Turn")
-        .def(py::init<>())
-        .def("__enter__", &Turn::enter, py::call_guard<py::gil_scoped_release>())
-        .def("__exit__", [](Turn& t, const py::args&) { require(t.leave(), "it is not this thread's turn"); })
-        .def_property_readonly("wanted", &Turn::wanted, "How many have it or wait for it.");
+namespace {
 
-    py::class_<Hot> hot(m, "Hot");
+void bind_copies(py::class_<Hot>& hot) {
     py::class_<Hot::Copy>(hot, "Copy")
         .def_property_readonly("places", [](const Hot::Copy& c) { return to_array(c.places); })
         .def(
@@ -86,6 +80,9 @@ void bind_hot(py::module_& m) {
         .def_property_readonly("ordinals", [](const Hot::Changed& c) { return to_array(c.ordinals); })
         .def_property_readonly("places", [](const Hot::Changed& c) { return to_array(c.places); })
         .def("__len__", [](const Hot::Changed& c) { return c.ids.size(); });
+}
+
+void bind_tier(py::class_<Hot>& hot) {
     hot.def(py::init([](Warm& warm, int64_t capacity, bool shown) {
                 require(capacity > 0, "capacity out of range");
                 return std::make_unique<Hot>(warm, capacity, shown);
@@ -139,7 +136,9 @@ void bind_hot(py::module_& m) {
         .def_property_readonly("ahead", &Hot::ahead)
         .def_property_readonly("evicted", &Hot::evicted)
         .def("__len__", &Hot::size);
+}
 
+void bind_windows(py::module_& m) {
     m.def(
         "fill_fresh", [](Learner& l, const LearnSettings& s) { l.fill_fresh(s); }, py::arg("learner"),
         py::arg("settings"), py::call_guard<py::gil_scoped_release>());
@@ -170,4 +169,20 @@ void bind_hot(py::module_& m) {
     m.def(
         "limit_windows", [](Learner& l, int64_t users, int64_t items) { l.user_room = users, l.item_room = items; },
         py::arg("learner"), py::arg("users"), py::arg("items"), "Rows that a window may need at most, per table.");
+}
+
+}  // namespace
+
+void bind_hot(py::module_& m) {
+    // Functions of C++: a signal's handler, an interrupt, cannot come between taking the turn and what gives it back.
+    py::class_<Turn>(m, "Turn")
+        .def(py::init<>())
+        .def("__enter__", &Turn::enter, py::call_guard<py::gil_scoped_release>())
+        .def("__exit__", [](Turn& t, const py::args&) { require(t.leave(), "it is not this thread's turn"); })
+        .def_property_readonly("wanted", &Turn::wanted, "How many have it or wait for it.");
+
+    py::class_<Hot> hot(m, "Hot");
+    bind_copies(hot);
+    bind_tier(hot);
+    bind_windows(m);
 }

@@ -49,6 +49,16 @@ py::tuple bring(Warm& w, const Array<int64_t>& ids) {
     return py::make_tuple(n, to_array(missing));
 }
 
+void name_rows(Warm& w, const Array<int64_t>& ids, const Array<int64_t>& seqs) {
+    require(ids.size() == seqs.size(), "ids and seqs must be [N]");
+    py::gil_scoped_release nogil;
+    for (int64_t i = 0; i < ids.size(); ++i) {
+        const uint32_t slot = w.find(ids.data()[i]);
+        require(slot != Warm::kNone, "a row that is not here");
+        w.name(slot, static_cast<uint64_t>(seqs.data()[i]));
+    }
+}
+
 Array<bool> admit(Sightings& s, uint64_t seed, const Array<int64_t>& users, const Array<int64_t>& items,
                   const Array<bool>& users_known, const Array<bool>& items_known, uint8_t after) {
     const int64_t n = users.size();
@@ -86,14 +96,9 @@ void fill(Warm& w, const Array<int64_t>& ids, const Array<uint8_t>& rows) {
 
 }  // namespace
 
-void bind_tables(py::module_& m) {
-    m.def(
-        "stored_row_bytes", [](int64_t floats) { return RowLayout(checked_floats(floats)).stored_bytes; },
-        py::arg("floats"), "Bytes in LMDB of one row of so many floats.");
-    m.def(
-        "warm_row_bytes",
-        [](int64_t floats) { return RowLayout(checked_floats(floats)).stride + Warm::kOverheadBytes; },
-        py::arg("floats"), "RAM of one such row, with its share of the index and the bookkeeping.");
+namespace {
+
+void bind_warm(py::module_& m) {
     py::class_<Warm>(m, "Warm")
         .def(py::init([](int64_t floats, int64_t capacity, bool ordinals) {
                  require(capacity > 0 && capacity < Warm::kNone, "capacity out of range");
@@ -120,18 +125,7 @@ void bind_tables(py::module_& m) {
             },
             fixed("ids"))
         .def("bring", &bring, fixed("ids"))
-        .def(
-            "name",
-            [](Warm& w, const Array<int64_t>& ids, const Array<int64_t>& seqs) {
-                require(ids.size() == seqs.size(), "ids and seqs must be [N]");
-                py::gil_scoped_release nogil;
-                for (int64_t i = 0; i < ids.size(); ++i) {
-                    const uint32_t slot = w.find(ids.data()[i]);
-                    require(slot != Warm::kNone, "a row that is not here");
-                    w.name(slot, static_cast<uint64_t>(seqs.data()[i]));
-                }
-            },
-            fixed("ids"), fixed("seqs"), "The rows, which are here, were named by events.")
+        .def("name", &name_rows, fixed("ids"), fixed("seqs"), "The rows, which are here, were named by events.")
         .def("unpin",
              [](Warm& w) {
                  require_no_window(w);
@@ -165,7 +159,9 @@ void bind_tables(py::module_& m) {
                 w.rows_removed(n);
             },
             py::arg("n"));
+}
 
+void bind_sightings(py::module_& m) {
     m.attr("SKETCH_BYTES") = Sightings::kRows * Sightings::kWidth;
     py::class_<Sightings>(m, "Sightings")
         .def(py::init<>())
@@ -179,4 +175,18 @@ void bind_tables(py::module_& m) {
                 require(raw.size() == Sightings::kRows * Sightings::kWidth, "not the sketch");
                 s.cells.assign(raw.begin(), raw.end());
             });
+}
+
+}  // namespace
+
+void bind_tables(py::module_& m) {
+    m.def(
+        "stored_row_bytes", [](int64_t floats) { return RowLayout(checked_floats(floats)).stored_bytes; },
+        py::arg("floats"), "Bytes in LMDB of one row of so many floats.");
+    m.def(
+        "warm_row_bytes",
+        [](int64_t floats) { return RowLayout(checked_floats(floats)).stride + Warm::kOverheadBytes; },
+        py::arg("floats"), "RAM of one such row, with its share of the index and the bookkeeping.");
+    bind_warm(m);
+    bind_sightings(m);
 }

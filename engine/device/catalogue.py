@@ -18,7 +18,7 @@ from ..contract.arrays import Floats, Ids
 from ..kernels.score_topk.triton_kernel import Ranking, rank_ids, score_topk
 from ..kernels.work import published
 from ..machine.marks import marked
-from ..store.catalogue import Ask, Catalogue, PositionLists, Ranked
+from ..store.catalogue import Ask, Catalogue, OrdinalLists, TopItems
 from .copies import Copies
 from .hot import HotTier
 from .tiles import ALIGNED, Best, Block, Tiles, item_bytes, merged, room
@@ -133,7 +133,7 @@ class DeviceCatalogue(Catalogue):
         return super().score(queries, ordinals)
 
     @marked("rank")
-    def topk(self, ask: Ask) -> Ranked:
+    def topk(self, ask: Ask) -> TopItems:
         """As the catalogue's, on the device; cosines on the host. Offsets are added to what was ranked without them."""
         if ask.cosine or not ask.items:
             self._items.refresh()
@@ -147,7 +147,7 @@ class DeviceCatalogue(Catalogue):
             order = np.lexsort((ids, -scores), axis=1)  # two scores may have become one; padding stays last
             order = np.where(np.arange(ask.k) < counts[:, None], order, np.arange(ask.k))
             ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)
-        return Ranked(ids, scores, counts)
+        return TopItems(ids, scores, counts)
 
     def _parts(self, ask: Ask) -> list[Callable[[], list[NDArray[Any]]]]:
         """Ranks some queries after the other; what waits for each part's answer."""
@@ -238,7 +238,7 @@ class DeviceCatalogue(Catalogue):
         return self._torch.as_tensor(x, device=self._device)
 
 
-def _of(part: slice, positions: Ids | None, offsets: Ids | None) -> PositionLists:
+def _of(part: slice, positions: Ids | None, offsets: Ids | None) -> OrdinalLists:
     """The lists of a part of the queries."""
     if positions is None or offsets is None:
         return positions, offsets

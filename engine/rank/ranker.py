@@ -88,7 +88,7 @@ class _Ranking:
     cosine: bool = False
 
 
-class Ranker:
+class CatalogueRanker:
     def __init__(self, source: Rankable, threads: int):
         """`threads`: that score the items of one call."""
         self._source = source

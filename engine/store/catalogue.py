@@ -15,7 +15,7 @@ from ..machine.backend import native
 
 _Stored = Iterable[tuple[Ids, RowBytes]]  # ids and rows, in parts
 
-PositionLists = tuple[Ids | None, Ids | None]
+OrdinalLists = tuple[Ids | None, Ids | None]
 """Ordinals, rising: one list for all queries, or lists end to end and their offsets; or none."""
 
 
@@ -32,13 +32,13 @@ class Ask:
     items: int
     offsets: Floats | None = None
     exclude_all: Ids | None = None
-    exclude: PositionLists = (None, None)
-    include: PositionLists = (None, None)
+    exclude: OrdinalLists = (None, None)
+    include: OrdinalLists = (None, None)
     cosine: bool = False
     threads: int = 1
 
 
-class Ranked(NamedTuple):
+class TopItems(NamedTuple):
     """Ids [n, k], scores [n, k] and how many of each row are real [n]."""
 
     ids: Ids
@@ -101,9 +101,9 @@ class Catalogue:
         """Query i [n, dim] against item ordinals[i]: float32 [n], the bits that `topk` gives."""
         return self.native.score(queries, ordinals)
 
-    def topk(self, ask: Ask) -> Ranked:
+    def topk(self, ask: Ask) -> TopItems:
         """The best of `ask`."""
-        return Ranked(
+        return TopItems(
             *self.native.topk(
                 ask.queries, ask.offsets, ask.k, ask.items, ask.exclude_all, *ask.exclude, *ask.include, ask.cosine,
                 ask.threads,
