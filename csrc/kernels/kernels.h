@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/groups.h"
+#include "kernels/host_device.h"
 #include "kernels/optimizer.h"
 
 enum class Loss { softmax = 0, bpr = 1, logistic = 2, squared = 3 };
@@ -62,6 +63,9 @@ inline constexpr int64_t kItemsPerVersion = 64;
 inline constexpr float kEps = 1e-8f;  // of Adagrad and Adam
 inline constexpr float kBeta1 = 0.9f, kBeta2 = 0.999f;
 inline constexpr int64_t kSegmentTerms = 64;
+
+// Floats of a vector in whole blocks of sixteen.
+ROWTIDE_HD constexpr int64_t padded_dim(int64_t dim) { return (dim + 15) / 16 * 16; }
 
 // Between two looks at a version that is odd or has moved. A writer that was put to sleep inside needs this core.
 static inline void wait_for_writer(int64_t* looks) {

@@ -39,12 +39,12 @@ template <int64_t kDim>
     return bias;
 }
 
-template <int64_t kDim, class Step>
+template <int64_t kDim, Optimizer kOptimizer>
 inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
-                           float* scratch, Step step) {
-    const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
-    const int64_t floats = D + 1 + state_floats(s.optimizer, D);
-    const Rates rates{s.lr, s.bias_coefs != nullptr};
+                           float* scratch) {
+    const int64_t D = kDim ? kDim : s.dim, floats = D + 1 + state_floats(kOptimizer, D);
+    const OptimizerSettings settings{kOptimizer, D, s.lr, s.l2, s.bias_coefs != nullptr};
+    float* room = scratch + padded_dim(D);
     int64_t skipped = 0;
     for (int64_t g = from; g < to; ++g) {
         if (const int64_t i = g + kFar; i < groups.size()) {
@@ -55,11 +55,9 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
             prefetch_row(rows[i], floats);
             prefetch_row(s.sources[groups.head[static_cast<size_t>(i)]], D);
         }
-        float* row = rows[g];
-        UnderWay<kDim> grad(scratch), first(scratch + padded), second(scratch + 2 * padded);
-        float bias_grad = sum_terms<kDim>(s, groups, g, &grad, &first);
-        if (s.l2 != 0.0f) bias_grad = add_l2<kDim>(s.l2, row, D, &grad, bias_grad);
-        skipped += !step(rates, D, row, row, &grad, bias_grad, &first, &second);
+        UnderWay<kDim> grad(scratch), part(room);
+        const float bias_grad = sum_terms<kDim>(s, groups, g, &grad, &part);
+        skipped += !step_row<kDim>(settings, rows[g], rows[g], &grad, bias_grad, room);
     }
     return skipped;
 }
@@ -69,12 +67,11 @@ int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t fro
                           float* scratch) {
     switch (s.optimizer) {
         case Optimizer::adagrad:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch,
-                                     [](auto&&... x) { return adagrad<kDim>(x...); });
+            return step_groups<kDim, Optimizer::adagrad>(s, groups, from, to, rows, scratch);
         case Optimizer::adam:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return adam<kDim>(x...); });
+            return step_groups<kDim, Optimizer::adam>(s, groups, from, to, rows, scratch);
         case Optimizer::sgd:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return sgd<kDim>(x...); });
+            return step_groups<kDim, Optimizer::sgd>(s, groups, from, to, rows, scratch);
     }
     __builtin_unreachable();
 }

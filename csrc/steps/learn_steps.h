@@ -80,7 +80,6 @@ struct StepSpace {
     float* strand_room;                // [strands, room_floats]
 };
 
-ROWTIDE_HD inline int64_t padded_dim(int64_t dim) { return (dim + 15) / 16 * 16; }
 // What a strand needs for one row: the new vector, and for Adam its moments.
 ROWTIDE_HD inline int64_t room_floats(Optimizer optimizer, int64_t dim) {
     return padded_dim(dim) * (optimizer == Optimizer::adam ? 3 : 1);

@@ -180,27 +180,11 @@ ROWTIDE_LANES void walk_item(const StepView& v, int32_t head, const Term& term) 
 }
 
 template <int64_t kDim>
-ROWTIDE_LANES bool step_row(const StepView& v, bool bias, const float* row, float* to, Vector<kDim>* grad,
-                            float bias_grad, float* room) {
-    const int64_t D = kDim ? kDim : v.D, padded = padded_dim(D);
-    if (v.s.l2 != 0.0f) bias_grad = add_l2<kDim>(v.s.l2, row, D, grad, bias_grad);
-    const Rates rates{v.s.lr, bias};
-    Vector<kDim> first(room + padded), second(room + 2 * padded);
-    switch (v.s.optimizer) {
-        case Optimizer::adagrad:
-            return adagrad<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
-        case Optimizer::adam:
-            return adam<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
-        default:
-            return sgd<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
-    }
-}
-
-template <int64_t kDim>
 ROWTIDE_LANES bool step_item(const StepView& v, int32_t head, float* room) {
     Vector<kDim> grad(room);
     const float bias = sum_step_terms<kDim>([&](const auto& term) { walk_item(v, head, term); }, v.D, &grad);
-    return step_row<kDim>(v, true, v.item(head), v.item_home(head), &grad, bias, room);
+    const OptimizerSettings settings{v.s.optimizer, v.D, v.s.lr, v.s.l2, true};
+    return step_row<kDim>(settings, v.item(head), v.item_home(head), &grad, bias, room + padded_dim(v.D));
 }
 
 // A user's step; its vector afterwards is left for the mean.
@@ -215,7 +199,8 @@ ROWTIDE_LANES bool step_user(const StepView& v, int32_t head, float* room) {
                 term(1.0f, v.w.query_grads + b * padded_dim(D), pointwise ? v.w.positive_coefs[b] : 0.0f);
         },
         D, &grad);
-    const bool ok = step_row<kDim>(v, pointwise, v.user(head), v.user_home(head), &grad, bias, room);
+    const OptimizerSettings settings{v.s.optimizer, D, v.s.lr, v.s.l2, pointwise};
+    const bool ok = step_row<kDim>(settings, v.user(head), v.user_home(head), &grad, bias, room + padded_dim(D));
     const float* as_it_was = v.user(head);
     for (int32_t b = head; b >= 0; b = v.w.user_links.next[b]) {
         float* to = v.s.vectors + (v.event + b) * D;

@@ -36,6 +36,10 @@ class StepOrder {
         uint32_t stamp = 0;
         int32_t reference = 0;
     };
+    struct Window;
+    // Links the references of a step. Returns how many steps, this one included, wait for each other up to it. -1: a
+    // slot is out of range.
+    int32_t link_step(const Window& w, int64_t step);
     HugeVector<Last> users_, items_;
     std::vector<int32_t> levels_;
     uint32_t stamp_ = 1;  // of the next window's first step
