@@ -3,6 +3,7 @@
 Responsible for its bytes and for refusing what no engine writes. Pure functions over bytes; any thread.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -102,6 +103,7 @@ class State:
             if any(meta(name) is None for name in fields["parts"]):
                 raise ValueError("a part of it is missing")
             require_known(fields["rows"], {table.name for table in TABLES}, directory)
+            require_known(fields["settings"], {setting.name for setting in dataclasses.fields(Settings)}, directory)
             settings = Settings.stored(fields["settings"])
             read = cls(
                 **{name: _count(fields[name]) for name in _COUNTS},
