@@ -20,7 +20,7 @@ from ..contract.errors import ConfigError, CorruptionError
 from ..contract.losses import LOSSES
 from ..contract.settings import Settings
 from ..machine.backend import fingerprint, native
-from .created import Created, making_sense, require_known
+from .created import Created, making_sense, numbered, require_known
 from .tables import TABLES
 
 SCHEMA = 2
@@ -96,7 +96,7 @@ class State:
             if created.format == 1:
                 fields = _of_format_1(fields)
             if type(fields["schema"]) is not int or fields["schema"] != SCHEMA:
-                written = describe(fields["schema"])
+                written = numbered(fields["schema"])
                 raise ConfigError(f"{directory}: a state of schema {written}, this version reads schema {SCHEMA}")
             require_known(fields, _FIELDS, directory)
             require_known(fields["parts"], set(_PARTS), directory)

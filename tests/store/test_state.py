@@ -102,7 +102,7 @@ def test_a_state_of_format_1_is_read():
         ({"rows": {"users": 3, "items": 2, "tags": 0}}, "'tags'"),
         ({"parts": ["mean", "sightings", "decided", "tower"]}, "'tower'"),
         ({"settings": SETTINGS.as_dict() | {"warmup": 1}}, "'warmup'"),
-        ({"schema": 3}, "schema int 3"),
+        ({"schema": 3}, "schema 3, this version reads schema 2"),
         ({"schema": "2"}, "schema str '2'"),
     ],
 )
