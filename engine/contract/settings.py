@@ -116,6 +116,8 @@ class Settings:
         fixed = by.keys() & set(self.FIXED)
         if fixed:
             raise CorruptionError(f"a log record changes {', '.join(sorted(fixed))}, which is fixed")
+        if unknown := sorted(by.keys() - self.as_dict().keys()):
+            raise CorruptionError(f"a log record changes {unknown[0]!r}, which this version of Rowtide does not know")
         return self.stored(self.as_dict() | by)
 
     def as_dict(self) -> dict[str, Any]:

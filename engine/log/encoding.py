@@ -34,6 +34,8 @@ _PARTS = _OPERATION | _COLUMNS
 _OPERATIONS_OF_1 = {32: "hide", 64: "show", 128: "forget"}  # version 1 had bits for them, and no named parts
 _ANY_OPERATION = 224  # of either version
 _KNOWN = {1: 255, VERSION: _VALUES | _WEIGHTS | _TIMESTAMPS | _TEXTS | _PARTS}
+# Of the standing columns, by the bits of those that are not always there.
+_EVENT_BYTES = [16 + 4 * bool(b & _VALUES) + 4 * bool(b & _WEIGHTS) + 8 * bool(b & _TIMESTAMPS) for b in range(8)]
 _I64 = np.dtype("<i8")
 _F64 = np.dtype("<f8")
 _F32 = np.dtype("<f4")
@@ -183,7 +185,7 @@ def require_readable(header: Header, body: bytes) -> None:
     columns, count = header.columns, header.entries
     if unknown := columns & ~_KNOWN[header.version]:
         raise EngineError(f"log record with the parts {unknown:#x}, which this release of Rowtide does not know")
-    end = count * (16 + 8 * bool(columns & _TIMESTAMPS) + 4 * bool(columns & _VALUES) + 4 * bool(columns & _WEIGHTS))
+    end = count * _EVENT_BYTES[columns & 7]
     named = columns & _PARTS and header.version == VERSION
     if columns & _TEXTS or header.version == 1:
         end, position, source, settings = _text_lengths(header, body, end)

@@ -31,10 +31,10 @@ class Owner(NamedTuple):
     directory_id: int
     version_1_through: int = -1
 
-    def require(self, header: Header, path: Path) -> None:
-        """CorruptionError for a whole record that cannot be in this directory's log."""
+    def require_version_1(self, header: Header, path: Path) -> None:
+        """CorruptionError for a whole record that does not name this directory, unless it is a version 1 that may."""
         found = header.directory_id
-        if found == self.directory_id or (found is None and header.last_seq <= self.version_1_through):
+        if found is None and header.last_seq <= self.version_1_through:
             return
         theirs = "no directory, as in format 1" if found is None else f"directory {found:016x}"
         ours = f"directory {self.directory_id:016x}" if self.directory_id else "a directory of format 1, without an id"
@@ -142,8 +142,8 @@ def _survey_segment(segment: Segment, owner: Owner | None, known_durable_seq: in
     with open_segment(path) as file:
         file_bytes = os.fstat(file.fileno()).st_size
         for header, _ in read_records(file, path, segment.first_seq, file_bytes):
-            if owner is not None:
-                owner.require(header, path)
+            if owner is not None and header.directory_id != owner.directory_id:
+                owner.require_version_1(header, path)
             segment.add(header)
         bad, bad_seq = segment.size, segment.last_seq + 1
         if bad == file_bytes:

@@ -69,7 +69,7 @@ class Created:
             fields = json.loads(raw)
             found = fields["format"]
             if type(found) is not int or found not in (1, FORMAT):
-                raise ConfigError(f"{directory}: made in format {describe(found)}, this version reads formats 1 and 2")
+                raise ConfigError(f"{directory}: made in format {numbered(found)}, this version reads formats 1 and 2")
             if found == 1:
                 require_known(fields, {"format", "fingerprint"}, directory)
                 return cls(0, _text(fields["fingerprint"]), _EVERY_SEQ, 1)
@@ -94,6 +94,11 @@ def require_known(found: Any, known: set[str], directory: Path) -> None:
         raise ConfigError(
             f"{directory}: its state has {describe(unknown[0])}, which this version of Rowtide does not know"
         )
+
+
+def numbered(found: Any) -> str:
+    """The number of a format, or what stands in its place."""
+    return str(found) if type(found) is int else describe(found)
 
 
 def _draw_id() -> int:

@@ -3,6 +3,7 @@
 Responsible for its bytes and for refusing what no engine writes. Pure functions over bytes; any thread.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from ..contract.errors import ConfigError, CorruptionError
 from ..contract.losses import LOSSES
 from ..contract.settings import Settings
 from ..machine.backend import fingerprint, native
-from .created import Created, making_sense, require_known
+from .created import Created, making_sense, numbered, require_known
 from .tables import TABLES
 
 SCHEMA = 2
@@ -95,13 +96,14 @@ class State:
             if created.format == 1:
                 fields = _of_format_1(fields)
             if type(fields["schema"]) is not int or fields["schema"] != SCHEMA:
-                written = describe(fields["schema"])
+                written = numbered(fields["schema"])
                 raise ConfigError(f"{directory}: a state of schema {written}, this version reads schema {SCHEMA}")
             require_known(fields, _FIELDS, directory)
             require_known(fields["parts"], set(_PARTS), directory)
             if any(meta(name) is None for name in fields["parts"]):
                 raise ValueError("a part of it is missing")
             require_known(fields["rows"], set(TABLES), directory)
+            require_known(fields["settings"], {setting.name for setting in dataclasses.fields(Settings)}, directory)
             settings = Settings.stored(fields["settings"])
             read = cls(
                 **{name: _count(fields[name]) for name in _COUNTS},

@@ -229,7 +229,7 @@ def test_a_later_format_is_refused_by_name(old, name):
     later = json.dumps(created(old) | {"format": 3}).encode()
     with Cold.open(old / "rows") as cold:
         cold.write([], {"created": later})
-    match = "made in format int 3, this version reads formats 1 and 2"
+    match = "made in format 3, this version reads formats 1 and 2"
     for call in (engine.open, engine.verify, lambda path: engine.open(path, mode="r")):
         refuse(match, lambda call=call: call(old), ConfigError)
     refuse(match, lambda: engine.open(old, untrusted=True), EngineError)

@@ -101,7 +101,8 @@ def test_a_state_of_format_1_is_read():
         ({"colour": 1}, "'colour'"),
         ({"rows": {"users": 3, "items": 2, "tags": 0}}, "'tags'"),
         ({"parts": ["mean", "sightings", "decided", "tower"]}, "'tower'"),
-        ({"schema": 3}, "schema int 3"),
+        ({"settings": SETTINGS.as_dict() | {"warmup": 1}}, "'warmup'"),
+        ({"schema": 3}, "schema 3, this version reads schema 2"),
         ({"schema": "2"}, "schema str '2'"),
     ],
 )
