@@ -86,7 +86,7 @@ class Engine(Reading, Removing, Saving):
         wanted = Settings.resolve(given, self._model.settings)
         self._model.require_room(wanted)
         if directory and directory.unsaved and self._epochs:
-            self._epochs.complete()
+            self._epochs.complete()  # a directory of format 1 is migrated before anything is appended to its log
         if wanted != self._model.settings:
             self._change_settings(wanted)
         if directory:
