@@ -47,7 +47,7 @@ class Engine(Answers):
         wanted = Settings.resolve(given, self._store.model.settings)
         self._writer.require_room(wanted)
         if directory and directory.unsaved:
-            self._writer.complete_epoch()  # it is of an earlier format until then
+            self._writer.complete_epoch()  # a directory of format 1 is migrated before its log gets a record
         if wanted != self._store.model.settings:
             self._writer.change_settings(wanted)
         self._stop = threading.Event()
