@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damage import killed_model
 from hypothesis import settings
 from interpreted_dot import use_fixed_order
 
@@ -99,3 +100,9 @@ def eng(place: str, loss: str) -> Iterator[Any]:
 def memory() -> Iterator[Any]:
     with engine.open(":memory:", dim=8, loss="bpr", seed=3) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """A directory whose writer was killed, and the digest after each of its calls."""
+    return killed_model(tmp_path_factory.mktemp("damage") / "model")

@@ -7,9 +7,9 @@ import subprocess
 
 import numpy as np
 import pytest
+from directories import SMALL, mounted, refuse
 from killed import kill
 from other_process import other_process
-from test_directory import SMALL, mounted, refuse
 
 import engine
 from engine import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError

@@ -1,7 +1,7 @@
 """A directory of format 1 as a program under test: it is opened, so that it becomes one of format 2, and goes on.
 
 `make(words)`: the name of an old model, with `_` for a space, and perhaps the sabotage that appends to its log before
-the epoch that migrates it. The root must hold it as `m` (tests/directory/old_models.py makes it); state n is that after
+the epoch that migrates it. The root must hold it as `m` (tests/old_models.py makes it); state n is that after
 n calls. It is opened anew before each call but the first, so that both kinds of record are replayed.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "directory"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from old_models import FOUND, tight, unpack
 

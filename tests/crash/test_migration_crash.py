@@ -10,7 +10,7 @@ import pytest
 
 from .sweep import KINDS, Start, serving, sweep, workspace
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "directory"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from old_models import unpack
 

@@ -7,8 +7,8 @@ import threading
 
 import numpy as np
 import pytest
+from directories import SMALL, mounted, refuse
 from junk import but
-from test_directory import SMALL, mounted, refuse
 
 import engine
 from engine import ConfigError, EngineError, StorageFullError

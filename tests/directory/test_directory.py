@@ -5,37 +5,15 @@ import shutil
 import stat
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from directories import SMALL, mounted, refuse
 from killed import kill
 from unprivileged import modes_bind_root
 
 import engine
 from engine import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
-
-SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 1, "seed": 3}
-
-
-@contextmanager
-def mounted(path, *how):
-    """A mount of our own; skips where this process may not make one."""
-    path.mkdir(exist_ok=True)
-    made = subprocess.run(["mount", *how, str(path)], capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"may not mount here: {made.stderr.strip()}")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(path)], check=True)
-
-
-def refuse(name, call, error=ConfigError):
-    with pytest.raises(error) as caught:
-        call()
-    for part in (name,) if isinstance(name, str) else name:
-        assert part in str(caught.value)
 
 
 def test_modes(home, stream):

@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
+from directories import SMALL, refuse
 from killed import kill
-from test_directory import SMALL, refuse
 
 import engine
 from engine import CorruptionError

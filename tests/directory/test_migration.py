@@ -8,10 +8,10 @@ import shutil
 
 import numpy as np
 import pytest
+from directories import refuse
 from killed import kill
 from old_models import FOUND, more, tight, unpack
 from other_process import other_process
-from test_directory import refuse
 
 import engine
 from engine import ConfigError, CorruptionError, EngineError, StorageFullError

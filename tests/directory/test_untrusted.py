@@ -10,10 +10,9 @@ import threading
 
 import numpy as np
 import pytest
-import test_damage
+from damage import CALL, CASES, JUDGE, SAVED, append, cut, flip, log_of, zero
+from directories import SMALL, mounted, refuse
 from killed import kill
-from test_damage import CALL, CASES, JUDGE, SAVED, append, cut, flip, log_of, zero
-from test_directory import SMALL, mounted, refuse
 
 import engine
 from engine import BusyError, ConfigError, CorruptionError, InputError, StorageFullError
@@ -26,7 +25,6 @@ from engine.machine.backend import native
 from engine.store.created import Created
 from engine.table.layout import stored_row_bytes, vector_floats
 
-whole = test_damage.whole  # the fixture
 JUDGE_COPY = JUDGE.replace("engine.open(path)", "engine.open(path, untrusted=True)")
 
 

@@ -5,8 +5,8 @@ import subprocess
 import threading
 
 import pytest
+from directories import SMALL, mounted
 from killed import kill
-from test_directory import SMALL, mounted
 
 import engine
 from engine import EngineError, InputError, StorageFullError

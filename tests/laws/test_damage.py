@@ -6,50 +6,13 @@ Each case opens a copy of one small directory with some bytes changed, in a proc
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from killed import kill
+from damage import CALL, CALLS, CASES, JUDGE, SAVED, append, cut, flip, log_of, zero
 
 import engine
 from engine import CorruptionError
-
-SMALL = {"dim": 4, "loss": "bpr", "batch_size": 2, "negatives": 1, "seed": 3}
-CALL, CALLS, SAVED = 10, 12, 6  # events a call, calls, of which so many are in LMDB
-CASES = 60
-
-JUDGE = """
-import sys, engine
-good, least = set(sys.argv[2].split(",")), int(sys.argv[3])
-for path in open(sys.argv[1]).read().split("\\n"):
-    try:
-        with engine.open(path) as eng:
-            found = eng.digest()
-            eng.topk(list(range(30)), 50, exclude_seen=True)
-            print("right" if found in good and eng.seq >= least else f"wrong {eng.seq}", flush=True)
-    except engine.CorruptionError as e:
-        print("refused", e, flush=True)
-    except Exception as e:
-        print("other", type(e).__name__, e, flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A directory whose writer was killed, and the digest after each of its calls."""
-    home = tmp_path_factory.mktemp("damage") / "model"
-    rng = np.random.default_rng(2)
-    digests = []
-    with engine.open(home, **SMALL, epoch_seconds=1e9) as eng:
-        digests.append(eng.digest())
-        for call in range(CALLS):
-            eng.ingest(rng.integers(0, 25, CALL), rng.integers(0, 40, CALL))
-            digests.append(eng.digest())
-            if call == SAVED - 1:
-                eng.checkpoint()
-        kill(eng)
-    return home, digests
 
 
 def verdicts(whole, tmp_path, damage):
@@ -69,35 +32,6 @@ def verdicts(whole, tmp_path, damage):
     assert len(lines) == CASES
     assert [line for line in lines if not line.startswith(("right", "refused"))] == []
     return lines
-
-
-def log_of(path: Path) -> Path:
-    (segment,) = (path / "log").glob("*.log")
-    return segment
-
-
-def flip(file: Path, rng, bits=1):
-    data = bytearray(file.read_bytes())
-    for at in rng.integers(0, len(data), bits):
-        data[at] ^= 1 << int(rng.integers(8))
-    file.write_bytes(data)
-
-
-def cut(file: Path, rng):
-    with file.open("r+b") as f:
-        f.truncate(int(rng.integers(0, file.stat().st_size)))
-
-
-def zero(file: Path, rng):
-    data = bytearray(file.read_bytes())
-    at = int(rng.integers(0, len(data)))
-    data[at : at + 512] = bytes(len(data[at : at + 512]))
-    file.write_bytes(data)
-
-
-def append(file: Path, rng):
-    with file.open("ab") as f:
-        f.write(rng.bytes(int(rng.integers(1, 5000))))
 
 
 @pytest.mark.parametrize("damage", [flip, cut, zero, append])
