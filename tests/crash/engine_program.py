@@ -101,7 +101,8 @@ class Program:
 
     def found(self, eng) -> int:
         """The number of the state that the engine is in."""
-        hidden = tuple(eng._store.catalogue.native.hidden.tolist())
+        with eng._answering() as (_, ranker):
+            hidden = tuple(ranker._catalogue.native.hidden.tolist())
         state = State(eng.seq, eng.settings["lr"], eng.position(SOURCE), hidden)
         assert state in STATES, f"{state} is no record's end"
         return STATES.index(state)
