@@ -42,14 +42,15 @@ ROWTIDE_LANES float add_l2(float l2, const float* row, int64_t dim, Vec* grad, f
 // The steps below: row and gradient in; the new row goes `to` where it belongs, or nothing does and the result is false
 // if something is not finite. `to` may be the row itself. `grad` then has the new vector; `first` and `second` are room
 // for as much. `check` is a lane of zeros unless a number that it has seen is infinite or NaN.
-struct Rates {
+struct Rule {
+    Optimizer optimizer;
     float lr;
     bool bias;  // is the bias learned?
 };
 
 // Row-wise Adagrad: one sum of squares for the vector, one for the bias.
 template <int64_t kDim, class Vec>
-ROWTIDE_LANES bool adagrad(const Rates& s, int64_t dim, const float* row, float* to, Vec* grad, float bias_grad, Vec*,
+ROWTIDE_LANES bool adagrad(const Rule& s, int64_t dim, const float* row, float* to, Vec* grad, float bias_grad, Vec*,
                            Vec*) {
     const int64_t D = kDim ? kDim : dim;
     V16 squares = set1(0.0f);
@@ -82,8 +83,8 @@ ROWTIDE_LANES bool adagrad(const Rates& s, int64_t dim, const float* row, float*
 // Adam, each row its own: moments and their correction move when the row has a step. The correction 1 - beta^t follows
 // the recurrence of the moments, fed with ones: no power and no cancellation.
 template <int64_t kDim, class Vec>
-ROWTIDE_LANES bool adam(const Rates& s, int64_t dim, const float* row, float* to, Vec* grad, float bias_grad,
-                        Vec* first, Vec* second) {
+ROWTIDE_LANES bool adam(const Rule& s, int64_t dim, const float* row, float* to, Vec* grad, float bias_grad, Vec* first,
+                        Vec* second) {
     const int64_t D = kDim ? kDim : dim;
     constexpr float kRest1 = 0.1f, kRest2 = 0.001f;  // 1 - beta, without the rounding of beta
     const float* state = row + D + 1;
@@ -124,7 +125,7 @@ ROWTIDE_LANES bool adam(const Rates& s, int64_t dim, const float* row, float* to
 }
 
 template <int64_t kDim, class Vec>
-ROWTIDE_LANES bool sgd(const Rates& s, int64_t dim, const float* row, float* to, Vec* grad, float bias_grad, Vec*,
+ROWTIDE_LANES bool sgd(const Rule& s, int64_t dim, const float* row, float* to, Vec* grad, float bias_grad, Vec*,
                        Vec*) {
     const int64_t D = kDim ? kDim : dim;
     const float bias = s.bias ? row[D] - s.lr * bias_grad : row[D];
@@ -139,6 +140,19 @@ ROWTIDE_LANES bool sgd(const Rates& s, int64_t dim, const float* row, float* to,
     copy<kDim>(to, *grad, D);
     put(to + D, bias);
     return true;
+}
+
+template <int64_t kDim, class Vec>
+ROWTIDE_LANES bool take_step(const Rule& s, int64_t dim, const float* row, float* to, Vec* grad, float bias_grad,
+                             Vec* first, Vec* second) {
+    switch (s.optimizer) {
+        case Optimizer::adagrad:
+            return adagrad<kDim>(s, dim, row, to, grad, bias_grad, first, second);
+        case Optimizer::adam:
+            return adam<kDim>(s, dim, row, to, grad, bias_grad, first, second);
+        default:
+            return sgd<kDim>(s, dim, row, to, grad, bias_grad, first, second);
+    }
 }
 
 }  // namespace

@@ -39,12 +39,13 @@ template <int64_t kDim>
     return bias;
 }
 
-template <int64_t kDim, class Step>
-inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
-                           float* scratch, Step step) {
+// The optimizer is known to the compiler.
+template <int64_t kDim, Optimizer kOptimizer>
+int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+                    float* scratch) {
     const int64_t D = kDim ? kDim : s.dim, padded = (D + 15) / 16 * 16;
-    const int64_t floats = D + 1 + state_floats(s.optimizer, D);
-    const Rates rates{s.lr, s.bias_coefs != nullptr};
+    const int64_t floats = D + 1 + state_floats(kOptimizer, D);
+    const Rule rule{kOptimizer, s.lr, s.bias_coefs != nullptr};
     int64_t skipped = 0;
     for (int64_t g = from; g < to; ++g) {
         if (const int64_t i = g + kFar; i < groups.size()) {
@@ -59,24 +60,24 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
         UnderWay<kDim> grad(scratch), first(scratch + padded), second(scratch + 2 * padded);
         float bias_grad = sum_terms<kDim>(s, groups, g, &grad, &first);
         if (s.l2 != 0.0f) bias_grad = add_l2<kDim>(s.l2, row, D, &grad, bias_grad);
-        skipped += !step(rates, D, row, row, &grad, bias_grad, &first, &second);
+        skipped += !take_step<kDim>(rule, D, row, row, &grad, bias_grad, &first, &second);
     }
     return skipped;
+}
+
+using StepGroups = int64_t (*)(const UpdateStep&, const Groups&, int64_t, int64_t, float* const*, float*);
+
+template <int64_t kDim, int... kOf>
+StepGroups step_groups_of(Optimizer optimizer, std::integer_sequence<int, kOf...>) {
+    constexpr StepGroups kAll[] = {step_groups<kDim, static_cast<Optimizer>(kOf)>...};
+    return kAll[static_cast<int>(optimizer)];
 }
 
 template <int64_t kDim>
 int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                           float* scratch) {
-    switch (s.optimizer) {
-        case Optimizer::adagrad:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch,
-                                     [](auto&&... x) { return adagrad<kDim>(x...); });
-        case Optimizer::adam:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return adam<kDim>(x...); });
-        case Optimizer::sgd:
-            return step_groups<kDim>(s, groups, from, to, rows, scratch, [](auto&&... x) { return sgd<kDim>(x...); });
-    }
-    __builtin_unreachable();
+    const auto step = step_groups_of<kDim>(s.optimizer, std::make_integer_sequence<int, kOptimizers>());
+    return step(s, groups, from, to, rows, scratch);
 }
 
 int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,

@@ -74,10 +74,7 @@ ROWTIDE_LANES void pointwise_coefs(const StepView& v, int64_t from) {
     const int64_t n = v.B - from, event = v.event + from;
     float* coefs = v.w.positive_coefs + from;
     const V16 weights = v.s.weights ? load(v.s.weights + event, n) : set1(1.0f);
-    const auto rule = [&](V16 scores, V16 values, V16* losses) {
-        return v.s.loss == Loss::logistic ? logistic16(scores, values, losses) : squared16(scores, values, losses);
-    };
-    const PairLosses out = pointwise_coefs(rule, load(coefs, n), load(v.s.values + event, n), weights);
+    const PairLosses out = pointwise_coefs(v.s.loss, load(coefs, n), load(v.s.values + event, n), weights);
     store(v.s.losses + event, out.losses, n);
     store(coefs, out.coefs, n);
 }
@@ -184,16 +181,9 @@ ROWTIDE_LANES bool step_row(const StepView& v, bool bias, const float* row, floa
                             float bias_grad, float* room) {
     const int64_t D = kDim ? kDim : v.D, padded = padded_dim(D);
     if (v.s.l2 != 0.0f) bias_grad = add_l2<kDim>(v.s.l2, row, D, grad, bias_grad);
-    const Rates rates{v.s.lr, bias};
+    const Rule rule{v.s.optimizer, v.s.lr, bias};
     Vector<kDim> first(room + padded), second(room + 2 * padded);
-    switch (v.s.optimizer) {
-        case Optimizer::adagrad:
-            return adagrad<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
-        case Optimizer::adam:
-            return adam<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
-        default:
-            return sgd<kDim>(rates, D, row, to, grad, bias_grad, &first, &second);
-    }
+    return take_step<kDim>(rule, D, row, to, grad, bias_grad, &first, &second);
 }
 
 template <int64_t kDim>
