@@ -42,9 +42,13 @@ ROWTIDE_LANES V16 pointwise16(Loss loss, V16 scores, V16 values, V16* losses) {
     switch (loss) {
         case Loss::logistic:
             return logistic16(scores, values, losses);
-        default:
+        case Loss::squared:
             return squared16(scores, values, losses);
+        case Loss::softmax:
+        case Loss::bpr:
+            break;  // they rank
     }
+    __builtin_unreachable();
 }
 
 ROWTIDE_LANES PairLosses pointwise_coefs(Loss loss, V16 scores, V16 values, V16 weights) {

@@ -150,9 +150,10 @@ ROWTIDE_LANES bool take_step(const Rule& s, int64_t dim, const float* row, float
             return adagrad<kDim>(s, dim, row, to, grad, bias_grad, first, second);
         case Optimizer::adam:
             return adam<kDim>(s, dim, row, to, grad, bias_grad, first, second);
-        default:
+        case Optimizer::sgd:
             return sgd<kDim>(s, dim, row, to, grad, bias_grad, first, second);
     }
+    __builtin_unreachable();
 }
 
 }  // namespace
