@@ -71,9 +71,9 @@ def open(
         path: a directory; its parent must be there.
         mode: "a" opens or creates, "x" creates and refuses what is there already. "r" gives a `Reader`: it answers from
             the last epoch, beside a writer in another process, and refuses to write.
-        dim, loss, optimizer, seed: fixed at creation; 64, "softmax", "adagrad", 0. `loss`: "softmax" and "bpr" learn to
-            rank from positives; "logistic" (0 or 1) and "squared" (ratings) learn to predict `values`, without
-            negatives. `optimizer`: "adagrad", "adam" or "sgd".
+        dim, loss, optimizer, seed: fixed at creation; 64, "softmax", "adagrad", 0. `loss`: some, such as "softmax",
+            learn to rank from positives; pointwise ones, such as "logistic" (0 or 1) and "squared" (ratings), learn to
+            predict `values`, without negatives. `optimizer`: "adagrad", "adam" or "sgd", say.
         lr, l2, negatives, batch_size: may change at any opening; what is not given stays as it was. `batch_size` is the
             number of events per optimizer step.
         row_ttl: events that may go by without one that names a row until the row leaves; 0, the default: rows stay. May

@@ -93,8 +93,8 @@ class Engine(Answers):
 
         Args:
             users, items: ids, scalars or 1-D columns of equal length; any int64 but -1.
-            values: float [n], required with the losses "logistic" (each 0 or 1) and "squared" (finite ratings), which
-                learn to predict them; None with "softmax" and "bpr", which learn from positives.
+            values: float [n], required with pointwise losses, as "logistic" (each 0 or 1) and "squared" (finite
+                ratings), which learn to predict them; None with losses that learn from positives, as "softmax".
             weights: float [n] >= 0, scale each event's loss; 1 by default.
             timestamps: Unix seconds or datetime64 [n]; kept in the log.
             durable: False: in the page cache only; survives SIGKILL, not power loss.

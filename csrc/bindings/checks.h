@@ -24,6 +24,6 @@ struct EventColumns {
         return {users.data(), items.data(), data_or_null(values), data_or_null(weights), users.size(), first_seq};
     }
     void require_for(const LearnSettings& s) const {
-        require(is_pointwise(s.loss) == values.has_value(), "values are for logistic and squared");
+        require(is_pointwise(s.loss) == values.has_value(), "values are for pointwise losses");
     }
 };

@@ -56,7 +56,7 @@ void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_
     require((loss == softmax) == (negatives.ndim() == 1), "negatives must be [K] for softmax, else [B, K]");
     require(negatives.ndim() == 1 || (negatives.ndim() == 2 && negatives.shape(0) == events),
             "negatives: a row for each event");
-    require(is_pointwise(static_cast<Loss>(loss)) == values.has_value(), "values are for logistic and squared");
+    require(is_pointwise(static_cast<Loss>(loss)) == values.has_value(), "values are for pointwise losses");
     require(queries.ndim() == 2 && queries.shape(0) == events && queries.shape(1) == dim, "queries must be [B, dim]");
     require((!values || values->size() == events) && (!offsets || offsets->size() == events) &&
                 (!weights || weights->size() == events),
@@ -68,7 +68,8 @@ void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_
     for (int64_t b = 0; b < events; ++b) q.push_back(queries.data() + b * dim), p.push_back(r.at(positives.data()[b]));
     for (int64_t k = 0; k < negatives.size(); ++k)
         n.push_back(negatives.data()[k] < 0 ? nullptr : r.at(negatives.data()[k]));
-    const LossStep step{.events = events,
+    const LossStep step{.loss = static_cast<Loss>(loss),
+                        .events = events,
                         .negatives = K,
                         .dim = dim,
                         .queries = q.data(),
@@ -83,7 +84,7 @@ void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_
                         .positive_coefs = positive_coefs.mutable_data(),
                         .negative_coefs = negative_coefs.mutable_data()};
     py::gil_scoped_release nogil;
-    kernels().grads[static_cast<size_t>(loss)](step);
+    kernels().loss_grads(step);
 }
 
 int64_t update_rows(int optimizer, Array<float> rows, int64_t dim, const Array<int64_t>& slots,

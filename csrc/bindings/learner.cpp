@@ -98,8 +98,9 @@ Learned learn(Learner& l, const LearnSettings& s, const EventColumns& e) {
 // Are these the rows of some optimizer with vectors of `dim` floats?
 bool has_vectors(const Warm& table, int64_t dim) {
     const int64_t floats = table.layout().floats;
-    return floats == row_floats(Optimizer::adagrad, dim) || floats == row_floats(Optimizer::adam, dim) ||
-           floats == row_floats(Optimizer::sgd, dim);
+    for (int code = 0; code < kOptimizers; ++code)
+        if (floats == row_floats(static_cast<Optimizer>(code), dim)) return true;
+    return false;
 }
 
 std::vector<Array<int64_t>> missing(const Learner& l) {

@@ -82,7 +82,7 @@ int64_t learn(int loss, int optimizer, float lr, float l2, int64_t dim, int64_t 
                 (!offsets || offsets->size() == s.n) && (!fresh || fresh->size() == s.n),
             "weights, values, offsets and fresh must be [n]");
     require(s.pointwise() == values.has_value() && (s.pointwise() || !offsets),
-            "values and offsets are for logistic and squared");
+            "values and offsets are for pointwise losses");
     require(mean.size() == dim && mean_count >= 0 && mean_count <= INT64_MAX / 2 && losses.size() == s.n &&
                 vectors.size() == s.n * dim,
             "mean must be [dim], losses [n], vectors [n, dim]");

@@ -1,5 +1,5 @@
-// The Python module engine._cuda: pointers of device memory as integers, counts, a stream. engine.machine.backend is the only
-// importer. It can be imported where there is no driver; missing() says so.
+// The Python module engine._cuda: pointers of device memory as integers, counts, a stream. engine.machine.backend is
+// the only importer. It can be imported where there is no driver; missing() says so.
 #include <pybind11/pybind11.h>
 
 #include <stdexcept>
@@ -61,7 +61,7 @@ Steps window(const py::dict& d) {
     require(s.n == 0 || (s.users && s.items && s.user_slots && s.item_slots && s.user_links.before &&
                          s.item_links.before && s.mean && s.losses && s.vectors),
             "a null pointer");
-    require(s.n == 0 || s.pointwise() == (s.values != nullptr), "values are for logistic and squared");
+    require(s.n == 0 || s.pointwise() == (s.values != nullptr), "values are for pointwise losses");
     return s;
 }
 
@@ -82,7 +82,9 @@ void learn(const py::dict& columns, int64_t depth, int threads, int blocks, uint
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-    m.doc() = "Rowtide's CUDA kernels. Device pointers in, device memory written; engine.machine.backend is the only importer.";
+    m.doc() =
+        "Rowtide's CUDA kernels. Device pointers in, device memory written; engine.machine.backend is the only "
+        "importer.";
     m.def("missing", &cuda_missing, "Empty where CUDA can be used, else why not.");
     m.def("plan_steps", &plan, py::arg("columns"), py::arg("depth"), py::arg("threads"), py::arg("blocks"),
           "(threads, blocks, staged, bytes of a block, bytes of the workspace)");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <type_traits>
+#include <utility>
 
 #include "kernels/host_device.h"
 #include "kernels/kernels.h"
@@ -52,7 +53,7 @@ Kernels table() {
     return {
         .name = nullptr,
         .pool_bag = pool_bag,
-        .grads = {softmax_grads, bpr_grads, logistic_grads, squared_grads},
+        .loss_grads = loss_grads,
         .update_groups = update_groups,
         .learn_step = learn_step,
         .ln = log1,

@@ -19,18 +19,19 @@ enum class Loss { softmax = 0, bpr = 1, logistic = 2, squared = 3 };
 inline constexpr int kLosses = 4;
 
 // Learns a value for each pair, instead of ranking the positive above negatives.
-constexpr bool is_pointwise(Loss loss) { return loss == Loss::logistic || loss == Loss::squared; }
+ROWTIDE_HD constexpr bool is_pointwise(Loss loss) { return loss == Loss::logistic || loss == Loss::squared; }
 
 // One micro-batch before its update. Pointers to rows; a negative that is null is masked for every event.
-// softmax and bpr rank the positive against negatives. logistic and squared predict `values` by the score of the
+// softmax and bpr rank the positive against negatives. Pointwise losses predict `values` by the score of the
 // positive plus the event's offset; they have no negatives.
 struct LossStep {
+    Loss loss;
     int64_t events, negatives, dim;     // B, K, D
     const float* const* queries;        // [B] pooled user vectors, D floats each
     const float* const* positives;      // [B] item rows
     const float* const* negative_rows;  // softmax: [K], shared; bpr: [B, K]
     const float* weights;               // [B] or null for ones
-    const float* values;                // [B] logistic: 0 or 1; squared: ratings; else null
+    const float* values;                // [B] of pointwise losses; else null
     const float* offsets;               // [B] or null for zeros
     float* losses;                      // [B]
     float* query_grads;                 // [B, D] rows `grad_stride` apart
@@ -80,7 +81,7 @@ struct Kernels {
     const char* name;
     // out[B, dim] = sum of weights * rows of each bag
     void (*pool_bag)(const float* const* rows, const float* weights, int64_t n, int64_t dim, float* out);
-    void (*grads[kLosses])(const LossStep& step);  // by Loss
+    void (*loss_grads)(const LossStep& step);
     // One optimizer step on the rows of groups [from, to); rows[g] is the row of group g. Returns how many were left
     // unchanged because something was not finite. `scratch` has 3 * dim rounded up to 16 floats.
     int64_t (*update_groups)(const UpdateStep& step, const Groups& groups, int64_t from, int64_t to, float* const* rows,

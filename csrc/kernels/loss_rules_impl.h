@@ -37,6 +37,26 @@ ROWTIDE_LANES V16 squared16(V16 scores, V16 values, V16* losses) {
     return add(error, error);
 }
 
+// dL / d score of sixteen pairs, unweighted, and in *losses their losses.
+ROWTIDE_LANES V16 pointwise16(Loss loss, V16 scores, V16 values, V16* losses) {
+    switch (loss) {
+        case Loss::logistic:
+            return logistic16(scores, values, losses);
+        case Loss::squared:
+            return squared16(scores, values, losses);
+        case Loss::softmax:
+        case Loss::bpr:
+            break;  // they rank
+    }
+    __builtin_unreachable();
+}
+
+ROWTIDE_LANES PairLosses pointwise_coefs(Loss loss, V16 scores, V16 values, V16 weights) {
+    V16 losses;
+    const V16 coefs = pointwise16(loss, scores, values, &losses);
+    return {mul(losses, weights), mul(coefs, weights)};
+}
+
 // The K scores become dL / d score. A masked one is minus infinity and becomes 0.
 ROWTIDE_LANES EventLoss softmax_coefs(float* scores, int64_t K, float positive_score, float weight) {
     V16 top16 = set1(positive_score);
@@ -75,14 +95,6 @@ ROWTIDE_LANES EventLoss bpr_coefs(float* scores, int64_t K, float positive_score
         store(scores + k, grad, K - k);
     }
     return {sum(loss16), -sum(total16)};
-}
-
-// rule(scores, values, &losses) gives dL / d score, unweighted.
-template <class Rule>
-ROWTIDE_LANES PairLosses pointwise_coefs(Rule rule, V16 scores, V16 values, V16 weights) {
-    V16 losses;
-    const V16 coefs = rule(scores, values, &losses);
-    return {mul(losses, weights), mul(coefs, weights)};
 }
 
 // `width` floats of the gradient of an event's query: of its negatives in their order, then of its positive. `walk`

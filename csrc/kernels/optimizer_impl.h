@@ -149,9 +149,10 @@ ROWTIDE_LANES bool step_row(const OptimizerSettings& s, const float* row, float*
             return adagrad<kDim>(s, row, to, grad, bias_grad);
         case Optimizer::adam:
             return adam<kDim>(s, row, to, grad, bias_grad, room);
-        default:
+        case Optimizer::sgd:
             return sgd<kDim>(s, row, to, grad, bias_grad);
     }
+    __builtin_unreachable();
 }
 
 }  // namespace

@@ -1,10 +1,10 @@
-// logistic and squared: the score of one pair against its value. A part of isa/table_impl.h, which includes it.
+// Pointwise losses: the score of one pair against its value; and the choice among all losses. A part of
+// isa/table_impl.h, which includes it.
 namespace ISA {
 namespace {
 
-// Rule(scores, values, &losses) gives d loss / d score of sixteen events, unweighted.
-template <int64_t kDim, class Rule>
-inline void pointwise_grads(const LossStep& s, Rule rule) {
+template <int64_t kDim>
+void pointwise_grads_dim(const LossStep& s) {
     const int64_t D = kDim ? kDim : s.dim;
     constexpr int64_t kAhead = 6;
     for (int64_t from = 0; from < s.events; from += 16) {
@@ -26,7 +26,7 @@ inline void pointwise_grads(const LossStep& s, Rule rule) {
         V16 scores = add(load(dots), load(biases));
         if (s.offsets) scores = add(scores, load(s.offsets + from, n));
         const V16 weights = s.weights ? load(s.weights + from, n) : set1(1.0f);
-        const PairLosses out = pointwise_coefs(rule, scores, load(s.values + from, n), weights);
+        const PairLosses out = pointwise_coefs(s.loss, scores, load(s.values + from, n), weights);
         store(s.losses + from, out.losses, n);
         store(s.positive_coefs + from, out.coefs, n);
         for (int64_t b = from; b < from + n; ++b) {
@@ -37,19 +37,12 @@ inline void pointwise_grads(const LossStep& s, Rule rule) {
     }
 }
 
-template <int64_t kDim>
-void logistic_grads_dim(const LossStep& s) {
-    pointwise_grads<kDim>(s, [](auto... x) { return logistic16(x...); });  // inlined, which a pointer is not
+void pointwise_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, pointwise_grads_dim, s) }
+
+void loss_grads(const LossStep& s) {
+    if (is_pointwise(s.loss)) return pointwise_grads(s);
+    s.loss == Loss::softmax ? softmax_grads(s) : bpr_grads(s);
 }
-
-template <int64_t kDim>
-void squared_grads_dim(const LossStep& s) {
-    pointwise_grads<kDim>(s, [](auto... x) { return squared16(x...); });
-}
-
-void logistic_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, logistic_grads_dim, s) }
-
-void squared_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, squared_grads_dim, s) }
 
 }  // namespace
 }  // namespace ISA

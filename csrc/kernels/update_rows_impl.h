@@ -62,18 +62,19 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
     return skipped;
 }
 
+using StepGroups = int64_t (*)(const UpdateStep&, const Groups&, int64_t, int64_t, float* const*, float*);
+
+template <int64_t kDim, int... kOf>
+StepGroups step_groups_of(Optimizer optimizer, std::integer_sequence<int, kOf...>) {
+    constexpr StepGroups kAll[] = {step_groups<kDim, static_cast<Optimizer>(kOf)>...};
+    return kAll[static_cast<int>(optimizer)];
+}
+
 template <int64_t kDim>
 int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                           float* scratch) {
-    switch (s.optimizer) {
-        case Optimizer::adagrad:
-            return step_groups<kDim, Optimizer::adagrad>(s, groups, from, to, rows, scratch);
-        case Optimizer::adam:
-            return step_groups<kDim, Optimizer::adam>(s, groups, from, to, rows, scratch);
-        case Optimizer::sgd:
-            return step_groups<kDim, Optimizer::sgd>(s, groups, from, to, rows, scratch);
-    }
-    __builtin_unreachable();
+    const auto step = step_groups_of<kDim>(s.optimizer, std::make_integer_sequence<int, kOptimizers>());
+    return step(s, groups, from, to, rows, scratch);
 }
 
 int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,

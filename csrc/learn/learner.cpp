@@ -141,7 +141,8 @@ void Learner::find_grads(const LearnSettings& s, const RecordView& r, const Micr
     }
     for (int64_t k = 0; k < m.n_negatives; ++k)
         negatives_[at(k)] = m.negatives[k] == kNone ? nullptr : items_.row(m.negatives[k]);
-    const LossStep grads{.events = B,
+    const LossStep grads{.loss = s.loss,
+                         .events = B,
                          .negatives = K,
                          .dim = D,
                          .queries = queries_.data(),
@@ -155,7 +156,7 @@ void Learner::find_grads(const LearnSettings& s, const RecordView& r, const Micr
                          .grad_stride = padded(D),
                          .positive_coefs = coefs_.data(),
                          .negative_coefs = coefs_.data() + B};
-    kernels().grads[static_cast<int>(s.loss)](grads);
+    kernels().loss_grads(grads);
 }
 
 // Term after term of an event, so that its user's vector is found in the cache.
@@ -246,8 +247,8 @@ void Learner::count_values(const RecordView& r, int64_t b0, int64_t b1) {
 }
 
 float base_score(Loss loss, double value_sum, double value_weight) {
-    if (loss == Loss::squared) return value_weight > 0 ? static_cast<float>(value_sum / value_weight) : 0.0f;
-    if (loss != Loss::logistic) return 0.0f;
+    if (!is_pointwise(loss)) return 0.0f;
+    if (loss != Loss::logistic) return value_weight > 0 ? static_cast<float>(value_sum / value_weight) : 0.0f;
     constexpr double kMost = 1e38;  // of what float32 holds
     const double ones = std::min(2 * value_sum + 1, kMost);
     const double zeros = std::min(2 * (value_weight - value_sum) + 1, kMost);

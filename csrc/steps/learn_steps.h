@@ -38,8 +38,8 @@ struct Steps {
     const int32_t* negative_slots;  // softmax [steps, K], shared by a step; bpr [n, K]; -1: none
     StepLinks user_links, item_links, negative_links;
     const float* weights;  // [n] or null for ones
-    const float* values;   // [n], logistic and squared
-    const float* offsets;  // [n] or null for zeros, logistic and squared: of an event's score, before the user's bias
+    const float* values;   // [n], of pointwise losses
+    const float* offsets;  // [n] or null for zeros, of pointwise losses: of an event's score, before the user's bias
     const uint8_t* fresh;  // [n] or null: 1 at the first event of a user that is new in this step
     float* mean;           // [dim]
     int64_t mean_count;    // events in the mean before the window
@@ -53,7 +53,7 @@ struct Steps {
         return left < batch_size ? left : batch_size;
     }
     ROWTIDE_HD bool shared() const { return loss == Loss::softmax; }
-    ROWTIDE_HD bool pointwise() const { return loss == Loss::logistic || loss == Loss::squared; }
+    ROWTIDE_HD bool pointwise() const { return is_pointwise(loss); }
     ROWTIDE_HD int64_t first_negative(int64_t step) const { return step * negatives * (shared() ? 1 : batch_size); }
     ROWTIDE_HD int64_t negatives_of(int64_t events) const { return shared() ? negatives : events * negatives; }
 };
@@ -80,9 +80,9 @@ struct StepSpace {
     float* strand_room;                // [strands, room_floats]
 };
 
-// What a strand needs for one row: the new vector, and for Adam its moments.
+// What a strand needs for one row: the new vector, and those that the optimizer keeps.
 ROWTIDE_HD inline int64_t room_floats(Optimizer optimizer, int64_t dim) {
-    return padded_dim(dim) * (optimizer == Optimizer::adam ? 3 : 1);
+    return padded_dim(dim) * (1 + state_of(optimizer).vectors);
 }
 
 // Who works on one step: `strands` of them, each with sixteen lanes. On the CPU one thread alone, or (in tests) several

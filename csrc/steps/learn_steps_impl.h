@@ -74,10 +74,7 @@ ROWTIDE_LANES void pointwise_coefs(const StepView& v, int64_t from) {
     const int64_t n = v.B - from, event = v.event + from;
     float* coefs = v.w.positive_coefs + from;
     const V16 weights = v.s.weights ? load(v.s.weights + event, n) : set1(1.0f);
-    const auto rule = [&](V16 scores, V16 values, V16* losses) {
-        return v.s.loss == Loss::logistic ? logistic16(scores, values, losses) : squared16(scores, values, losses);
-    };
-    const PairLosses out = pointwise_coefs(rule, load(coefs, n), load(v.s.values + event, n), weights);
+    const PairLosses out = pointwise_coefs(v.s.loss, load(coefs, n), load(v.s.values + event, n), weights);
     store(v.s.losses + event, out.losses, n);
     store(coefs, out.coefs, n);
 }

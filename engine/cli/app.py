@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import engine
 from engine.contract.errors import EngineError, InputError
+from engine.contract.losses import LOSSES, OPTIMIZERS, POINTWISE
 from engine.directory.directory import exists
 from engine.machine import backend
 
@@ -35,6 +36,8 @@ app = typer.Typer(
 )
 out, err = Console(markup=False), Console(stderr=True, markup=False)
 
+_LOSSES, _POINTWISE, _OPTIMIZERS = (", ".join(names) for names in (LOSSES, POINTWISE, OPTIMIZERS))
+
 EngineDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 
 
@@ -56,8 +59,8 @@ def replay(
     csv: Annotated[Path | None, typer.Option(help="Write the judged rows there.")] = None,
     source: Annotated[str | None, typer.Option(help="Name to keep the position under; else the file's path.")] = None,
     dim: Annotated[int | None, typer.Option(help="Length of the vectors.")] = None,
-    loss: Annotated[str | None, typer.Option(help="softmax, bpr; with --value logistic, squared.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adagrad, adam or sgd.")] = None,
+    loss: Annotated[str | None, typer.Option(help=f"{_LOSSES}; {_POINTWISE} with --value.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help=f"{_OPTIMIZERS}.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     negatives: Annotated[int | None, typer.Option(help="Negatives of a step.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Events of a step.")] = None,
@@ -157,8 +160,8 @@ def profile(
     items: Annotated[int, typer.Option(help="Items of the catalogue.")] = 1_000_000,
     users: Annotated[int, typer.Option(help="Users that have a row.")] = 100_000,
     dim: Annotated[int, typer.Option(help="Length of the vectors.")] = 64,
-    loss: Annotated[str, typer.Option(help="softmax, bpr, logistic or squared.")] = "softmax",
-    optimizer: Annotated[str, typer.Option(help="adagrad, adam or sgd.")] = "adagrad",
+    loss: Annotated[str, typer.Option(help=f"{_LOSSES}.")] = "softmax",
+    optimizer: Annotated[str, typer.Option(help=f"{_OPTIMIZERS}.")] = "adagrad",
     batch_size: Annotated[int, typer.Option(help="Events of a step; more than 256 run the row kernels.")] = 16,
     events: Annotated[int, typer.Option(help="Events to learn.")] = 65_536,
     queries: Annotated[int, typer.Option(help="Calls of topk.")] = 200,

@@ -1,7 +1,7 @@
 """Settings: frozen, each field with its default, its effect and its cost. Checked where they are made. Any thread."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,10 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the results, kept in the directory. `dim`, `loss`, `optimizer` and `seed` are fixed at creation."""
+    """What decides the results, kept in the directory. `dim`, `loss`, `optimizer` and `seed` are fixed at creation.
+
+    A setting that a later version adds has a default here: the value of the directories that were made before it.
+    """
 
     dim: int
     """Floats in a vector; default 64. Memory, disk and time grow with it."""
@@ -102,10 +105,13 @@ class Settings:
 
     @classmethod
     def stored(cls, found: Any) -> "Settings":
-        """The settings that a file holds: all of them, and as `resolve` would have them. CorruptionError."""
-        names = {f.name for f in fields(cls)}
-        if not isinstance(found, dict) or found.keys() != names or None in found.values():
+        """The settings that a file holds, as `resolve` would have them. ConfigError for one of a later version, by its
+        name; CorruptionError if one is missing that has no default, or has a value that no engine gives it."""
+        names, always = {f.name for f in fields(cls)}, {f.name for f in fields(cls) if f.default is MISSING}
+        if not isinstance(found, dict) or not always <= found.keys() or None in found.values():
             raise CorruptionError("stored settings are not the settings of an engine")
+        if unknown := sorted(found.keys() - names):
+            raise ConfigError(f"stored settings have {unknown[0]!r}, which this version of Rowtide does not know")
         try:
             return cls.resolve(found, None)
         except ConfigError as e:
@@ -113,8 +119,7 @@ class Settings:
 
     def changed(self, by: dict[str, Any]) -> "Settings":
         """These settings with some changed, as a log record says. CorruptionError if no engine can have written it."""
-        fixed = by.keys() & set(self.FIXED)
-        if fixed:
+        if fixed := by.keys() & set(self.FIXED):
             raise CorruptionError(f"a log record changes {', '.join(sorted(fixed))}, which is fixed")
         if unknown := sorted(by.keys() - self.as_dict().keys()):
             raise CorruptionError(f"a log record changes {unknown[0]!r}, which this version of Rowtide does not know")

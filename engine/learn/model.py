@@ -73,7 +73,7 @@ class Model:
 
     @property
     def base(self) -> float:
-        """The score of a pair of which nothing is known: what all scores of logistic and squared add to. Else 0."""
+        """The score of a pair of which nothing is known: what all scores of pointwise losses add to. Else 0."""
         return native.base_score(LOSSES.index(self._settings.loss), *self.value_sums)
 
     @property

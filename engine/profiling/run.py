@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..contract.errors import EngineError, InputError
+from ..contract.losses import POINTWISE
 from ..engine import Engine
 from ..machine.backend import device_errors, device_name, require_device
 from ..machine.files import NO_ROOM, as_engine_error
@@ -146,7 +147,7 @@ def _engine(workload: Workload) -> Iterator[Engine]:
 def _values(workload: Workload, rng: np.random.Generator, n: int) -> Any:
     if workload.loss == "logistic":
         return rng.integers(0, 2, n)
-    return rng.integers(1, 6, n) if workload.loss == "squared" else None
+    return rng.integers(1, 6, n) if workload.loss in POINTWISE else None
 
 
 def _passes(eng: Engine, workload: Workload) -> Callable[[], None]:

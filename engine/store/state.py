@@ -134,7 +134,7 @@ class State:
 
     @property
     def base(self) -> float:
-        """The score of a pair of which nothing is known: what all scores of logistic and squared add to. Else 0."""
+        """The score of a pair of which nothing is known: what all scores of pointwise losses add to. Else 0."""
         return float(native.base_score(LOSSES.index(self.settings.loss), *self.value_sums))
 
     @classmethod

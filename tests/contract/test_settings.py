@@ -1,6 +1,7 @@
 """Settings, paths and devices that `engine.open` refuses: the error names the argument, and nothing was made."""
 
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from junk import Hostile, but, refused
 
 import engine
-from engine import ConfigError
+from engine import ConfigError, CorruptionError
+from engine.contract.settings import Settings
 
 
 @pytest.mark.parametrize(
@@ -106,3 +108,25 @@ def test_paths(path):
 def test_memory_has_no_limit_and_no_modes():
     refused("warm_bytes", lambda: engine.open(":memory:", warm_bytes=1 << 30), ConfigError)
     refused("mode", lambda: engine.open(":memory:", mode="x"), ConfigError)
+
+
+def test_a_setting_of_a_later_version_is_refused_by_its_name():
+    found = Settings.resolve({}, None).as_dict() | {"later": 1}
+    with pytest.raises(ConfigError, match="'later'"):
+        Settings.stored(found)
+    with pytest.raises(CorruptionError, match="later"):
+        Settings.resolve({}, None).changed({"later": 1})
+
+
+def test_a_directory_from_before_a_setting_has_its_default():
+    """`Settings` with one more field, as a later version would have it."""
+
+    @dataclass(frozen=True, slots=True)
+    class Later(Settings):
+        patience: int = 3
+
+    before = Settings.resolve({"dim": 8}, None).as_dict()
+    assert Later.stored(before).as_dict() == before | {"patience": 3}
+    del before["lr"]
+    with pytest.raises(CorruptionError):
+        Later.stored(before)

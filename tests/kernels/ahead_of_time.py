@@ -1,8 +1,8 @@
 """Compiles every Triton kernel for GPUs that need not be there, and says what came out: registers, spills and the like.
 
 Run as a program, without TRITON_INTERPRET (kernels that were defined under it cannot be compiled): one line of JSON a
-kernel, or with --table the lines of the table in engine/kernels/README.md. What is compiled is what `cases()` of each
-triton_kernel.py lists, so a new kernel needs nothing here. test_ahead_of_time.py reads the lines.
+kernel, or with --table the lines of the table in docs/numbers/compiled-kernels.md. What is compiled is what `cases()`
+of each triton_kernel.py lists, so a new kernel needs nothing here. test_ahead_of_time.py reads the lines.
 """
 
 import json

@@ -120,7 +120,7 @@ class Planner:
         weights         float32 [n], 0 or more; None for ones
         values          float32 [n], logistic: 0 or 1; squared: ratings; else None
         offsets         float32 [n], what an event's score adds before the user's bias, as far as it depends on the
-                        values alone; logistic and squared; None for zeros
+                        values alone; pointwise losses; None for zeros
         fresh           uint8 [n], 1 at the first event of a user who is new in that step: its row holds noise, to
                         which the running mean is added when the step begins; None where nobody is new
 
@@ -142,7 +142,8 @@ class Planner:
         for name, column in (("weights", weights), ("values", values), ("offsets", offsets)):
             columns[name] = None if column is None else floats(name, column, n)
         if (loss in POINTWISE) != (values is not None) or (offsets is not None and loss not in POINTWISE):
-            raise InputError(f"values, offsets: wanted with logistic and squared, and only there; loss is {loss!r}")
+            wanted = " and ".join(POINTWISE)
+            raise InputError(f"values, offsets: wanted with {wanted}, and only there; loss is {loss!r}")
         columns["fresh"] = fresh
         if fresh is not None and not (
             isinstance(fresh, np.ndarray)
@@ -184,7 +185,7 @@ def learn_steps(
 ) -> LearnedWindow:
     """Learns a window in place, step after step as the engine does, or as if so.
 
-    A step takes the gradients of its loss at the rows as they are (`loss_grads`; the score of logistic and squared
+    A step takes the gradients of its loss at the rows as they are (`loss_grads`; the score of pointwise losses
     adds the event's offset plus the user's bias), then each distinct item row has one step of the optimizer, and each
     distinct user row (`update_rows`): terms of one row in the order of events. Users' biases are learned by logistic
     and squared only. After each event, in order, mean += (vector of its user after the step - mean) / min(count, 4096),

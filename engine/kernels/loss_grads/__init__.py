@@ -47,27 +47,22 @@ def loss_grads(
 ) -> LossGrads:
     """Losses of B events and their gradients; the score of a row is query . vector + bias.
 
-    softmax: minus the log of the positive's share in the sum of exp(score) over it and the negatives.
-    bpr: the mean over the negatives of -log sigmoid(score of the positive - score of the negative), Rendle et al. 2009,
-    "BPR: Bayesian Personalized Ranking from Implicit Feedback".
-    A negative that is -1 or the event's own positive is masked: no part of the sum, coefficient 0. With all of them
-    masked, or K = 0, loss and gradients are 0. A negative drawn twice counts twice.
+    contract/losses.py has the formulas. softmax and bpr rank the positive above negatives. A negative that is -1 or the
+    event's own positive is masked: no part of the sum, coefficient 0. With all of them masked, or K = 0, loss and
+    gradients are 0. A negative drawn twice counts twice.
 
-    The other two have no negatives. Their score is query . vector + bias + offset, of the positive and its event:
-    logistic: -log of the probability sigmoid(score) that the value is 1, or of 1 - sigmoid(score) where it is 0.
-    squared: (score - value)^2, and so its coefficient is 2 (score - value).
-    Koren, Bell, Volinsky 2009, "Matrix Factorization Techniques for Recommender Systems"; the offset is what an event
-    adds to all scores: a base and the user's bias. Its gradient is the coefficient.
+    Pointwise losses have no negatives. Their score is query . vector + bias + offset, of the positive and its event.
+    The offset is what an event adds to all scores: a base and the user's bias. Its gradient is the coefficient.
 
-    loss       "softmax", "bpr", "logistic" or "squared"
+    loss         one of contract.losses.LOSSES
     queries      float32 [B, dim]; with query_slots a slab, float32 [Q, >= dim], C-contiguous, columns 0..dim-1 are read
     rows         float32 [R, W], W >= dim + 1, C-contiguous; columns 0..dim are read: vector and bias
     positives    int64 [B], each a row of `rows`
     negatives    int64: softmax [K], shared by all events; bpr [B, K]; each a row of `rows`, or -1. The others: None
     query_slots  int64 [B], the row of `queries` that is an event's query; None: event b has row b
     weights      float32 [B], multiplied into losses, coefficients and query_grads; None for ones
-    values       float32 [B], for logistic (1 or 0; what is more than 0.5 counts as 1) and squared; else None
-    offsets      float32 [B], for logistic and squared; None for zeros
+    values       float32 [B], for pointwise losses (logistic: what is more than 0.5 counts as 1); else None
+    offsets      float32 [B], for pointwise losses; None for zeros
 
     Tensors: all of them on the device of `rows`, where W is a multiple of 4.
 

@@ -1,6 +1,6 @@
 """loss_grads on the device, in Triton: launches alone, nothing is checked here and nothing waits for the device.
 
-Rows are read where they lie, by slot. bpr, logistic and squared: a warp has a tile of events, reads each row once and
+Rows are read where they lie, by slot. bpr and pointwise losses: a warp has a tile of events, reads each row once and
 goes through an event's negatives in order. softmax: a program has 32 events and scores the shared negatives tile by
 tile, in float32 throughout (never tf32); scores go into `negative_coefs` and become coefficients there. An event's
 bits depend on nothing else in the call. Invariants, the caller's to keep: the contract of `loss_grads`, tensors on one
@@ -107,7 +107,7 @@ def pair_grads(
     TILE: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    """bpr, logistic, squared: each score is one query beside one row."""
+    """bpr and pointwise losses: each score is one query beside one row."""
     event = tl.program_id(0).to(tl.int64) * TILE + tl.arange(0, TILE)
     live = event < events
     column = tl.arange(0, BLOCK)

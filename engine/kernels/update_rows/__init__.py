@@ -32,31 +32,20 @@ def update_rows(
 
     Term p adds coefs[p] * sources[source_index[p]] to the gradient g of row slots[p], and bias_coefs[p] to the gradient
     gb of its bias b. Terms of one row are summed in the order of p, in segments of 64, the segments' sums then in
-    order; then l2 * w is added to g, and l2 * b to gb. Each distinct row takes one step:
+    order; then l2 * w is added to g, and l2 * b to gb. Each distinct row takes one step, as contract/losses.py has it.
 
-    adagrad  G += mean over d of g[d]^2     w -= lr * g / (sqrt(G) + 1e-8)
-             Gb += gb^2                     b -= lr * gb / (sqrt(Gb) + 1e-8)
-    adam     m = 0.9 m + 0.1 g     v = 0.999 v + 0.001 g^2     c1 = 0.9 c1 + 0.1     c2 = 0.999 c2 + 0.001
-             w -= lr * (m / c1) / (sqrt(v / c2) + 1e-8), and the bias likewise with the same c1 and c2
-    sgd      w -= lr * g           b -= lr * gb
-
-    adagrad: Duchi, Hazan, Singer 2011, "Adaptive Subgradient Methods for Online Learning and Stochastic Optimization",
-    with one accumulator per row, the row-wise variant as FBGEMM documents it. adam: Kingma, Ba 2015, "Adam: A Method
-    for Stochastic Optimization", algorithm 1, each row on its own: its moments stand still until its next step, and the
-    t of its correction counts its own steps (lazy Adam). c1 and c2 are 1 - 0.9^t and 1 - 0.999^t, by the recurrence of
-    the moments. Without bias_coefs biases and their state stay as they are. A row whose gradient, its square (not
-    for sgd) or state after the step, bias included, is not finite stays as it was, whole, and is counted.
+    Without bias_coefs biases and their state stay as they are. A row whose gradient, its square (not for sgd) or state
+    after the step, bias included, is not finite stays as it was, whole, and is counted.
 
     rows          float32 [R, W], W >= dim + 1 + state_floats(optimizer, dim), C-contiguous, written in place: columns
-                  0..dim-1 w, dim b, then the state; adagrad: G, Gb; adam: mb, vb, c1, c2, m [dim], v [dim]; further
-                  columns are neither read nor written
+                  0..dim-1 w, dim b, then the state; further columns are neither read nor written
     slots         int64 [P], each a row of `rows`; -1: the term is skipped
     sources       float32 [M, dim], not in the memory of `rows`
     source_index  int64 [P], each a row of `sources`
     coefs         float32 [P]
     bias_coefs    float32 [P], may be `coefs` itself; None: biases are not learned
     lr, l2        finite, 0 or more
-    optimizer     "adagrad", "adam" or "sgd"
+    optimizer     one of contract.losses.OPTIMIZERS
 
     Tensors: all of them on the device of `rows`, where W is a multiple of 4; `sources` may be wider than dim.
 

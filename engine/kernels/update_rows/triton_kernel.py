@@ -29,13 +29,11 @@ from ...machine.marks import marked
 from .. import work
 from ..launch import Case, tile_of
 from ..optimizers import state_floats
-from .triton_step import load_rows, step
+from .triton_step import UNROLL, load_rows, step
 
 SEGMENT = 64  # terms that are summed one after the other
 CUT, CUT_WARPS = 1024, 8  # sorted terms that a block cuts
 STEP_FLOATS, STEP_WARPS = 128, 1  # of a tile, and what works on it
-# Terms of a segment under way at once; adam has more of the row in registers.
-UNROLL = {"adagrad": 4, "adam": 2, "sgd": 4}
 JOIN_FLOATS = 8192  # of a tile of segments' sums
 JOIN_WARPS = 8
 TILES_IN_TURN = 128  # programs for each multiprocessor, which share the tiles: four times what runs at once

@@ -6,6 +6,9 @@ Not for sums, nor for which rows take a step. Invariant: a row is written whole,
 import triton
 import triton.language as tl
 
+# Terms of a segment under way at once; adam has more of the row in registers.
+UNROLL = {"adagrad": 4, "adam": 2, "sgd": 4}
+
 
 @triton.jit
 def load_rows(row, column, inside_row, wanted, DIM: tl.constexpr, OPTIMIZER: tl.constexpr):
