@@ -9,8 +9,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answers
@@ -66,14 +66,10 @@ class Engine(Answers):
     def _seq(self) -> int:
         return self._writer.seq
 
-    @contextmanager
-    def _alone(self, call: str) -> Iterator[None]:
+    def _alone(self, call: str) -> AbstractContextManager[None]:
         """The writer's lock for the length of a call."""
         self._alive()
-        with self._writer.lock:
-            self._alive()
-            with self._writer.alone(call):
-                yield
+        return self._writer.alone(call)
 
     # --- learning
 
@@ -211,7 +207,9 @@ class Engine(Answers):
         False
         """
         with self._alone("digest"):
-            return self._writer.digest()
+            if self._device:
+                self._device.refresh()
+            return self._store.digest(self._writer.applied)
 
     # --- state
 
@@ -302,7 +300,7 @@ class Engine(Answers):
             if self._closed:
                 return
             self._writer.require_outside("close")
-            self._closed = True
+            self._closed = self._writer.closed = True
             self._stop.set()
             try:
                 if not self._temporary:

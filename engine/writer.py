@@ -47,6 +47,8 @@ class Writer:
         self.sync_seconds = 0.0
         self.inside: str | None = None  # the call that the thread is in that holds the lock
         self.lock = threading.RLock()
+        self.closed = False  # by the Engine, which has the lock then
+        self._roomy: Settings | None = None  # for whose micro-batches there is room
         self._turn: AbstractContextManager[None] = device.turn if device else nullcontext()
         self._syncer = ThreadPoolExecutor(1, "rowtide-sync") if directory else None
 
@@ -74,9 +76,12 @@ class Writer:
 
     def require_room(self, settings: Settings) -> None:
         """Raises ConfigError for settings whose micro-batches need more rows than there is room for."""
+        if settings is self._roomy:
+            return
         self.store.tables.require_room(settings)
         if self.device:
             self.device.require_room(settings)
+        self._roomy = settings
 
     def change_settings(self, settings: Settings) -> None:
         """Has these settings in force from here on; the log has them first."""
@@ -93,6 +98,8 @@ class Writer:
     def alone(self, call: str) -> Iterator[None]:
         """The lock for the length of a call; refused inside another call of the thread, and after a failure."""
         with self.lock:
+            if self.closed:
+                raise EngineError("this Engine is closed")
             self.require_outside(call)
             self.require_sound()
             if self.epochs is not None:
@@ -241,7 +248,7 @@ class Writer:
         skipped, events = tally.skipped, tally.events
         with self._turn:
             runs = admission.begin(record, start, settings.admit_after)
-            for _ in admission.name(record, start):
+            for _ in admission.name(record, start):  # an epoch makes room for what it names
                 self._make_room(record.first_seq - 1)
         for first, stop in runs:
             self._learn_run(record, first, stop, tally)
@@ -382,12 +389,6 @@ class Writer:
         self.epochs.finish()
         if not self.epochs.interrupted and self.epochs.lacks(self.store.state(self.applied)):
             self.complete_epoch()
-
-    def digest(self) -> str:
-        """`Engine.digest`."""
-        if self.device:
-            self.device.refresh()
-        return self.store.digest(self.applied)
 
     def close(self) -> None:
         """Ends the threads and lets go of the directory."""

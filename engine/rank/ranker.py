@@ -5,7 +5,6 @@ they are; items are read from the catalogue.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -53,8 +52,7 @@ class Rankable(Protocol):
     def base(self) -> float: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """The arguments of `topk`, as they came."""
 
     users: Any
@@ -74,8 +72,7 @@ class _Queries(NamedTuple):
     none: Mask | None
 
 
-@dataclass(frozen=True, slots=True)
-class _Ranking:
+class _Ranking(NamedTuple):
     """What a call asks for. queries(part): of a slice of its `n` queries; also(part): what else each must not get."""
 
     n: int

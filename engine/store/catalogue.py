@@ -6,7 +6,6 @@ Any thread may call anything but `restore` and `follow`.
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from ..contract.arrays import Floats, Ids, RowBytes
@@ -19,8 +18,7 @@ OrdinalLists = tuple[Ids | None, Ids | None]
 """Ordinals, rising: one list for all queries, or lists end to end and their offsets; or none."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What is to be ranked: the best k of the first `items` items for each query [n, dim], hidden ones left out.
 
     `offsets` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie. `cosine`: by

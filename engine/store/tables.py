@@ -80,18 +80,22 @@ def rows_needed(declared: Declared, settings: Settings) -> int:
     s = native_settings(settings)
     if declared is USERS:
         return s.users_needed
-    return s.items_needed if declared is ITEMS else settings.batch_size
+    if declared is ITEMS:
+        return s.items_needed
+    return 1 if declared.keyed_by == "one" else settings.batch_size
 
 
 def require_room(settings: Settings, warm_bytes: int | None) -> None:
     """Raises ConfigError if RAM can't hold the rows of one micro-batch, for a micro-batch is never split."""
+    short = []  # of each table with too few rows: what it would take, and what it has
     for declared in TABLES.values():
-        if declared.keyed_by == "one":
-            continue
         capacity, needed = capacity_of(declared, settings, warm_bytes), rows_needed(declared, settings)
         if needed > capacity:
             wanted = -(-needed * warm_row_bytes(declared.floats(settings)) * _shares() // declared.share)
-            raise ConfigError(no_room("warm_bytes", capacity, settings, (needed, wanted)))
+            short.append((wanted, needed, capacity))
+    if short:
+        wanted, needed, capacity = max(short)
+        raise ConfigError(no_room("warm_bytes", capacity, settings, (needed, wanted)))
 
 
 def no_room(what: str, capacity: int, settings: Settings, needed: tuple[int, int]) -> str:

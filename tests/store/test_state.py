@@ -120,7 +120,7 @@ def test_a_table_that_is_not_named_has_no_rows():
 
 
 def test_every_table_and_the_hidden_ids_are_counted():
-    entries = {table.number: STATE.rows[table.name] for table in TABLES} | {5: 1}
+    entries = {table.number: STATE.rows[table.name] for table in TABLES.values()} | {5: 1}
     STATE.require_rows(entries, HERE)
     for number in entries:
         for wrong in (entries[number] + 1, 0):
