@@ -89,11 +89,8 @@ class CatalogueRanker:
     def __init__(self, source: Rankable, threads: int):
         """`threads`: that score the items of one call."""
         self._source = source
+        self._catalogue = source.catalogue
         self._threads = threads
-
-    @property
-    def _catalogue(self) -> Catalogue:
-        return self._source.catalogue
 
     def topk(self, seq: int, asked: Request) -> TopK:
         """`Engine.topk`, at least at `seq`."""
@@ -154,12 +151,12 @@ class CatalogueRanker:
 
     def _best(self, seq: int, ranking: _Ranking) -> TopK:
         """The best k for all queries, some at a time, so that scratch memory does not grow with their number."""
-        n, k = ranking.n, ranking.k
+        n, k, catalogue = ranking.n, ranking.k, self._catalogue
         if n * k > _MOST_ANSWERS:
             raise InputError(f"k: got {k} for {n} queries, wanted at most {_MOST_ANSWERS} answers in one call")
         excluded = filter_lists("exclude", ranking.exclude, n)
         included = filter_lists("include", ranking.include, n)
-        items, moves = len(self._catalogue), -1
+        items, moves = len(catalogue), -1
         ids = np.full((n, k), PADDING, np.int64)
         scores = np.full((n, k), -np.inf, np.float32)
         counts = np.zeros(n, np.int64)
@@ -167,13 +164,13 @@ class CatalogueRanker:
         step = max(1, min(_QUERIES, _SCRATCH // width))
         for start in range(0, n, step):
             part = slice(start, min(n, start + step))
-            with self._catalogue.pinned():
-                if moves != self._catalogue.moves:  # at first, and where ordinals may have changed
-                    moves, items = self._catalogue.moves, min(items, len(self._catalogue))
-                    positions = Positions(self._catalogue.ordinals, items)
+            with catalogue.pinned():
+                if moves != catalogue.moves:  # at first, and where ordinals may have changed
+                    moves, items = catalogue.moves, min(items, len(catalogue))
+                    positions = Positions(catalogue.ordinals, items)
                     for_all, chosen = positions.of_all([excluded]), positions.of_all([included])
                 wanted = ranking.queries(part)
-                found = self._catalogue.topk(
+                found = catalogue.topk(
                     Ask(
                         queries=wanted.vectors,
                         k=width,
