@@ -1,4 +1,4 @@
-"""Answers: what an Engine that learns and a Reader in another process answer alike.
+"""Answers: what an Engine that learns and a Reader in another process answer alike. rank/ranker.py makes the lists.
 
 Nothing here changes anything. Any thread; no lock of the engine is taken.
 """

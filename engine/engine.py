@@ -1,4 +1,4 @@
-"""Engine: the public calls of a model that learns. `ingest` and `topk` read top to bottom, here and in writer.py.
+"""Engine: the public calls of a model that learns. `ingest` goes on in writer.py; `topk` is in answers.py.
 
 Responsible for arguments, for answers about the whole, and for the lifetime. Not for a record's way (writer.py), nor
 for what a list is made from (rank/). One writer at a time; readers take no lock of this file. Any thread may call

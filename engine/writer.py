@@ -1,9 +1,9 @@
-"""The writer: one record's way, in order: log, sync, learn, epoch.
+"""The writer: one record's way, in order: log, sync, admit, plan, fetch, learn, epoch.
 
 Responsible for who may write (`alone`), for what happens to a record and when, and for what is known afterwards: seq,
 positions, failures. Lower rooms return what they need, rows or room, and the writer acts. Not for arguments and answers
 (engine.py). A failure in the middle of learning leaves RAM behind the log, so it closes the writer: reopening replays
-the log. One thread at a time; `seq`, `positions`, `failure` and `stats` may be read by any.
+the log. One thread at a time; `seq`, `positions`, `failure` and `skipped` may be read by any.
 """
 
 import threading
@@ -49,7 +49,7 @@ class Writer:
         self.lock = threading.RLock()
         self.closed = False  # by the Engine, which has the lock then
         self._roomy: Settings | None = None  # for whose micro-batches there is room
-        self._turn: AbstractContextManager[None] = device.turn if device else nullcontext()
+        self._turn: AbstractContextManager[None] = device.turn if device else nullcontext()  # readers rank with it, too
         self._syncer = ThreadPoolExecutor(1, "rowtide-sync") if directory else None
 
     # --- opening

@@ -22,8 +22,8 @@ struct LearnSettings {
     uint64_t seed;
 };
 
-// One record's events; `values` (labels or ratings) is null for losses that rank, `weights` may be null. Event i has
-// seq first_seq + i.
+// Consecutive events of one record; `values` (labels or ratings) is null for losses that rank, `weights` may be null.
+// Event i has seq first_seq + i.
 struct RecordView {
     const int64_t *users, *items;
     const float *values, *weights;
@@ -65,8 +65,8 @@ class Learner {
     }
 
     enum class Plan { ready, fetch, blocked };
-    // Plans the window that starts at event `from`. fetch: missing() rows must be given to the tables first.
-    // blocked: every row is dirty or pinned, an epoch must end first. Then call again.
+    // Plans the window that starts at event `from`. fetch: missing_users, missing_items and those of companions must be
+    // given to the tables first. blocked: every row is dirty or pinned, an epoch must end first. Then call again.
     Plan plan(const LearnSettings& s, const RecordView& r, int64_t from);
     std::vector<uint32_t> missing_users, missing_items;  // slots marked kFetching
     // One more table that every event touches; before the first plan. It and its rule are kept alive by the caller.

@@ -1,6 +1,6 @@
 """The model: plans and learns the windows of one record, and keeps what strangers get.
 
-Wraps csrc/learn/learner.h, which runs the steps. Says what it needs, rows or room, and calls nobody for it. The
+Wraps csrc/learn/learner.h, which learns one micro-batch after the other. Says what it needs, rows or room, and calls nobody for it. The
 writer's thread only, but for `mean` and `base`, which any thread may read.
 """
 
