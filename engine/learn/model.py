@@ -1,7 +1,7 @@
 """The model: plans and learns the windows of one record, and keeps what strangers get.
 
-Wraps csrc/learn/learner.h, which learns one micro-batch after the other. Says what it needs, rows or room, and calls nobody for it. The
-writer's thread only, but for `mean` and `base`, which any thread may read.
+Wraps csrc/learn/learner.h, which learns one micro-batch after the other. Says what it needs, rows or room, and calls
+nobody for it. The writer's thread only, but for `mean` and `base`, which any thread may read.
 """
 
 from dataclasses import dataclass
