@@ -2,6 +2,7 @@
 
 import struct
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def as_bytes(record):
 @st.composite
 def records(draw, max_events=9):
     n = draw(st.integers(0, max_events))
-    column = lambda dtype: arrays(dtype, n)  # noqa: E731
+    column = partial(arrays, shape=n)
     return Record(
         draw(st.integers(1, 2**63 - 1)),
         draw(st.integers(0, 2**32 - 1)),
