@@ -65,7 +65,7 @@ def learner(request):
     def learn(loss, negatives, batch_size, user_ids, item_ids):
         nonlocal seq
         settings = native.LearnSettings(LOSSES.index(loss), 0, 0.05, 0.0, negatives, batch_size, 7)
-        events, at = native.Events(user_ids, item_ids, None, None, seq), 0
+        events, at = native.EventColumns(user_ids, item_ids, None, None, seq), 0
         while at < user_ids.size:
             assert made.plan(settings, events, at) == native.Plan.ready
             at += made.learn(settings, events).events

@@ -1,5 +1,7 @@
 """Engine: the public calls of a model that learns. `ingest` goes on in writer.py; `topk` is in answers.py.
 
+docs/how-it-works/path-of-an-event.md and path-of-a-query.md tell both ways from end to end.
+
 Responsible for arguments, for answers about the whole, and for the lifetime. Not for a record's way (writer.py), nor
 for what a list is made from (rank/). One writer at a time; readers take no lock of this file. Any thread may call
 anything.
@@ -45,7 +47,7 @@ class Engine(Answers):
         self._ranker = CatalogueRanker(self._device or self._store, resources.threads)
         self._opening = self._writer.recover()
         wanted = Settings.resolve(given, self._store.model.settings)
-        self._writer.require_room(wanted)
+        self._writer.require_capacity(wanted)
         if directory and directory.unsaved:
             self._writer.complete_epoch()  # a directory of format 1 is migrated before its log gets a record
         if wanted != self._store.model.settings:

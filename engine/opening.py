@@ -11,7 +11,7 @@ from .directory.directory import MEMORY, Directory, checked_path
 from .engine import Engine
 from .machine.resources import Resources
 from .reader import Reader
-from .store.tables import require_room
+from .store.tables import require_capacity
 
 
 def open_engine(
@@ -44,7 +44,7 @@ def open_engine(
         checked_path(path),
         mode,
         given,
-        lambda settings: _require_room(settings, checked),
+        lambda settings: _require_capacity(settings, checked),
         checked.device,
     )
     try:
@@ -54,9 +54,9 @@ def open_engine(
         raise
 
 
-def _require_room(settings: Settings, resources: Resources) -> None:
+def _require_capacity(settings: Settings, resources: Resources) -> None:
     """Raises ConfigError for a new directory whose micro-batches need more rows than there is room for."""
-    require_room(settings, resources.warm_bytes)
+    require_capacity(settings, resources.warm_bytes)
     if resources.hot_bytes is not None:
         from .device.device import require_hot_room  # here, because it imports torch and Triton
         from .device.hot import hot_capacity

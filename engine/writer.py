@@ -66,7 +66,7 @@ class Writer:
         scanned = time.monotonic()
         self.seq, self.positions, self.bit_exact = state.seq, dict(state.positions), state.bit_exact
         for record, start in beyond(self.directory):
-            self.learn(record, Tally(), start)
+            self.apply(record, Tally(), start)
         return {
             "scan_seconds": scanned - began,
             "scanned_items": state.items,
@@ -74,13 +74,13 @@ class Writer:
             "replayed_events": self.seq - state.seq,
         }
 
-    def require_room(self, settings: Settings) -> None:
+    def require_capacity(self, settings: Settings) -> None:
         """Raises ConfigError for settings whose micro-batches need more rows than there is room for."""
         if settings is self._roomy:
             return
-        self.store.tables.require_room(settings)
+        self.store.tables.require_capacity(settings)
         if self.device:
-            self.device.require_room(settings)
+            self.device.require_capacity(settings)
         self._roomy = settings
 
     def change_settings(self, settings: Settings) -> None:
@@ -157,21 +157,21 @@ class Writer:
         try:
             for record in records(events, self.seq + 1, self.store.model.settings.batch_size, position):
                 if self.directory is None:
-                    self.learn(record, tally)
+                    self.apply(record, tally)
                     continue
                 self.directory.log.append(record)
                 if not durable:
-                    self.learn(record, tally, finish=False)
+                    self.apply(record, tally, wait=False)
                 elif waiting is None and record.count == len(events):
                     self.sync()  # the only record: no thread to go through
-                    self.learn(record, tally, finish=False)
+                    self.apply(record, tally, wait=False)
                 else:
                     assert self._syncer
                     synced = self._syncer.submit(self.sync)
                     last, waiting = waiting, None
                     try:
                         if last is not None:
-                            self.learn(last, tally, finish=False)
+                            self.apply(last, tally, wait=False)
                     finally:
                         synced.result()
                         waiting = record
@@ -180,10 +180,10 @@ class Writer:
         finally:
             try:
                 if waiting is not None and self.failure is None:
-                    self.learn(waiting, tally, finish=False)
+                    self.apply(waiting, tally, wait=False)
             finally:  # also where what follows a record's learning, an epoch, was interrupted
                 if self.failure is None:
-                    self._finish(tally)
+                    self._wait(tally)
         if progress:
             progress(tally.events + tally.unlearned, len(events))
         return tally
@@ -210,7 +210,7 @@ class Writer:
                 if log:
                     log.append(record)
                     self.sync()
-                self.learn(record, Tally())
+                self.apply(record, Tally())
             except BaseException as e:
                 if log and log.appended_bytes != before:
                     # An interrupt, perhaps: RAM is behind the log, and only a replay brings it there.
@@ -219,16 +219,16 @@ class Writer:
 
     # --- one record
 
-    def learn(self, record: Record, tally: Tally, start: int = 0, finish: bool = True) -> None:
-        """Applies one record that is in the log, from event `start` on. Also the replay's path. `finish`: leaves
+    def apply(self, record: Record, tally: Tally, start: int = 0, wait: bool = True) -> None:
+        """Applies one record that is in the log, from event `start` on. Also the replay's path. `wait`: leaves
         nothing under way on a device."""
         try:
             if record.settings is not None:
                 self.store.model.settings = self.store.model.settings.changed(record.settings)
             if record.count > start:
-                self._learn_events(record, tally, start, finish)
+                self._learn_events(record, tally, start, wait)
             if record.operation is not None:
-                self._apply(record)
+                self._apply_operation(record)
             if record.position is not None:
                 self.positions[record.position[0]] = record.position[1]
         except BaseException as e:
@@ -238,10 +238,10 @@ class Writer:
             if self.epochs.crowded():
                 self.epochs.finish()
             if self.epochs.due():
-                self._finish(tally)
+                self._wait(tally)
                 self.begin_epoch()
 
-    def _learn_events(self, record: Record, tally: Tally, start: int, finish: bool) -> None:
+    def _learn_events(self, record: Record, tally: Tally, start: int, wait: bool) -> None:
         if record.first_seq + start != self.seq + 1:
             raise EngineError(f"event {record.first_seq + start} is due after {self.seq}")
         settings, admission = self.store.model.settings, self.store.admission
@@ -254,8 +254,8 @@ class Writer:
             self._learn_run(record, first, stop, tally)
         admission.end()
         self.skipped += tally.skipped - skipped
-        if finish or settings.row_ttl or settings.admit_after:
-            self._finish(tally)
+        if wait or settings.row_ttl or settings.admit_after:
+            self._wait(tally)
         tally.unlearned += record.count - start - (tally.events - events)
         self.seq = record.last_seq
         if settings.row_ttl:
@@ -265,8 +265,8 @@ class Writer:
         """Learns events [first, stop) of a record, window by window: planned, its rows brought in, then learned."""
         model = self.store.model
         settings = model.settings_for(record.batch_size)
-        self.require_room(settings)
-        events = native.Events(
+        self.require_capacity(settings)
+        events = native.EventColumns(
             record.users[first:stop],
             record.items[first:stop],
             None if record.values is None else record.values[first:stop],
@@ -289,7 +289,7 @@ class Writer:
                         self.device.learn(settings, events, start) if self.device else model.learn(settings, events)
                     )
             if learned is None:  # every row in RAM is dirty
-                self._finish_device(tally)
+                self._wait_for_device(tally)
                 self._make_room(events.first_seq + start - 1)  # without the turn: an epoch takes long
                 continue
             start += learned.events
@@ -297,7 +297,7 @@ class Writer:
             if self.device:
                 tally.land(*self.device.landed())
 
-    def _apply(self, record: Record) -> None:
+    def _apply_operation(self, record: Record) -> None:
         """Applies an operation, with no epoch running and RAM up to date: rows may leave."""
         if self.epochs:
             self.epochs.finish()  # before the turn is taken: it may take long
@@ -318,17 +318,17 @@ class Writer:
                 self.device.refresh()
             self.store.removal.expire(users, items)
 
-    def _finish(self, tally: Tally) -> None:
+    def _wait(self, tally: Tally) -> None:
         """Waits for what a device has under way; before anything but the next record's learning."""
         skipped = tally.skipped
         try:
-            self._finish_device(tally)
+            self._wait_for_device(tally)
         except BaseException as e:
             self._failed(e)
             raise
         self.skipped += tally.skipped - skipped
 
-    def _finish_device(self, tally: Tally) -> None:
+    def _wait_for_device(self, tally: Tally) -> None:
         if self.device:
             self.device.finish()
             tally.land(*self.device.landed())

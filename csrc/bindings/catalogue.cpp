@@ -99,7 +99,7 @@ Array<int32_t> ranked(const Catalogue& c, int64_t items) {
 }
 
 // The best of the first `items` items: what the filters were looked up among, whatever has come in since.
-py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray<float>& offsets, int64_t k,
+py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray<float>& query_biases, int64_t k,
                int64_t items, const MaybeArray<int64_t>& exclude_all, const MaybeArray<int64_t>& exclude,
                const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
                const MaybeArray<int64_t>& include_offsets, bool cosine, int threads) {
@@ -110,14 +110,14 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray
     require_lists(exclude_all, {}, Q);
     require_lists(exclude, exclude_offsets, Q);
     require_lists(include, include_offsets, Q);
-    require(!offsets || offsets->size() == Q, "offsets must be [Q]");
+    require(!query_biases || query_biases->size() == Q, "query_biases must be [Q]");
     Array<int64_t> ids({Q, k}), counts(Q);
     Array<float> scores({Q, k});
     std::vector<float> units;
     if (cosine) units = unit_vectors(queries.data(), Q, c.dim());
     const TopkTask task{
         .queries = cosine ? units.data() : queries.data(),
-        .offsets = data_or_null(offsets),
+        .query_biases = data_or_null(query_biases),
         .n_queries = Q,
         .query_stride = c.dim(),
         .dim = c.dim(),
@@ -125,7 +125,7 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray
         .k = k,
         .cosine = cosine,
         .exclude = position_lists(exclude, exclude_offsets),
-        .exclude_too = position_lists(exclude_all, {}),
+        .exclude_all = position_lists(exclude_all, {}),
         .include = position_lists(include, include_offsets),
         .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, items, first, found); },
         .masked = [&](int64_t at) { return !c.is_ranked(at); },
@@ -209,9 +209,9 @@ bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows,
 
 void bind_catalogue(py::module_& m) {
     py::class_<Catalogue> catalogue(m, "Catalogue");
-    py::class_<Catalogue::Pin>(m, "Pin")
-        .def("__enter__", [](const Catalogue::Pin&) {})
-        .def("__exit__", [](Catalogue::Pin& pin, const py::args&) { pin.release(); });
+    py::class_<Catalogue::Hold>(m, "Hold")
+        .def("__enter__", [](const Catalogue::Hold&) {})
+        .def("__exit__", [](Catalogue::Hold& hold, const py::args&) { hold.release(); });
     catalogue.def(py::init([](int64_t dim) { return std::make_unique<Catalogue>(checked_dim(dim)); }), py::arg("dim"))
         .def("ordinals", &ordinals, fixed("ids"))
         .def("read", &read_items, fixed("ordinals"))
@@ -244,8 +244,8 @@ void bind_catalogue(py::module_& m) {
         .def_property_readonly("hidden",
                                [](const Catalogue& c) { return sorted_ids([&](auto* ids) { c.hidden(ids); }); })
         .def(
-            "pin", [](Catalogue& c) { return std::make_unique<Catalogue::Pin>(c); }, py::keep_alive<0, 1>())
-        .def("topk", &topk, fixed("queries"), fixed("offsets").none(true), py::arg("k"), py::arg("items"),
+            "hold", [](Catalogue& c) { return std::make_unique<Catalogue::Hold>(c); }, py::keep_alive<0, 1>())
+        .def("topk", &topk, fixed("queries"), fixed("query_biases").none(true), py::arg("k"), py::arg("items"),
              fixed("exclude_all").none(true), fixed("exclude").none(true), fixed("exclude_offsets").none(true),
              fixed("include").none(true), fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"))
         .def_property_readonly("bytes", &Catalogue::bytes)

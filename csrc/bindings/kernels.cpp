@@ -134,7 +134,7 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
     std::vector<float> units;
     if (cosine) units = unit_vectors(queries.data(), Q, dim);
     const TopkTask task{.queries = cosine ? units.data() : queries.data(),
-                        .offsets = nullptr,
+                        .query_biases = nullptr,
                         .n_queries = Q,
                         .query_stride = dim,
                         .dim = dim,
@@ -142,7 +142,7 @@ void topk(const Array<float>& queries, int64_t dim, const Array<float>& vectors,
                         .k = k,
                         .cosine = cosine,
                         .exclude = position_lists(exclude_positions, exclude_offsets),
-                        .exclude_too = {},
+                        .exclude_all = {},
                         .include = position_lists(include_positions, include_offsets),
                         .block =
                             [&](int64_t, int64_t* first, const int64_t** found) {

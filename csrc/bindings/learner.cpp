@@ -50,7 +50,7 @@ void bind_rules(py::module_& m) {
 }
 
 void bind_events(py::module_& m) {
-    py::class_<EventColumns>(m, "Events", "Columns of consecutive events; event i has seq first_seq + i.")
+    py::class_<EventColumns>(m, "EventColumns", "Columns of consecutive events; event i has seq first_seq + i.")
         .def(py::init([](const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
                          const MaybeArray<float>& weights, uint64_t first_seq) {
                  const int64_t n = users.size();
@@ -103,7 +103,7 @@ bool has_vectors(const Warm& table, int64_t dim) {
     return false;
 }
 
-std::vector<Array<int64_t>> missing(const Learner& l) {
+std::vector<Array<int64_t>> wanted(const Learner& l) {
     std::vector<Array<int64_t>> out{ids_of(l.users(), l.missing_users), ids_of(l.items(), l.missing_items)};
     for (const Companion& c : l.companions()) out.push_back(ids_of(*c.table, c.missing));
     return out;
@@ -180,7 +180,7 @@ void bind_learner(py::module_& m) {
         .def("accompany", &accompany, py::arg("table"), py::arg("keyed_by"), py::arg("rule"), py::keep_alive<1, 2>(),
              py::keep_alive<1, 4>(), "Every event touches one row of this table, too.")
         .def("plan", &plan, py::arg("settings"), py::arg("events"), py::arg("start"))
-        .def_property_readonly("missing", &missing,
+        .def_property_readonly("wanted", &wanted,
                                "Ids to be delivered, by table: users, items, then the others as they were added.")
         .def("rows_removed", &Learner::rows_removed, "Rows left the tables, which know it.")
         .def("delivered", &Learner::delivered, "What was missing has come. Rows that did not are new; items: False.")

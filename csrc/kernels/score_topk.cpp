@@ -55,15 +55,15 @@ bool holds(const PositionLists& lists, int64_t query, int64_t position) {
 }
 bool excluded(const TopkTask& t, int64_t query, int64_t position) {
     if (t.masked && t.masked(position)) return true;
-    return holds(t.exclude, query, position) || holds(t.exclude_too, query, position);
+    return holds(t.exclude, query, position) || holds(t.exclude_all, query, position);
 }
 
 // The scores of items [from, to) of one block.
 void score_items(const TopkTask& t, int64_t query, const ScoreBlock& block, int64_t from, int64_t to, float* scores) {
     const auto score = t.cosine ? kernels().cosine_items : kernels().score_items;
     score(t.queries + query * t.query_stride, t.dim, block, from, to, scores);
-    if (t.offsets)
-        for (int64_t i = 0; i < to - from; ++i) scores[i] += t.offsets[query];
+    if (t.query_biases)
+        for (int64_t i = 0; i < to - from; ++i) scores[i] += t.query_biases[query];
 }
 
 // All items in [from, to) for queries [q0, q1). Items are the outer loop, in runs that stay in the cache for all

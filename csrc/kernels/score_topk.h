@@ -20,11 +20,11 @@ struct PositionLists {
 };
 
 struct TopkTask {
-    const float* queries;  // [Q, query_stride]; unit vectors where `cosine`
-    const float* offsets;  // [Q], added to all scores of a query; null for none
+    const float* queries;       // [Q, query_stride]; unit vectors where `cosine`
+    const float* query_biases;  // [Q], added to all scores of a query; null for none
     int64_t n_queries, query_stride, dim, n_items, k;
     bool cosine;  // by the cosine to the query, without the bias; else by query . vector + bias
-    PositionLists exclude, exclude_too, include;  // what either excludes is left out, included or not; so is >= n_items
+    PositionLists exclude, exclude_all, include;  // what either excludes is left out, included or not; so is >= n_items
     // The block that holds `position`: its first position and the ids of its items.
     std::function<ScoreBlock(int64_t position, int64_t* first, const int64_t** ids)> block;
     std::function<bool(int64_t position)> masked;  // in no answer; empty: none is

@@ -45,7 +45,7 @@ uint32_t Catalogue::lowest_free() {
 }
 
 uint32_t Catalogue::reserve(int64_t id) {
-    if (removed_) wait_for_pins();
+    if (removed_) wait_for_holds();
     const uint32_t ordinal = lowest_free();
     reach(ordinal);
     state(ordinal).store(kTaken, std::memory_order_relaxed);
@@ -66,7 +66,7 @@ void Catalogue::show_all() {
     }
     if (again) {
         moves_.fetch_add(1, std::memory_order_release);
-        wait_for_pins();
+        wait_for_holds();
     }
     for (const uint32_t o : pending_) {
         if (o < size()) --gaps_;
@@ -126,22 +126,22 @@ void Catalogue::hidden(std::vector<int64_t>* ids) const {
 int Catalogue::enter() {
     for (;;) {
         const int phase = phase_.load();
-        pins_[static_cast<size_t>(phase)].fetch_add(1);
+        holds_[static_cast<size_t>(phase)].fetch_add(1);
         if (phase_.load() == phase) return phase;
         leave(phase);
     }
 }
 
 void Catalogue::leave(int phase) {
-    auto& pins = pins_[static_cast<size_t>(phase)];
-    if (pins.fetch_sub(1) == 1) pins.notify_all();
+    auto& holds = holds_[static_cast<size_t>(phase)];
+    if (holds.fetch_sub(1) == 1) holds.notify_all();
 }
 
-void Catalogue::wait_for_pins() {
+void Catalogue::wait_for_holds() {
     const int phase = phase_.load();
     phase_.store(phase ^ 1);
-    auto& pins = pins_[static_cast<size_t>(phase)];
-    for (int64_t n = pins.load(); n; n = pins.load()) pins.wait(n);
+    auto& holds = holds_[static_cast<size_t>(phase)];
+    for (int64_t n = holds.load(); n; n = holds.load()) holds.wait(n);
     removed_ = false;
 }
 

@@ -3,8 +3,8 @@
 // One writer thread; readers score beside it without waiting: each 64 items have a version that is odd while the writer
 // is inside, and a reader that saw it move scores those items again. Chunks never move. An ordinal that is reserved but
 // not yet shown is not scored, nor is one whose item was removed: a gap. New items take the lowest gap first. Readers
-// use ordinals under a Pin: an ordinal is not given to another item while a Pin from before the removal is held, and an
-// item in a gap is not shown while a Pin from before that is.
+// use ordinals under a Hold: an ordinal is not given to another item while a Hold from before the removal is held, and
+// an item in a gap is not shown while a Hold from before that is.
 #pragma once
 #include <array>
 #include <atomic>
@@ -72,12 +72,12 @@ class Catalogue {
     bool is_ranked(int64_t ordinal) const { return state(ordinal).load(std::memory_order_acquire) == kShown; }
     // While one is held, ordinals mean the items that they meant. The writer waits for those that are older than a
     // removal before it uses an ordinal again.
-    class Pin {
+    class Hold {
       public:
-        explicit Pin(Catalogue& c) : catalogue_(&c), phase_(c.enter()) {}
-        ~Pin() { release(); }
-        Pin(const Pin&) = delete;
-        Pin& operator=(const Pin&) = delete;
+        explicit Hold(Catalogue& c) : catalogue_(&c), phase_(c.enter()) {}
+        ~Hold() { release(); }
+        Hold(const Hold&) = delete;
+        Hold& operator=(const Hold&) = delete;
         void release() {
             if (catalogue_) catalogue_->leave(phase_);
             catalogue_ = nullptr;
@@ -129,7 +129,7 @@ class Catalogue {
     uint32_t lowest_free();
     int enter();
     void leave(int phase);
-    void wait_for_pins();
+    void wait_for_holds();
 
     int64_t dim_, stride_;
     std::vector<std::unique_ptr<Chunk>> chunks_;
@@ -138,11 +138,11 @@ class Catalogue {
     int64_t reserved_ = 0, gaps_ = 0;
     std::vector<uint32_t> pending_;  // reserved, not shown
     std::vector<uint32_t> free_;     // a heap, the lowest on top; may name some that are no longer free
-    bool removed_ = false;           // since the last wait_for_pins()
+    bool removed_ = false;           // since the last wait_for_holds()
     std::unordered_set<int64_t> hidden_;
     mutable std::mutex hidden_mutex_;  // held by who changes hidden_, and by other threads
     std::thread populating_;
     std::atomic<int64_t> shown_{0}, bytes_{0}, moves_{0}, flips_{0}, most_{0};
     std::atomic<int> phase_{0};
-    std::array<std::atomic<int64_t>, 2> pins_{};
+    std::array<std::atomic<int64_t>, 2> holds_{};
 };

@@ -52,9 +52,9 @@ class DeviceCatalogue(Catalogue):
         return room(self._torch, items, self.dim, device=self._device)
 
     @contextmanager
-    def pinned(self) -> Iterator[None]:
-        """As the catalogue's, with the turn, which comes first: the writer may wait for pins while it has it."""
-        with self._turn, super().pinned():
+    def held(self) -> Iterator[None]:
+        """As the catalogue's, with the turn, which comes first: the writer may wait for holds while it has it."""
+        with self._turn, super().held():
             yield
 
     def stats(self) -> dict[str, int | bool]:
@@ -142,8 +142,8 @@ class DeviceCatalogue(Catalogue):
             self.show()
             found = self._parts(ask)
             ids, scores, counts = (np.concatenate(x) for x in zip(*(landed() for landed in found), strict=True))
-        if ask.offsets is not None:
-            scores += ask.offsets[:, None]
+        if ask.query_biases is not None:
+            scores += ask.query_biases[:, None]
             order = np.lexsort((ids, -scores), axis=1)  # two scores may have become one; padding stays last
             order = np.where(np.arange(ask.k) < counts[:, None], order, np.arange(ask.k))
             ids, scores = np.take_along_axis(ids, order, 1), np.take_along_axis(scores, order, 1)

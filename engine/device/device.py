@@ -45,7 +45,7 @@ class Device:
     def name(self) -> str:
         return backend.device_name()
 
-    def require_room(self, settings: Settings) -> None:
+    def require_capacity(self, settings: Settings) -> None:
         """Raises ConfigError for settings whose micro-batches need more rows than there is room for."""
         require_hot_room(settings, self._rows)
 
@@ -71,7 +71,7 @@ class Device:
         """Before a window of at most so many events is planned, with the turn."""
         self._steps.prepare(self._store.model, settings, events)
 
-    def learn(self, settings: Settings, events: native.Events, start: int) -> native.Learned:
+    def learn(self, settings: Settings, events: native.EventColumns, start: int) -> native.Learned:
         """Has the window learned that was planned from event `start` on; with the turn. Its losses and refused steps
         are 0 here, and come in with `landed`."""
         model = self._store.model

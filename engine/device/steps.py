@@ -94,7 +94,7 @@ class DeviceSteps:
             self._items.collect()
 
     @marked("learn")
-    def learn(self, model: Model, settings: Settings, events: native.Events, start: int) -> native.Learned:
+    def learn(self, model: Model, settings: Settings, events: native.EventColumns, start: int) -> native.Learned:
         """Has the window learned that was planned from event `start` on; waits for the one before. Its rows are here.
 
         Losses and refused steps come in later: `landed`.

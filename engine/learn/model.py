@@ -95,7 +95,7 @@ class Model:
         """Rows left the tables."""
         self.learner.rows_removed()
 
-    def plan(self, settings: Settings, events: native.Events, start: int) -> native.Plan:
+    def plan(self, settings: Settings, events: native.EventColumns, start: int) -> native.Plan:
         """Plans a window of consecutive micro-batches from event `start` on: ready to be learned; or rows are `wanted`
         from LMDB; or every row in RAM is dirty, and an epoch must end. Then plan again."""
         return self.learner.plan(self.native_settings(settings), events, start)
@@ -103,13 +103,13 @@ class Model:
     @property
     def wanted(self) -> list[Ids]:
         """Of a plan that needs them: the ids to be looked up in LMDB, by table."""
-        return self.learner.missing
+        return self.learner.wanted
 
     def delivered(self) -> bool:
         """What LMDB has of `wanted` is in RAM. False: an item of the catalogue has no row there."""
         return self.learner.delivered()
 
-    def learn(self, settings: Settings, events: native.Events) -> native.Learned:
+    def learn(self, settings: Settings, events: native.EventColumns) -> native.Learned:
         """Learns the planned window."""
         return self.learner.learn(self.native_settings(settings), events)
 

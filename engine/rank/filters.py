@@ -61,12 +61,12 @@ def filter_lists(name: str, x: Any, queries: int) -> Filter:
     return a.reshape(-1)
 
 
-class Positions:
-    """Filters as positions in the catalogue. Only its first `items` count: what came later is as unknown."""
+class Ordinals:
+    """Filters as ordinals of the catalogue. Only its first `items` count: what came later is as unknown."""
 
-    def __init__(self, ordinals: Callable[[Ids], Ids], items: int):
-        """ordinals(ids): their positions, -1 where there is no such item."""
-        self._ordinals = ordinals
+    def __init__(self, look_up: Callable[[Ids], Ids], items: int):
+        """look_up(ids): their ordinals, -1 where there is no such item."""
+        self._look_up = look_up
         self._items = items
 
     def of_all(self, lists: Sequence[Filter]) -> Ids | None:
@@ -80,7 +80,10 @@ class Positions:
         if not each:
             return None, None
         queries = len(each[0].offsets) - 1
-        # One sort for all: a query's positions follow those of the query before.
+        if queries == 1:  # most calls rank for one user: nothing to keep apart
+            ordinals = np.unique(np.concatenate([self._found(x.ids)[0] for x in each]))
+            return ordinals, np.array([0, len(ordinals)])
+        # One sort for all: a query's ordinals follow those of the query before.
         keys = []
         for x in each:
             found, there = self._found(x.ids)
@@ -91,6 +94,6 @@ class Positions:
         return key % max(1, self._items), offsets
 
     def _found(self, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
-        ordinals = self._ordinals(ids)
+        ordinals = self._look_up(ids)
         there = (ordinals >= 0) & (ordinals < self._items)
         return ordinals[there], there

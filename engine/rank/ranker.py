@@ -15,7 +15,7 @@ from ..contract.errors import InputError, UnknownIdError
 from ..contract.reports import TopK
 from ..store.catalogue import Ask, Catalogue
 from ..table.layout import biases_of, vectors_of
-from .filters import Filter, Lists, Positions, filter_lists
+from .filters import Filter, Lists, Ordinals, filter_lists
 
 _MOST_K = 2**24
 _MOST_ANSWERS = 2**27  # queries x k of one call: 1.5 GiB, for short answers are padded
@@ -68,7 +68,7 @@ class _Queries(NamedTuple):
     """The vectors of some queries, what is added to all scores of each (None: nothing), and which get an empty row."""
 
     vectors: Floats
-    offsets: Floats | None
+    biases: Floats | None
     none: Mask | None
 
 
@@ -123,15 +123,15 @@ class CatalogueRanker:
         mean: list[Floats] = []  # of one moment for the whole call
 
         def queries(part: slice) -> _Queries:
-            known, vectors, offsets = self._known_users(ids[part], base)
+            known, vectors, biases = self._known_users(ids[part], base)
             if known.all():
-                return _Queries(vectors, offsets, None)
+                return _Queries(vectors, biases, None)
             if unknown == "raise":
                 raise UnknownIdError(f"users: {int(ids[part][~known][0])} has no row")
             if not mean:
                 mean.append(self._source.mean)
             vectors[~known] = mean[0]
-            return _Queries(vectors, offsets, ~known if unknown == "skip" else None)
+            return _Queries(vectors, biases, ~known if unknown == "skip" else None)
 
         return queries
 
@@ -164,21 +164,21 @@ class CatalogueRanker:
         step = max(1, min(_QUERIES, _SCRATCH // width))
         for start in range(0, n, step):
             part = slice(start, min(n, start + step))
-            with catalogue.pinned():
+            with catalogue.held():
                 if moves != catalogue.moves:  # at first, and where ordinals may have changed
                     moves, items = catalogue.moves, min(items, len(catalogue))
-                    positions = Positions(catalogue.ordinals, items)
-                    for_all, chosen = positions.of_all([excluded]), positions.of_all([included])
+                    ordinals = Ordinals(catalogue.ordinals, items)
+                    for_all, chosen = ordinals.of_all([excluded]), ordinals.of_all([included])
                 wanted = ranking.queries(part)
                 found = catalogue.topk(
                     Ask(
                         queries=wanted.vectors,
                         k=width,
                         items=items,
-                        offsets=wanted.offsets if wanted.offsets is not None and wanted.offsets.any() else None,
+                        query_biases=wanted.biases if wanted.biases is not None and wanted.biases.any() else None,
                         exclude_all=for_all,
-                        exclude=positions.of_each(_each(ranking, excluded, part)),
-                        include=positions.of_each([included.cut(part.start, part.stop)])
+                        exclude=ordinals.of_each(_each(ranking, excluded, part)),
+                        include=ordinals.of_each([included.cut(part.start, part.stop)])
                         if isinstance(included, Lists)
                         else (chosen, None),
                         cosine=ranking.cosine,
@@ -204,9 +204,9 @@ class CatalogueRanker:
         for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)
             distinct, which = np.unique(u.flat[part], return_inverse=True)
-            vectors, offsets = self._every_user(distinct, base)
-            with self._catalogue.pinned():
-                scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + offsets[which]
+            vectors, biases = self._every_user(distinct, base)
+            with self._catalogue.held():
+                scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + biases[which]
         scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
 
@@ -218,14 +218,14 @@ class CatalogueRanker:
         return vectors
 
     def item_vectors(self, ids: Ids) -> Floats:
-        with self._catalogue.pinned():
+        with self._catalogue.held():
             return self._catalogue.read(self._known_items(ids))[0]
 
     def _every_user(self, ids: Ids, base: float) -> tuple[Floats, Floats]:
-        known, vectors, offsets = self._known_users(ids, base)
+        known, vectors, biases = self._known_users(ids, base)
         if not known.all():
             raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
-        return vectors, offsets
+        return vectors, biases
 
     def _known_users(self, ids: Ids, base: float) -> tuple[Mask, Floats, Floats]:
         """Which users have a row, their vectors, and what is added to all scores of a user: base and bias."""

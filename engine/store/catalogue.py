@@ -21,14 +21,14 @@ OrdinalLists = tuple[Ids | None, Ids | None]
 class Ask(NamedTuple):
     """What is to be ranked: the best k of the first `items` items for each query [n, dim], hidden ones left out.
 
-    `offsets` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie. `cosine`: by
-    the cosine to the query, without the bias.
+    `query_biases` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie.
+    `cosine`: by the cosine to the query, without the item's bias.
     """
 
     queries: Floats
     k: int
     items: int
-    offsets: Floats | None = None
+    query_biases: Floats | None = None
     exclude_all: Ids | None = None
     exclude: OrdinalLists = (None, None)
     include: OrdinalLists = (None, None)
@@ -76,9 +76,9 @@ class Catalogue:
         """Grows whenever items leave, or come where others were: ordinals must be looked up again."""
         return self.native.moves
 
-    def pinned(self) -> AbstractContextManager[None]:
+    def held(self) -> AbstractContextManager[None]:
         """For `with`: ordinals keep their meaning in the block. Short, for the writer may have to wait for its end."""
-        return self.native.pin()
+        return self.native.hold()
 
     def follow(self, ids: Ids, rows: RowBytes) -> bool:
         """Moves on to the item rows of a later epoch; nobody may read meanwhile.
@@ -88,7 +88,7 @@ class Catalogue:
         return self.native.follow(ids, rows, self.dim)
 
     def ordinals(self, ids: Ids) -> Ids:
-        """Ordinals of ids, -1 where there is no such item. Use them while pinned."""
+        """Ordinals of ids, -1 where there is no such item. Use them in `held()`."""
         return self.native.ordinals(ids)
 
     def read(self, ordinals: Ids) -> tuple[Floats, Floats]:
@@ -103,8 +103,8 @@ class Catalogue:
         """The best of `ask`."""
         return TopItems(
             *self.native.topk(
-                ask.queries, ask.offsets, ask.k, ask.items, ask.exclude_all, *ask.exclude, *ask.include, ask.cosine,
-                ask.threads,
+                ask.queries, ask.query_biases, ask.k, ask.items, ask.exclude_all, *ask.exclude, *ask.include,
+                ask.cosine, ask.threads,
             )
         )  # fmt: skip
 

@@ -85,7 +85,7 @@ def rows_needed(declared: Declared, settings: Settings) -> int:
     return 1 if declared.keyed_by == "one" else settings.batch_size
 
 
-def require_room(settings: Settings, warm_bytes: int | None) -> None:
+def require_capacity(settings: Settings, warm_bytes: int | None) -> None:
     """Raises ConfigError if RAM can't hold the rows of one micro-batch, for a micro-batch is never split."""
     short = []  # of each table with too few rows: what it would take, and what it has
     for declared in TABLES.values():
@@ -152,9 +152,9 @@ class Tables:
         for table in self:
             table.warm.restore_rows(rows[table.name])
 
-    def require_room(self, settings: Settings) -> None:
-        """`require_room` for these tables."""
-        require_room(settings, self._warm_bytes)
+    def require_capacity(self, settings: Settings) -> None:
+        """`require_capacity` for these tables."""
+        require_capacity(settings, self._warm_bytes)
 
     # --- rows on their way to RAM
 

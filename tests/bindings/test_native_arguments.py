@@ -84,7 +84,7 @@ def tables(dim=8, capacity=64):
 
 def events(ids, first_seq=11):
     """One event of user n and item n for each id n."""
-    return native.Events(ids, ids, None, None, first_seq)
+    return native.EventColumns(ids, ids, None, None, first_seq)
 
 
 def learn(learner, settings, wanted):
@@ -132,8 +132,8 @@ FUNCTIONS = {
     "known_items": 1,
 }
 CLASSES = {
-    *("Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Pin", "Sightings", "LearnSettings", "Learner"),
-    *("Event", "Events", "KeyedBy", "Learned", "Plan", "RowRule", "WindowPlaces"),
+    *("Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Hold", "Sightings", "LearnSettings", "Learner"),
+    *("Event", "EventColumns", "KeyedBy", "Learned", "Plan", "RowRule", "WindowPlaces"),
 }
 CONSTANTS = {"SKETCH_BYTES"}
 
@@ -323,7 +323,7 @@ def methods(made, rng):
             rng.random() < 0.5,
             1,
         ),
-        lambda: native.Events(pick(), pick(), pick(None), pick(None), number(11) % 2**64),
+        lambda: native.EventColumns(pick(), pick(), pick(None), pick(None), number(11) % 2**64),
         lambda: learner.plan(settings, events(pick()), number(0, 1)),
         lambda: learner.learn(rng.choice([settings, wide]), events(rng.choice([pick(), np.arange(9)]))),
         lambda: learner.accompany(rng.choice([users, native.Warm(3, 4, rng.random() < 0.5)]), *rule),
@@ -331,7 +331,7 @@ def methods(made, rng):
         lambda: users.restore_rows(number(10)),
         lambda: setattr(learner, *rng.choice([("mean", pick()), ("mean_count", number())])),
         lambda: setattr(learner, "value_sums", rng.choice([(0.0, 0.0), (float("nan"), -1.0), (1.0,), 3, None])),
-        lambda: (learner.missing, learner.mean, users.bytes, users.kept_bytes, users.total, users.learned),
+        lambda: (learner.wanted, learner.mean, users.bytes, users.kept_bytes, users.total, users.learned),
     ]
 
 
@@ -389,13 +389,13 @@ def test_sightings():
         sightings.admit(*fitting)
 
 
-def test_a_pin_can_be_left_more_than_once():
+def test_a_hold_can_be_left_more_than_once():
     catalogue = tables()[3]
-    pin = catalogue.pin()
-    with pin:
-        tried(pin.__exit__)
+    hold = catalogue.hold()
+    with hold:
+        tried(hold.__exit__)
     del catalogue
-    tried(pin.__exit__, 1, 2)
+    tried(hold.__exit__, 1, 2)
 
 
 def test_a_row_that_is_not_here_cannot_be_named():

@@ -44,7 +44,7 @@ def lmdb_before_log():
     def learn_first(self, events, position, durable, progress):
         tally = whole.Tally()
         for record in whole.records(events, self.seq + 1, self.store.model.settings.batch_size, position):
-            self.learn(record, tally)
+            self.apply(record, tally)
             self.complete_epoch()
             self.directory.log.append(record)
             self.sync()
@@ -54,14 +54,14 @@ def lmdb_before_log():
 
 
 def no_order_check():
-    """`learn` takes any record: what else it would refuse."""
-    plain = whole.Writer.learn
+    """`apply` takes any record: what else it would refuse."""
+    plain = whole.Writer.apply
 
-    def learn(self, record, tally, start=0, **how):
+    def apply(self, record, tally, start=0, **how):
         self.seq = record.first_seq + start - 1
         plain(self, record, tally, start, **how)
 
-    whole.Writer.learn = learn
+    whole.Writer.apply = apply
 
 
 def learn_twice():

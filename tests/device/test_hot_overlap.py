@@ -75,7 +75,7 @@ def test_an_interrupt_after_the_last_record_leaves_nothing_under_way(home, monke
 def test_what_is_still_under_way_after_an_error_closes_the_engine(home, monkeypatch):
     data = events("softmax", 640)
     with engine.open(home, dim=DIM, **LAWS["softmax"], device="cuda") as eng:
-        monkeypatch.setattr(engine.writer.Writer, "_finish", lambda self, learned: [][0])
+        monkeypatch.setattr(engine.writer.Writer, "_wait", lambda self, learned: [][0])
         with pytest.raises(IndexError):
             eng.ingest(*data.T)
         monkeypatch.undo()
@@ -152,13 +152,13 @@ def test_a_record_comes_while_the_one_before_is_learned(name, monkeypatch, home)
     for device in ("cpu", "cuda"):
         with engine.open(home.with_name(device), dim=DIM, **LAWS[name], device=device, epoch_seconds=1e9) as eng:
             if device == "cuda":
-                learn_one, flying = eng._writer.learn, []
+                apply, flying = eng._writer.apply, []
 
-                def seen(*args, of=eng, learn_one=learn_one, flying=flying, **more):
+                def seen(*args, of=eng, apply=apply, flying=flying, **more):
                     flying.append(of._device._steps._flying is not None)
-                    learn_one(*args, **more)
+                    apply(*args, **more)
 
-                eng._writer.learn = seen
+                eng._writer.apply = seen
             report = eng.ingest(*data[:1500].T)
             eng.ingest(*data[1500:2500].T, durable=False)
             found[device] = report.loss, report.seq, eng.digest(), eng.stats()["skipped_updates"]

@@ -24,7 +24,7 @@ from engine.table.table import Table
 
 DIM = 8
 END = 230  # ordinals; the last tile is cut
-NOTHING = {"offsets": None, "exclude_all": None, "exclude": (None, None), "include": (None, None)}
+NOTHING = {"query_biases": None, "exclude_all": None, "exclude": (None, None), "include": (None, None)}
 PER_ITEM = tiles.item_bytes(DIM) + 8
 
 

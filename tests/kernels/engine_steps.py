@@ -99,7 +99,7 @@ def by_the_engine(c: Case) -> Rows:
     settings = native.LearnSettings(
         LOSSES.index(c.loss), OPTIMIZERS.index(c.optimizer), c.lr, c.l2, c.negatives, c.batch_size, c.seed
     )
-    events = native.Events(c.users.astype(np.int64), c.items.astype(np.int64), c.values, c.weights, 1)
+    events = native.EventColumns(c.users.astype(np.int64), c.items.astype(np.int64), c.values, c.weights, 1)
     at, loss, skipped = 0, 0.0, 0
     while at < n:
         assert learner.plan(settings, events, at) == native.Plan.ready

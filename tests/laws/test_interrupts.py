@@ -103,7 +103,7 @@ def test_an_epoch_interrupted_at_its_beginning_closes_the_engine(home, stream, m
         assert eng.digest() == reference(first)
 
 
-@pytest.mark.parametrize("step", ["sync", "learn"])
+@pytest.mark.parametrize("step", ["sync", "apply"])
 def test_an_interrupt_between_log_and_learning_closes_the_engine(home, stream, monkeypatch, step):
     first, second = stream(100), stream(60)
     eng = engine.open(home, **SMALL, epoch_seconds=1e6)

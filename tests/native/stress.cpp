@@ -277,7 +277,7 @@ class Stress {
         std::vector<int64_t> ids(kQueries * kBest), counts(kQueries);
         std::vector<float> scores(kQueries * kBest);
         const TopkTask task{.queries = queries,
-                            .offsets = nullptr,
+                            .query_biases = nullptr,
                             .n_queries = kQueries,
                             .query_stride = kDim,
                             .dim = kDim,
@@ -285,7 +285,7 @@ class Stress {
                             .k = kBest,
                             .cosine = n % 2 == 0,
                             .exclude = {},
-                            .exclude_too = {},
+                            .exclude_all = {},
                             .include = {},
                             .block = [&](int64_t at, int64_t* first,
                                          const int64_t** found) { return t_.catalogue.block(at, shown, first, found); },

@@ -147,7 +147,7 @@ class Stress {
         for (uint64_t n = 0; !done_; ++n) look(mix64(n)), ++looks_;
     }
 
-    // As the engine asks: how many items, then a pin, then what the filter names, then the best.
+    // As the engine asks: how many items, then a hold, then what the filter names, then the best.
     void rank(uint64_t n) {
         int64_t shown = t_.catalogue.size();
         float query[kDim];
@@ -157,7 +157,7 @@ class Stress {
         uint32_t found[kOut];
         float scores[kBest];
         for (uint64_t k = 0; k < kOut; ++k) out[k] = stream_.item(n + k);
-        const Catalogue::Pin pin(t_.catalogue);
+        const Catalogue::Hold hold(t_.catalogue);
         shown = std::min(shown, t_.catalogue.size());
         t_.catalogue.find_shared(out, kOut, found);
         std::vector<int64_t> positions;
@@ -165,7 +165,7 @@ class Stress {
             if (o < shown) positions.push_back(o);
         std::sort(positions.begin(), positions.end());
         const TopkTask task{.queries = query,
-                            .offsets = nullptr,
+                            .query_biases = nullptr,
                             .n_queries = 1,
                             .query_stride = kDim,
                             .dim = kDim,
@@ -173,7 +173,7 @@ class Stress {
                             .k = kBest,
                             .cosine = false,
                             .exclude = {true, positions.data(), nullptr, std::ssize(positions)},
-                            .exclude_too = {},
+                            .exclude_all = {},
                             .include = {},
                             .block = [&](int64_t at, int64_t* first,
                                          const int64_t** names) { return t_.catalogue.block(at, shown, first, names); },
@@ -194,7 +194,7 @@ class Stress {
         const int64_t id = Stream::nth_item(static_cast<int64_t>(n % kItems));
         float row[kDim + 1];
         {
-            const Catalogue::Pin pin(t_.catalogue);
+            const Catalogue::Hold hold(t_.catalogue);
             uint32_t o;
             t_.catalogue.find_shared(&id, 1, &o);
             if (o == Catalogue::kNone) return;
