@@ -107,6 +107,7 @@ class Cold:
             break
         try:
             if not readonly:
+                cold._within(_settle)
                 # Who made this generation may have been killed before its name was durable: not before are older ones
                 # deleted.
                 _sync(directory)
@@ -364,6 +365,15 @@ class Cold:
             "generation": mapped.generation,
             "readers": info["num_readers"],
         }
+
+
+def _settle(mapped: _Mapped) -> None:
+    """Has LMDB look for its newest transaction in the file, which was checked.
+
+    Its lock file says which one that is. A writer that was killed in a commit leaves it one behind the file, and a
+    process that has it open keeps it so. To begin a write, LMDB mends what a dead writer left.
+    """
+    mapped.env.begin(write=True).abort()
 
 
 def _sync(directory: Path) -> None:
