@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.arrays import Ids, RowBytes
-from ..contract.errors import EngineError, ReadOnlyError, StorageFullError
+from ..contract.errors import CorruptionError, EngineError, ReadOnlyError, StorageFullError
 from ..machine.backend import native
 from ..machine.calls import Call, Calls, this_call
-from ..machine.files import sync_directory
+from ..machine.files import AnyPath, Folder, sync_directory
 from . import file as cold_file
 from .file import check_file, data_file, map_file, newest, translated, verify
 from .keys import CHANGES, HISTORY, META, Pair, chunk_key, meta_key
@@ -38,7 +38,7 @@ T = TypeVar("T")
 class _Mapped:
     """One generation, mapped. Its counts are guarded by the Cold's lock."""
 
-    def __init__(self, directory: Path, generation: int, *, readonly: bool):
+    def __init__(self, directory: Folder, generation: int, *, readonly: bool):
         self.generation = generation
         self.path = data_file(directory, generation)
         self.env: Any = map_file(self.path, readonly=readonly)
@@ -49,10 +49,12 @@ class _Mapped:
 class Cold:
     """One open cold tier. `Cold.create` and `Cold.open` make it; `close`, or a `with` block, ends it."""
 
-    def __init__(self, directory: Path, generation: int, *, readonly: bool):
-        self.directory = directory
+    def __init__(self, folder: Folder, generation: int, *, readonly: bool):
+        """`folder` is the Cold's from here on."""
+        self.folder = folder
+        self.directory = Path(str(folder))  # as it was opened
         self.readonly = readonly
-        self._mapped = _Mapped(directory, generation, readonly=readonly)
+        self._mapped = _Mapped(folder, generation, readonly=readonly)
         self._retired: list[_Mapped] = []
         self._pid = os.getpid()
         self._writing = threading.Lock()
@@ -72,19 +74,19 @@ class Cold:
             directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as e:
             raise translated(e, directory) from e
-        if data_file(directory).exists():
+        if os.path.exists(data_file(directory)):
             raise EngineError(f"{data_file(directory)} is there already")
-        cold = cls(directory, 1, readonly=False)
+        cold = cls(_held(directory), 1, readonly=False)
         try:
             cold.write((), meta)
-            sync_directory(directory)
+            sync_directory(cold.folder)
         except BaseException:
             cold.close()
             raise
         return cold
 
     @classmethod
-    def open(cls, directory: Path, *, readonly: bool = False, values: bool = True) -> Self:
+    def open(cls, directory: AnyPath, *, readonly: bool = False, values: bool = True) -> Self:
         """Checks the newest data file, page by page and value by value, and only then maps it.
 
         Without `values` the CRCs of values are checked when they are read, and not before: a third less work, but a
@@ -94,13 +96,14 @@ class Cold:
         CorruptionError (file, offset) if the file is missing or damaged; ReadOnlyError if it may not be written or,
         when `readonly`, if the lock file beside it may not.
         """
+        held = _held(directory)
         while True:
-            generation = newest(directory)
+            generation = newest(held)
             try:
-                found = check_file(data_file(directory, generation), values=values)
-                cold = cls(directory, generation, readonly=readonly)
+                found = check_file(data_file(held, generation), values=values)
+                cold = cls(held, generation, readonly=readonly)
             except EngineError:
-                if readonly and newest(directory) != generation:
+                if readonly and newest(held) != generation:
                     continue  # it was compacted meanwhile
                 raise
             cold.entries = found["tables"]
@@ -110,8 +113,8 @@ class Cold:
                 cold._within(_settle)
                 # Who made this generation may have been killed before its name was durable: not before are older ones
                 # deleted.
-                _sync(directory)
-                cold_file.sweep(directory, keep=generation)
+                _sync(held)
+                cold_file.sweep(held, keep=generation)
         except BaseException:
             cold.close()
             raise
@@ -131,7 +134,7 @@ class Cold:
     @property
     def current(self) -> bool:
         """False once another process has moved to a newer generation: this one sees nothing new any more."""
-        return self._mapped.path.exists()
+        return os.path.exists(self._mapped.path)
 
     def close(self) -> None:
         """Waits for other threads' calls that are in progress, then unmaps. Unfinished scans raise at their next step.
@@ -144,6 +147,7 @@ class Cold:
         if os.getpid() == self._pid:  # a child that closed it would take the parent's locks away
             for mapped in every:
                 cold_file.unmap(mapped.env)
+        self.folder.close()
 
     def _within(self, work: Callable[[_Mapped], T], of: _Mapped | None = None) -> T:
         """What `work` returns, with the map (the current one if none is given) in place; translates LMDB's errors.
@@ -318,9 +322,9 @@ class Cold:
         self._alone(self._compact)
 
     def _compact(self, old: _Mapped) -> None:
-        data = data_file(self.directory, old.generation + 1)
+        data = data_file(self.folder, old.generation + 1)
         aside = cold_file.aside_file(data)
-        cold_file.sweep(self.directory, keep=old.generation)
+        cold_file.sweep(self.folder, keep=old.generation)
         try:
             with old.env.begin() as txn:
                 Snapshot(txn, str(old.path)).copy(aside)
@@ -334,19 +338,22 @@ class Cold:
             if isinstance(e, OSError) and not isinstance(e, EngineError):
                 raise translated(e, data) from e
             raise
-        _sync(self.directory)
-        mapped = _Mapped(self.directory, old.generation + 1, readonly=False)
+        _sync(self.folder)
+        mapped = _Mapped(self.folder, old.generation + 1, readonly=False)
         with self._lock:
             self._mapped = mapped
             self._retired.append(old)
         self._failed = None
-        cold_file.sweep(self.directory, keep=mapped.generation)
+        cold_file.sweep(self.folder, keep=mapped.generation)
 
     def stats(self) -> dict[str, int]:
         """`file_bytes`, `disk_bytes`, `map_bytes`, `page_bytes`, `used_pages`, `free_pages` (LMDB's own list included),
         `entries`, `txnid`, `generation`, and `readers`: the most transactions at once since the first process opened
         it."""
-        mapped, stat, info = self._within(lambda mapped: (mapped, mapped.env.stat(), mapped.env.info()))
+        return self._within(self._stats)
+
+    def _stats(self, mapped: _Mapped) -> dict[str, int]:
+        stat, info = mapped.env.stat(), mapped.env.info()
         try:
             file = os.stat(mapped.path)
             sizes = file.st_size, file.st_blocks * 512
@@ -376,7 +383,16 @@ def _settle(mapped: _Mapped) -> None:
     mapped.env.begin(write=True).abort()
 
 
-def _sync(directory: Path) -> None:
+def _held(directory: AnyPath) -> Folder:
+    try:
+        return Folder(directory)
+    except FileNotFoundError as e:
+        raise CorruptionError("the directory is missing", file=str(directory)) from e
+    except OSError as e:
+        raise translated(e, directory) from e
+
+
+def _sync(directory: Folder) -> None:
     try:
         sync_directory(directory)
     except OSError as e:

@@ -11,14 +11,13 @@ import os
 import re
 import threading
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import lmdb
 
 from ..contract.errors import BusyError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
 from ..machine.backend import native
-from ..machine.files import NO_ROOM, NOT_OURS, sync_directory
+from ..machine.files import NO_ROOM, NOT_OURS, AnyFile, AnyFolder, AnyPath, Folder, sync_directory
 from .keys import Pair
 
 __all__ = [
@@ -49,21 +48,21 @@ os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, a
 _OURS = re.compile(r"data-([1-9][0-9]{0,17})\.mdb(|-lock|\.new)")
 
 
-def data_file(directory: Path, generation: int = 1) -> Path:
+def data_file(directory: AnyFolder, generation: int = 1) -> AnyFile:
     return directory / f"data-{generation}.mdb"
 
 
-def lock_file(data: Path) -> Path:
+def lock_file(data: AnyFile) -> AnyFile:
     """Where LMDB keeps the table of readers of a data file."""
     return data.with_name(f"{data.name}-lock")
 
 
-def aside_file(data: Path) -> Path:
+def aside_file(data: AnyFile) -> AnyFile:
     """Where a data file is made before it gets its name."""
     return data.with_name(f"{data.name}.new")
 
 
-def newest(directory: Path) -> int:
+def newest(directory: AnyFolder) -> int:
     """The generation that counts: the highest. CorruptionError if there is none."""
     try:
         found = [int(match[1]) for name in os.listdir(directory) if (match := _NAME.fullmatch(name))]
@@ -78,7 +77,7 @@ def newest(directory: Path) -> int:
     return generation
 
 
-def sweep(directory: Path, keep: int) -> None:
+def sweep(directory: AnyFolder, keep: int) -> None:
     """Deletes the data and lock files of all generations but `keep`, and what was left half made; durable.
 
     Only once the name of the one that is kept is durable. Processes that have the others open go on with them.
@@ -94,7 +93,7 @@ def sweep(directory: Path, keep: int) -> None:
         raise translated(e, directory) from e
 
 
-def verify(directory: Path) -> dict[str, Any]:
+def verify(directory: AnyFolder) -> dict[str, Any]:
     """Reads every page and every value of a cold tier, also beside a running writer; changes nothing.
 
     Returns counts: `file_bytes`, `page_size`, `txnid`, `last_page`, `used_pages`, `list_pages` (of the list of free
@@ -111,7 +110,7 @@ def verify(directory: Path) -> dict[str, Any]:
                 raise  # else it was compacted meanwhile
 
 
-def check_file(path: Path, *, values: bool) -> dict[str, Any]:
+def check_file(path: AnyFile, *, values: bool) -> dict[str, Any]:
     """check_pages on a file that a writer may be changing: LMDB's last snapshot stays whole for two commits more, so
     damage counts only if a second look finds the same."""
     try:
@@ -134,7 +133,7 @@ def check_file(path: Path, *, values: bool) -> dict[str, Any]:
     raise EngineError(f"{path} changes faster than it can be checked")
 
 
-def map_file(data: Path, *, readonly: bool, lock: bool = True) -> Any:
+def map_file(data: AnyFile, *, readonly: bool, lock: bool = True) -> Any:
     """Opens the LMDB environment. The map is far larger than the file, less where address space is limited.
 
     Without `lock` nobody else may have it open.
@@ -144,7 +143,7 @@ def map_file(data: Path, *, readonly: bool, lock: bool = True) -> Any:
         reserve_lock(data)
     floor = 1 << 20
     with contextlib.suppress(FileNotFoundError):  # not made yet, or compacted away by another process
-        floor = max(floor, 2 * data.stat().st_size)
+        floor = max(floor, 2 * os.stat(data).st_size)
     size = max(MAP_BYTES, floor)
     while True:
         try:
@@ -175,7 +174,7 @@ def unmap(env: Any) -> None:
         env.close()
 
 
-def write_copy(batches: Iterable[list[Pair]], data: Path) -> None:
+def write_copy(batches: Iterable[list[Pair]], data: AnyFile) -> None:
     """Makes a data file of sealed pairs in rising order, in one transaction; durable and checked when it returns.
 
     LMDB's own copy takes pages as they are, with what was deleted in the gaps between their nodes. Here the file never
@@ -199,11 +198,11 @@ def write_copy(batches: Iterable[list[Pair]], data: Path) -> None:
             raise CorruptionError(f"the copy holds {found} entries, not {entries}", file=str(data))
     except BaseException:
         with contextlib.suppress(OSError):  # `sweep` finds what cannot be deleted now
-            data.unlink()
+            os.unlink(data)
         raise
 
 
-def reserve_lock(data: Path) -> None:
+def reserve_lock(data: AnyFile) -> None:
     """Gives the lock file its blocks. LMDB makes it sparse and writes it through a map, which on a full disk is SIGBUS.
 
     A file that has them is not touched: closing a descriptor of it would release the locks of an environment that this
@@ -211,7 +210,7 @@ def reserve_lock(data: Path) -> None:
     """
     path = lock_file(data)
     try:
-        if path.exists() and path.stat().st_blocks * 512 >= LOCK_BYTES:
+        if os.path.exists(path) and os.stat(path).st_blocks * 512 >= LOCK_BYTES:
             return
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -224,10 +223,11 @@ def reserve_lock(data: Path) -> None:
         os.close(fd)
 
 
-def translated(error: Any, path: Path) -> EngineError:
+def translated(error: Any, path: AnyPath) -> EngineError:
     """An lmdb.Error or OSError as one of ours, with its text."""
     code = error.errno if isinstance(error, OSError) else error.code
-    text = f"{path}: {error}"
+    words = (isinstance(error, OSError) and error.strerror) or str(error).replace(os.fspath(path), str(path))
+    text = f"{path}: {words}"
     if isinstance(error, lmdb.MapFullError) or code in NO_ROOM:
         return StorageFullError(text)
     if code == errno.EIO and _no_room(path):  # what LMDB makes of a write that was cut short
@@ -235,16 +235,17 @@ def translated(error: Any, path: Path) -> EngineError:
     if code in NOT_OURS:
         return ReadOnlyError(text)
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)):
-        return CorruptionError(str(error), file=str(path))
+        return CorruptionError(words, file=str(path))
     return EngineError(text)
 
 
-def _no_room(path: Path) -> bool:
+def _no_room(path: AnyPath) -> bool:
     """Whether a write behind the end of `path` is cut short for want of space, quota or allowed file size: tried out on
     a file without a name."""
     try:
-        end = path.stat().st_size if path.exists() else 0
-        fd = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        end = os.stat(path).st_size if os.path.exists(path) else 0
+        place = path if isinstance(path, Folder) else path.parent
+        fd = os.open(place, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as e:
         return e.errno in NO_ROOM
     try:

@@ -23,7 +23,7 @@ from ..contract.errors import BusyError, ConfigError, EngineError
 from ..contract.settings import Settings
 from ..log.log import Log
 from ..log.log import verify as verify_log
-from ..machine.files import as_engine_error, sync_directory
+from ..machine.files import AnyFolder, Folder, as_engine_error, sync_directory
 from ..store.created import FORMAT, Created
 from ..store.state import State
 
@@ -69,21 +69,26 @@ class Directory:
 
     @classmethod
     def _open_existing(cls, path: Path, kind: str) -> "Directory":
-        lock = hold(path)
+        with Folder(path) as root:  # lock, rows and log are of one directory, though another takes its name meanwhile
+            return cls._open_held(path, root, kind)
+
+    @classmethod
+    def _open_held(cls, path: Path, root: Folder, kind: str) -> "Directory":
+        lock = hold(root)
         cold = log = None
         try:
             # Who made it may have been killed before its name was durable.
             with contextlib.suppress(PermissionError):  # a parent that can't be read can't be synced either
                 sync_directory(path.absolute().parent)
-            cold = Cold.open(path / "rows")
+            cold = Cold.open(root / "rows")
             state = State.from_meta(cold.meta, path, kind)
             state.require_rows(cold.entries, path)
             created, unsaved = Created.from_meta(cold.meta, path), {}
             if created.format != FORMAT:
-                found = verify_log(path / "log", created.owner, known_durable_seq=state.seq)
+                found = verify_log(Folder(root / "log"), created.owner, known_durable_seq=state.seq)
                 created = created.migrated(found.last_seq)
                 unsaved = created.to_meta()
-            log = Log.open(path / "log", created.owner, known_durable_seq=state.seq)
+            log = Log.open(root / "log", created.owner, known_durable_seq=state.seq)
             return cls(path, lock, cold, log, state, unsaved)
         except BaseException:
             if cold is not None:
@@ -171,7 +176,7 @@ def make_lock(path: Path) -> None:
     os.close(os.open(path / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
-def hold(path: Path, *, shared: bool = False) -> int:
+def hold(path: AnyFolder, *, shared: bool = False) -> int:
     """Locks the directory and returns the descriptor that holds it: against everybody, or against a writer alone."""
     how = os.O_RDONLY if shared else os.O_RDWR
     fd = os.open(path / "LOCK", how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
