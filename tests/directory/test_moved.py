@@ -1,4 +1,4 @@
-"""A directory that is moved while it is open, with another in its place: nothing is done but in the one that is open."""
+"""A directory that is moved while it is open, with another in its place: all is done in the one that is open."""
 
 import os
 import shutil
