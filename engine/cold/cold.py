@@ -23,27 +23,17 @@ from numpy.typing import NDArray
 from ..contract.arrays import Ids, RowBytes
 from ..contract.errors import CorruptionError, EngineError, ReadOnlyError, StorageFullError
 from ..machine.backend import native
-from ..machine.calls import Call, Calls, this_call
+from ..machine.calls import Call, this_call
 from ..machine.files import AnyPath, Folder, sync_directory
 from . import file as cold_file
-from .file import check_file, data_file, map_file, newest, translated, verify
+from .file import check_file, data_file, newest, translated, verify
 from .keys import CHANGES, HISTORY, META, Pair, chunk_key, meta_key
+from .mapped import Mapped
 from .snapshot import CHUNK, Snapshot
 
 __all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "data_file", "newest", "verify"]
 
 T = TypeVar("T")
-
-
-class _Mapped:
-    """One generation, mapped. Its counts are guarded by the Cold's lock."""
-
-    def __init__(self, directory: Folder, generation: int, *, readonly: bool):
-        self.generation = generation
-        self.path = data_file(directory, generation)
-        self.env: Any = map_file(self.path, readonly=readonly)
-        self.inside = Calls()  # that are using the map now; closing waits for them
-        self.scans = 0  # unfinished ones: a newer generation leaves the map to them, closing does not
 
 
 class Cold:
@@ -54,8 +44,8 @@ class Cold:
         self.folder = folder
         self.directory = Path(str(folder))  # as it was opened
         self.readonly = readonly
-        self._mapped = _Mapped(folder, generation, readonly=readonly)
-        self._retired: list[_Mapped] = []
+        self._mapped = Mapped(folder, generation, readonly=readonly)
+        self._retired: list[Mapped] = []
         self._pid = os.getpid()
         self._writing = threading.Lock()
         self._lock = threading.RLock()  # no Condition: its way in is Python, where an interrupt could leave it taken
@@ -110,7 +100,7 @@ class Cold:
             break
         try:
             if not readonly:
-                cold._within(_settle)
+                cold._within(Mapped.settle)
                 # Who made this generation may have been killed before its name was durable: not before are older ones
                 # deleted.
                 _sync(held)
@@ -149,7 +139,7 @@ class Cold:
                 cold_file.unmap(mapped.env)
         self.folder.close()
 
-    def _within(self, work: Callable[[_Mapped], T], of: _Mapped | None = None) -> T:
+    def _within(self, work: Callable[[Mapped], T], of: Mapped | None = None) -> T:
         """What `work` returns, with the map (the current one if none is given) in place; translates LMDB's errors.
 
         No context manager: an interrupt between its two halves would leave a call inside, and `close` waiting for it.
@@ -164,7 +154,7 @@ class Cold:
             mapped.inside.discard(call)  # in one step, and first: an interrupt may end the rest
             self._leave(mapped)
 
-    def _enter(self, call: Call, of: _Mapped | None = None) -> _Mapped:
+    def _enter(self, call: Call, of: Mapped | None = None) -> Mapped:
         if os.getpid() != self._pid:
             raise EngineError("a cold tier cannot be used after fork; open it in the child")
         with self._lock:
@@ -174,7 +164,7 @@ class Cold:
             mapped.inside.add(call)
         return mapped
 
-    def _leave(self, mapped: _Mapped, *, scans: int = 0) -> None:
+    def _leave(self, mapped: Mapped, *, scans: int = 0) -> None:
         with self._lock:
             mapped.scans -= scans
             idle = mapped in self._retired and not mapped.inside and not mapped.scans and not self._closed
@@ -191,7 +181,7 @@ class Cold:
         call, mapped = this_call(), self._mapped
         try:
             mapped = self._enter(call)
-            txn = mapped.env.begin()
+            txn = mapped.begin_reading()
             try:
                 yield Snapshot(txn, str(mapped.path))
             finally:
@@ -203,8 +193,8 @@ class Cold:
             self._leave(mapped)
 
     def _now(self, read: Callable[[Snapshot], T]) -> T:
-        def begin(mapped: _Mapped) -> T:
-            txn = mapped.env.begin()
+        def begin(mapped: Mapped) -> T:
+            txn = mapped.begin_reading()
             try:
                 return read(Snapshot(txn, str(mapped.path)))
             finally:
@@ -233,8 +223,8 @@ class Cold:
         return self._walk(lambda then: then.scan_raw(table, chunk))
 
     def _walk(self, begin: Callable[[Snapshot], Iterator[T]]) -> Iterator[T]:
-        def first(mapped: _Mapped) -> tuple[_Mapped, Any]:
-            txn = mapped.env.begin()
+        def first(mapped: Mapped) -> tuple[Mapped, Any]:
+            txn = mapped.begin_reading()
             with self._lock:
                 mapped.scans += 1
             return mapped, txn
@@ -264,14 +254,14 @@ class Cold:
         space, the disk is not trusted: open the tier again.
         """
 
-        def write(mapped: _Mapped) -> None:
+        def write(mapped: Mapped) -> None:
             mapped.env.reader_check()  # readers that died would keep pages from being used again
             last = native.seal_values([(meta_key(k), v) for k, v in sorted(meta.items())])
             self._transact(mapped, deletes, batches, last)
 
         self._alone(write)
 
-    def _alone(self, work: Callable[[_Mapped], None]) -> None:
+    def _alone(self, work: Callable[[Mapped], None]) -> None:
         """As `_within`, for the only one who writes."""
         if self.readonly:
             raise ReadOnlyError(f"{self.directory} was opened for reading")
@@ -285,7 +275,7 @@ class Cold:
             self._writing.release()
 
     def _transact(
-        self, mapped: _Mapped, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]
+        self, mapped: Mapped, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]
     ) -> None:
         txn = mapped.env.begin(write=True)
         try:
@@ -321,7 +311,7 @@ class Cold:
         """
         self._alone(self._compact)
 
-    def _compact(self, old: _Mapped) -> None:
+    def _compact(self, old: Mapped) -> None:
         data = data_file(self.folder, old.generation + 1)
         aside = cold_file.aside_file(data)
         cold_file.sweep(self.folder, keep=old.generation)
@@ -339,7 +329,7 @@ class Cold:
                 raise translated(e, data) from e
             raise
         _sync(self.folder)
-        mapped = _Mapped(self.folder, old.generation + 1, readonly=False)
+        mapped = Mapped(self.folder, old.generation + 1, readonly=False)
         with self._lock:
             self._mapped = mapped
             self._retired.append(old)
@@ -348,39 +338,10 @@ class Cold:
 
     def stats(self) -> dict[str, int]:
         """`file_bytes`, `disk_bytes`, `map_bytes`, `page_bytes`, `used_pages`, `free_pages` (LMDB's own list included),
-        `entries`, `txnid`, `generation`, and `readers`: the most transactions at once since the first process opened
-        it."""
-        return self._within(self._stats)
-
-    def _stats(self, mapped: _Mapped) -> dict[str, int]:
-        stat, info = mapped.env.stat(), mapped.env.info()
-        try:
-            file = os.stat(mapped.path)
-            sizes = file.st_size, file.st_blocks * 512
-        except FileNotFoundError:  # another process has compacted it away: what it has without a name
-            sizes = ((info["last_pgno"] + 1) * stat["psize"],) * 2
-        used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return {
-            "file_bytes": sizes[0],
-            "disk_bytes": sizes[1],
-            "map_bytes": info["map_size"],
-            "page_bytes": stat["psize"],
-            "used_pages": used,
-            "free_pages": info["last_pgno"] + 1 - 2 - used,
-            "entries": stat["entries"],
-            "txnid": info["last_txnid"],
-            "generation": mapped.generation,
-            "readers": info["num_readers"],
-        }
-
-
-def _settle(mapped: _Mapped) -> None:
-    """Has LMDB look for its newest transaction in the file, which was checked.
-
-    Its lock file says which one that is. A writer that was killed in a commit leaves it one behind the file, and a
-    process that has it open keeps it so. To begin a write, LMDB mends what a dead writer left.
-    """
-    mapped.env.begin(write=True).abort()
+        `entries`, `txnid`, `generation`, `readers`: the most transactions at once since the first process opened it,
+        and `oldest_reader_pid` and `oldest_reader_lag`: which process reads the oldest state, and how many transactions
+        it is behind (0 and 0 if nobody reads). LMDB uses no page again that it may still see."""
+        return self._within(Mapped.stats)
 
 
 def _held(directory: AnyPath) -> Folder:

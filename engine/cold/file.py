@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import threading
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -35,15 +36,17 @@ __all__ = [
     "write_copy",
 ]
 
-MAP_BYTES = 1 << 40
+MAP_BYTES = 1 << 40  # of address space; a process has 128 times as much
+FULL_MAPS = 32  # so many have it at once, and each further so many less: all together never more than 67 times as much
 READERS = 1000  # transactions at once, over all processes
 LOCK_BYTES = 1 << 16  # room for so many, 64 bytes each
-PROBE_BYTES = 1 << 16
+PROBE_BYTES = 1 << 22  # more than LMDB writes at a time
 _MOST_GENERATIONS = 10**17
 _NAME = re.compile(r"data-([1-9][0-9]{0,17})\.mdb")
 # Between the end of close() and its own book-keeping, lmdb takes a new file with the old one's inode for one that is
 # open. So nobody opens while anybody closes.
 _opening = threading.Lock()
+_maps: weakref.WeakSet[Any] = weakref.WeakSet()  # that are open
 os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
 _OURS = re.compile(r"data-([1-9][0-9]{0,17})\.mdb(|-lock|\.new)")
 
@@ -134,21 +137,22 @@ def check_file(path: AnyFile, *, values: bool) -> dict[str, Any]:
 
 
 def map_file(data: AnyFile, *, readonly: bool, lock: bool = True) -> Any:
-    """Opens the LMDB environment. The map is far larger than the file, less where address space is limited.
+    """Opens the LMDB environment. The map is far larger than the file, less where address space is limited or many are
+    open. Places in the table of readers that dead processes left are freed.
 
     Without `lock` nobody else may have it open.
     """
     lmdb.enable_drop_gil()
     if lock:
         reserve_lock(data)
-    floor = 1 << 20
+    length = 1 << 19
     with contextlib.suppress(FileNotFoundError):  # not made yet, or compacted away by another process
-        floor = max(floor, 2 * os.stat(data).st_size)
-    size = max(MAP_BYTES, floor)
+        length = max(length, os.stat(data).st_size)
+    floor, size = 2 * length, max(4 * length, MAP_BYTES // (1 + (len(_maps) // FULL_MAPS) ** 2))
     while True:
         try:
             with _opening:
-                return lmdb.open(
+                env = lmdb.open(
                     os.fspath(data),
                     map_size=size,
                     subdir=False,
@@ -160,6 +164,9 @@ def map_file(data: AnyFile, *, readonly: bool, lock: bool = True) -> Any:
                     lock=lock,
                     lib_version=0,
                 )
+            _maps.add(env)
+            env.reader_check()
+            return env
         except lmdb.Error as e:
             if "already open in this process" in str(e):  # LMDB's rule: once per process
                 raise BusyError(f"{data}: this process, or the one that it was forked from, has it open already") from e
@@ -172,6 +179,7 @@ def unmap(env: Any) -> None:
     """Closes what `map_file` opened."""
     with _opening:
         env.close()
+    _maps.discard(env)
 
 
 def write_copy(batches: Iterable[list[Pair]], data: AnyFile) -> None:
@@ -228,7 +236,13 @@ def translated(error: Any, path: AnyPath) -> EngineError:
     code = error.errno if isinstance(error, OSError) else error.code
     words = (isinstance(error, OSError) and error.strerror) or str(error).replace(os.fspath(path), str(path))
     text = f"{path}: {words}"
-    if isinstance(error, lmdb.MapFullError) or code in NO_ROOM:
+    if isinstance(error, lmdb.MapFullError):
+        return StorageFullError(f"{text}. Open the directory again, with fewer others open: the map is larger then")
+    if isinstance(error, lmdb.ReadersFullError):
+        return EngineError(f"{text}. No more reads at once, over all processes: retry when some have ended")
+    if isinstance(error, lmdb.PanicError):
+        return EngineError(f"{text}. Open the directory again")
+    if code in NO_ROOM:
         return StorageFullError(text)
     if code == errno.EIO and _no_room(path):  # what LMDB makes of a write that was cut short
         return StorageFullError(f"{text} (no room to write)")

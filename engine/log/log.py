@@ -286,8 +286,8 @@ class Log:
             raise EngineError(f"the log {self._directory} takes nothing more until it is opened anew: {self._failure}")
 
     def _fail(self, what: str, error: OSError) -> EngineError:
-        self._failure = f"{what}: {error}"
-        return EngineError(self._failure)
+        self._failure = f"{what}: {error.strerror or error}"
+        return EngineError(self._failure)  # no StorageFullError: one cannot free space and go on
 
     def _write(self, data: memoryview, segment: Segment) -> None:
         try:

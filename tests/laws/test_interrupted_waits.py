@@ -212,7 +212,7 @@ def test_no_interrupt_keeps_a_reader_from_answering_or_closing(model, moves):
     moment = 0
     while True:
         reader._epoch = -1 if moves else reader._epoch
-        caught = interrupted_at(moment, lambda: reader.topk(USERS[0], 5))
+        caught = interrupted_at(moment, partial(reader.topk, USERS[0], 5))
         assert reader.topk(USERS[0], 5).ids.tolist() == expected
         if moment % 20 == 0:
             reader.close()
