@@ -68,7 +68,7 @@ class Writer:
         self.seq, self.positions, self.bit_exact = state.seq, dict(state.positions), state.bit_exact
         for record, start in beyond(self.directory):
             self.apply(record, Tally(), start)
-        self._applied = 0
+        self._applied = self.directory.log.appended_records
         return {
             "scan_seconds": scanned - began,
             "scanned_items": state.items,

@@ -199,6 +199,7 @@ def in_epochs_alone(kind):
             operate(self, wanted, users, items)
         finally:
             self.directory = place
+            self._applied = place.log.appended_records
 
     def last_epoch_always(self):
         if self.failure is None:
