@@ -42,6 +42,8 @@ paths = [{root}]
 [project.plugins.mkdocstrings.handlers.python.options]
 docstring_options = {{ warn_unknown_params = false, warn_missing_types = false }}
 docstring_section_style = "list"
+filters = ["!^_"]
+extensions = [{extension}]
 heading_level = 3
 inherited_members = true
 members_order = "source"
@@ -112,7 +114,7 @@ def config() -> str:
     for section, found in navigation():
         inside = ", ".join(f"{{{quoted(title)} = {quoted(path)}}}" for title, path in found)
         nav += f"  {{{quoted(section)} = [{inside}]}},\n"
-    return CONFIG.format(root=quoted(str(ROOT)), nav=nav)
+    return CONFIG.format(root=quoted(str(ROOT)), extension=quoted(str(ROOT / "docs" / "doctest_blocks.py")), nav=nav)
 
 
 def main(site: Path) -> None:

@@ -9,6 +9,7 @@ import contextlib
 import io
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 EXCERPT = re.compile(r"# (examples/\w+\.py)\n")
-SET_UP = {"cd", "git", "make", "pip", "python", "redis-server", "docker", "kill", "curl"}  # commands that pages only show
+SHOWN = {"pip", "python", "redis-server", "curl"}  # commands that nobody runs here
 
 
 def blocks(page):
@@ -33,13 +34,14 @@ def has_code(page):
 def run(page, folder):
     """Yields (line, what was printed, what the page says is printed) for every block that runs; `folder` is the cwd."""
     names = {"__name__": page.stem}
-    found = blocks(page)
+    found, handler = blocks(page), signal.getsignal(signal.SIGTERM)
     for at, (language, text, line) in enumerate(found):
         said = found[at + 1][1] if at + 1 < len(found) and found[at + 1][0] == "text" else None
         if language == "python" and not EXCERPT.match(text):
             out = io.StringIO()
             with contextlib.redirect_stdout(out):
                 exec(compile("\n" * (line - 1) + text, str(page), "exec"), names)
+            signal.signal(signal.SIGTERM, handler)  # a page may show how to set one
             yield line, out.getvalue(), said or ""
         elif language == "sh":
             out = "".join(command(words, folder) for words in map(shlex.split, text.splitlines()) if words)
@@ -49,7 +51,7 @@ def run(page, folder):
 def command(words, folder):
     """What `rowtide ...` prints; other commands must be of those that a page only shows."""
     if words[0] != "rowtide":
-        assert words[0] in SET_UP or words[0].startswith("#"), f"nobody runs {words[0]}"
+        assert words[0] in SHOWN, f"nobody runs {words[0]}"
         return ""
     if "#" in words:
         words = words[: words.index("#")]

@@ -91,7 +91,7 @@ def test_sentences_are_short(page):
 
 
 def test_sentences_are_told_apart():
-    text = "# No sentence\n\nOne `a b` c. Two [d e](f.md)!\n- three:\n  four\n\n| no | table |\n\n```text\nno code\n```\n"
+    text = "# None\n\nOne `a b` c. Two [d e](f.md)!\n- three:\n  four\n\n| no | table |\n\n```text\nno code\n```\n"
     assert list(sentences(text)) == [["One", "code", "c."], ["Two", "d", "e!"], ["three:", "four"]]
 
 
