@@ -202,7 +202,7 @@ bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows,
         std::memcpy(row.data(), bytes_of(rows) + i * width, row.size() * 4);
         if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
     }
-    c.show_all();
+    c.show_new();
     return true;
 }
 

@@ -3,10 +3,10 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "kernels/draws.h"
 #include "kernels/float_mode.h"
 #include "kernels/kernels.h"
 #include "kernels/score_topk.h"
-#include "memory/random.h"
 
 namespace py = pybind11;
 
@@ -69,7 +69,7 @@ void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_
     for (int64_t b = 0; b < events; ++b) q.push_back(queries.data() + b * dim), p.push_back(r.at(positives.data()[b]));
     for (int64_t k = 0; k < negatives.size(); ++k)
         n.push_back(negatives.data()[k] < 0 ? nullptr : r.at(negatives.data()[k]));
-    const LossStep step{.loss = static_cast<Loss>(loss),
+    const LossTask step{.loss = static_cast<Loss>(loss),
                         .events = events,
                         .negatives = K,
                         .dim = dim,
@@ -113,7 +113,7 @@ int64_t update_rows(int optimizer, Array<float> rows, int64_t dim, const Array<i
     std::vector<float*> group_rows;
     for (uint32_t s : groups.slot) group_rows.push_back(r.at(s));
     std::vector<float> scratch(static_cast<size_t>(3 * (dim + 15)));
-    const UpdateStep step{kind, dim, pointers.data(), coefs.data(), data_or_null(bias_coefs), lr, l2};
+    const UpdateTask step{kind, dim, pointers.data(), coefs.data(), data_or_null(bias_coefs), lr, l2};
     return kernels().update_groups(step, groups, 0, groups.size(), group_rows.data(), scratch.data());
 }
 
