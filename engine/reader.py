@@ -9,7 +9,7 @@ thread may call anything; a call that finds a newer epoch moves the catalogue on
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -23,7 +23,8 @@ from .contract.arrays import Floats
 from .contract.errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
 from .contract.settings import Settings
 from .directory.directory import exists, hold
-from .machine.files import as_engine_error
+from .machine.calls import Calls, this_call
+from .machine.files import AnyPath, as_engine_error
 from .rank.ranker import CatalogueRanker
 from .store.catalogue import Catalogue
 from .store.digest import digest
@@ -31,58 +32,6 @@ from .store.history import StoredHistory, stored_chunks
 from .store.state import State
 from .store.tables import ITEMS, TABLES, USERS
 from .table.stored import StoredTable
-
-
-class _Turns:
-    """Many at once, or one alone, who may let the others in again before it is done."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._shared = 0
-        self._waiting = 0  # for a turn alone: no new shared ones meanwhile
-        self._alone = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._condition:
-            self._condition.wait_for(lambda: not self._alone and not self._waiting)
-            self._shared += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._shared -= 1
-                self._condition.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[Callable[[], None]]:
-        """Gives a function that lets the others in for the rest of the block."""
-        with self._condition:
-            self._waiting += 1
-            try:
-                self._condition.wait_for(lambda: not self._alone and not self._shared)
-                self._alone = True
-            finally:
-                self._waiting -= 1
-                self._condition.notify_all()
-
-        sharing = False
-
-        def share() -> None:
-            nonlocal sharing
-            with self._condition:
-                self._alone, self._shared, sharing = False, self._shared + 1, True
-                self._condition.notify_all()
-
-        try:
-            yield share
-        finally:
-            with self._condition:
-                if sharing:
-                    self._shared -= 1
-                else:
-                    self._alone = False
-                self._condition.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +61,27 @@ class Reader(Answers):
     _catalogue: Catalogue
     _epoch: int  # whose the catalogue is; -1 after a failure, when it is of none
 
-    def __init__(self, path: Path, cold: Cold, threads: int, lock: int | None):
-        """`lock`: a descriptor that keeps writers out, where the file system cannot be written; closed at the end."""
+    def __init__(self, path: Path, given: dict[str, Any], threads: int):
+        """`given`: the settings of the call, None where not given; they must be those of the directory.
+
+        Raises what `open` does.
+        """
         self._path = path
-        self._cold = cold
+        self._given = given
         self._threads = threads
         super().__init__()
-        self._turns = _Turns()
-        if lock is not None:
-            self._at_end.callback(os.close, lock)
+        self._door = threading.RLock()  # whoever has it keeps new calls out
+        self._calls = Calls()  # that are inside
+        self._moving = False
         self._moves = {"whole": 0, "followed": 0}
-        with cold.snapshot() as now:
-            self._scan(now)
+        with ExitStack() as undo:
+            undo.callback(self._at_end.close)
+            self._cold = self._open_files(path / "rows")
+            undo.callback(self._cold.close)
+            with self._cold.snapshot() as now:
+                self._scan(now)
+            self._require_given(self._state)
+            undo.pop_all()
 
     @classmethod
     def open(cls, path: Path, given: dict[str, Any], threads: int) -> Self:
@@ -134,27 +92,20 @@ class Reader(Answers):
         """
         if not exists(path):
             raise ConfigError(f"path: {path} holds no model, and mode 'r' makes none")
-        lock = cold = None
         try:
-            if os.statvfs(path / "rows").f_flag & os.ST_RDONLY:
-                lock = hold(path, shared=True)  # LMDB cannot tell a writer about this reader there
-            cold = Cold.open(path / "rows", readonly=True)
-            reader = cls(path, cold, threads, lock)
-            wanted, stored = Settings.resolve(given, reader._state.settings), reader._state.settings
-            for name, value in wanted.as_dict().items():
-                if value != getattr(stored, name):
-                    raise ConfigError(
-                        f"{name}: got {value!r}, but {getattr(stored, name)!r} is in force; mode 'r' reads"
-                    )
-            return reader
-        except BaseException as e:
-            if cold is not None:
-                cold.close()
-            if lock is not None:
-                os.close(lock)
-            if isinstance(e, OSError) and not isinstance(e, EngineError):
-                raise as_engine_error(path, e) from e
-            raise
+            return cls(path, given, threads)
+        except OSError as e:
+            if isinstance(e, EngineError):
+                raise
+            raise as_engine_error(path, e) from e
+
+    def _open_files(self, rows: AnyPath) -> Cold:
+        """The cold tier in the folder `rows`. Where the file system cannot be written, LMDB cannot tell a writer about
+        this reader, so a lock keeps writers out until the end."""
+        if os.statvfs(rows).f_flag & os.ST_RDONLY:
+            lock = hold(self._path, shared=True)
+            self._at_end.callback(os.close, lock)
+        return Cold.open(rows, readonly=True)
 
     @property
     def _seq(self) -> int:
@@ -166,30 +117,83 @@ class Reader(Answers):
     def _at_newest(self) -> Iterator[Snapshot]:
         """The newest epoch for the length of a block, with the catalogue at it."""
         self._alive()
-        with self._turns.shared():
-            self._alive()
-            if self._cold.current:
+        call = this_call()
+        try:
+            with self._door:
+                self._enter()
+                self._calls.add(call)
+            if self._cold.current and not self._replaced():
                 with self._cold.snapshot() as now:
                     if changes.epoch_of(now) == self._epoch:
                         yield now
                         return
-        with self._turns.alone() as let_others_in:
-            self._alive()
-            if not self._cold.current:
-                newer = Cold.open(self._path / "rows", readonly=True)
-                self._cold.close()
-                self._cold = newer
-            with self._cold.snapshot() as now:
-                self._move(now)
-                let_others_in()
+        finally:
+            self._calls.discard(call)
+        try:
+            with ExitStack() as stack:
+                with self._door:
+                    self._enter()
+                    try:
+                        self._moving = True
+                        self._calls.wait_for_others()
+                        now = stack.enter_context(self._newest_file().snapshot())
+                        self._move(now)
+                    finally:
+                        self._moving = False
+                    self._calls.add(call)
                 yield now
+        finally:
+            self._calls.discard(call)
+
+    def _enter(self) -> None:
+        self._alive()
+        if self._moving:
+            raise EngineError("called by a signal's handler inside a call of the same thread that moves to a new epoch")
+
+    def _replaced(self) -> bool:
+        """Is another directory where this one was opened? One that was moved away, with nothing in its place, goes
+        on."""
+        try:
+            return not self._cold.folder.is_at(self._path / "rows")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as e:
+            raise as_engine_error(self._path, e) from e
+
+    def _newest_file(self) -> Cold:
+        """The cold tier to answer from: after a compaction that of the new file, and if another directory has the path
+        now, that one's."""
+        replaced = self._replaced()
+        if not replaced and self._cold.current:
+            return self._cold
+        if replaced:
+            exists(self._path)  # raises for a directory of something else
+        newer = self._open_files(self._path / "rows" if replaced else self._cold.folder)
+        try:
+            if replaced:
+                with newer.snapshot() as now:
+                    self._require_given(State.from_meta(now.meta, self._path))
+                self._epoch = -1  # numbers of epochs say nothing about another model's
+        except BaseException:
+            newer.close()
+            raise
+        self._cold.close()
+        self._cold = newer
+        return newer
+
+    def _require_given(self, state: State) -> None:
+        wanted = Settings.resolve(self._given, state.settings)
+        for name, value in wanted.as_dict().items():
+            if value != (stored := getattr(state.settings, name)):
+                raise ConfigError(f"{name}: got {value!r}, but {stored!r} is in force; mode 'r' reads")
 
     def _move(self, now: Snapshot) -> None:
         """Brings the catalogue to the epoch of `now`. If it fails, the next call tries again, with a whole scan."""
         epoch, at = changes.epoch_of(now), self._epoch
         if epoch == at:
             return
-        ids = changes.between(now, at, epoch) if 0 <= at < epoch else None
+        # A call of this thread that a signal interrupted may still be reading the catalogue.
+        ids = changes.between(now, at, epoch) if 0 <= at < epoch and not self._calls else None
         self._epoch = -1
         if ids is not None:
             found, rows = now.fetch(ITEMS.number, ids, ITEMS.stored_bytes(self._state.settings))
@@ -271,13 +275,15 @@ class Reader(Answers):
     # --- lifetime
 
     def close(self) -> None:
-        """Waits for the calls in progress and lets go of the directory. Closing twice is fine."""
+        """Waits for the calls in progress and lets go of the directory. Closing twice is fine, also after an
+        interrupt."""
         if self._pid != os.getpid():
             return
-        with self._turns.alone():
-            if self._closed:
-                return
+        with self._door:
+            if not self._closed:
+                self._enter()
             self._closed = True
+            self._calls.wait_for_others()
             self._cold.close()
             self._at_end.close()
 

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -23,10 +24,12 @@ from ..contract.errors import BusyError, ConfigError, EngineError
 from ..contract.settings import Settings
 from ..log.log import Log
 from ..log.log import verify as verify_log
-from ..machine.files import as_engine_error, sync_directory
+from ..machine.files import AnyFolder, Folder, as_engine_error, sync_directory
 from ..store.created import FORMAT, Created
 from ..store.state import State
 
+_ASIDE = ".rowtide-"  # in the names of directories that are being made
+_LEFT = re.compile(rf"\..+{re.escape(_ASIDE)}[a-z0-9_]{{8}}")
 MEMORY = ":memory:"  # where `engine.open` takes a path: no directory at all
 
 
@@ -69,21 +72,26 @@ class Directory:
 
     @classmethod
     def _open_existing(cls, path: Path, kind: str) -> "Directory":
-        lock = hold(path)
+        with Folder(path) as root:  # lock, rows and log are of one directory, though another takes its name meanwhile
+            return cls._open_held(path, root, kind)
+
+    @classmethod
+    def _open_held(cls, path: Path, root: Folder, kind: str) -> "Directory":
+        lock = hold(root)
         cold = log = None
         try:
             # Who made it may have been killed before its name was durable.
             with contextlib.suppress(PermissionError):  # a parent that can't be read can't be synced either
                 sync_directory(path.absolute().parent)
-            cold = Cold.open(path / "rows")
+            cold = Cold.open(root / "rows")
             state = State.from_meta(cold.meta, path, kind)
             state.require_rows(cold.entries, path)
             created, unsaved = Created.from_meta(cold.meta, path), {}
             if created.format != FORMAT:
-                found = verify_log(path / "log", created.owner, known_durable_seq=state.seq)
+                found = verify_log(Folder(root / "log"), created.owner, known_durable_seq=state.seq)
                 created = created.migrated(found.last_seq)
                 unsaved = created.to_meta()
-            log = Log.open(path / "log", created.owner, known_durable_seq=state.seq)
+            log = Log.open(root / "log", created.owner, known_durable_seq=state.seq)
             return cls(path, lock, cold, log, state, unsaved)
         except BaseException:
             if cold is not None:
@@ -148,22 +156,44 @@ def made_aside(path: Path, name: str) -> Iterator[Path]:
     parent = path.absolute().parent
     if not parent.is_dir():
         raise ConfigError(f"{name}: the parent directory {parent} is not there")
-    # A creation that was cut off leaves such a folder behind; nobody opens it, and it can be deleted.
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=parent))
-    try:
-        make_lock(aside)
-        yield aside
-        sync_directory(aside)
+    _sweep(parent)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{_ASIDE}", dir=parent))
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, aside, ignore_errors=True)
+        lock = os.open(aside / "NEW", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            os.rename(aside, path)
-        except OSError as e:
-            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
-        sync_directory(parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(aside / "NEW", aside / "LOCK")  # whoever sees it finds it held, as long as this process lives
+            yield aside
+            sync_directory(aside)
+            try:
+                os.rename(aside, path)
+            except OSError as e:
+                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                    raise
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
+            sync_directory(parent)
+        finally:
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a process that was forked meanwhile has the descriptor, too
+            os.close(lock)
+        undo.pop_all()
+
+
+def _sweep(parent: Path) -> None:
+    """Deletes what processes left in `parent` that were killed while they made a directory there.
+
+    A living one holds the lock of what it makes. What is not ours to delete stays.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(parent):
+            if not _LEFT.fullmatch(name):
+                continue
+            with contextlib.suppress(EngineError, OSError):
+                lock = hold(parent / name)
+                try:
+                    shutil.rmtree(parent / name)
+                finally:
+                    os.close(lock)
 
 
 def make_lock(path: Path) -> None:
@@ -171,7 +201,7 @@ def make_lock(path: Path) -> None:
     os.close(os.open(path / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
 
 
-def hold(path: Path, *, shared: bool = False) -> int:
+def hold(path: AnyFolder, *, shared: bool = False) -> int:
     """Locks the directory and returns the descriptor that holds it: against everybody, or against a writer alone."""
     how = os.O_RDONLY if shared else os.O_RDWR
     fd = os.open(path / "LOCK", how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)

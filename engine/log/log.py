@@ -10,6 +10,7 @@ Threads: one at a time, save that `drop_through` or `replay` may run beside `app
 may be read anywhere.
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..contract.errors import CorruptionError, EngineError
-from ..machine.files import NO_ROOM, as_engine_error, sync_directory
+from ..machine.files import NO_ROOM, AnyFile, AnyFolder, AnyPath, Folder, as_engine_error, sync_directory
 from .encoding import decode_record, encode_record
 from .record import Record
 from .segment import Owner, Segment, open_segment, read_records, segment_name, survey
@@ -42,7 +43,7 @@ class LogSummary(NamedTuple):
 class Log:
     """A log open for writing. Made by `Log.create` or `Log.open`; ends with `close`."""
 
-    def __init__(self, directory: Path, directory_id: int, segments: list[Segment], tail: int, segment_bytes: int):
+    def __init__(self, directory: Folder, directory_id: int, segments: list[Segment], tail: int, segment_bytes: int):
         """For `create` and `open`, with everything in `segments` durable and `tail` the last one's descriptor."""
         self._directory = directory
         self._directory_id = directory_id
@@ -52,7 +53,8 @@ class Log:
         self._last_seq = self._synced_seq = segments[-1].last_seq
         self._synced_bytes = segments[-1].size  # of the last segment
         self._directory_synced = True
-        self._appended_bytes = 0
+        self._drop_unsynced = False
+        self._appended_bytes = self._appended_records = 0
         self._failure: str | None = None  # why nothing more is taken
 
     @classmethod
@@ -64,22 +66,23 @@ class Log:
         """
         try:
             os.mkdir(directory, 0o700)
-            segment = Segment(directory / segment_name(next_seq), next_seq, next_seq - 1, next_seq - 1)
+            held = Folder(directory)
+            segment = Segment(held / segment_name(next_seq), next_seq, next_seq - 1, next_seq - 1)
             tail = _open_tail(segment.path, os.O_CREAT | os.O_EXCL)
             try:
                 os.fsync(tail)
-                sync_directory(directory)
+                sync_directory(held)
                 sync_directory(directory.absolute().parent)
             except OSError:
                 os.close(tail)
                 raise
         except OSError as error:
             raise as_engine_error(f"cannot create the log {directory}", error) from error
-        return cls(directory, directory_id, [segment], tail, segment_bytes)
+        return cls(held, directory_id, [segment], tail, segment_bytes)
 
     @classmethod
     def open(
-        cls, directory: Path, owner: Owner, *, segment_bytes: int = SEGMENT_BYTES, known_durable_seq: int
+        cls, directory: AnyPath, owner: Owner, *, segment_bytes: int = SEGMENT_BYTES, known_durable_seq: int
     ) -> "Log":
         """Open for writing: read every byte, cut a torn tail, make what is left durable.
 
@@ -88,7 +91,8 @@ class Log:
         the files cannot be read or cut, or when they hold something that this release does not know.
         """
         try:
-            segments = survey(directory, owner, known_durable_seq)
+            held = Folder(directory)
+            segments = survey(held, owner, known_durable_seq)
             last = segments[-1]
             tail = _open_tail(last.path)
             try:
@@ -98,13 +102,13 @@ class Log:
                 # A process that was killed may have left records, and the segment's name, in the page cache alone.
                 _write_again(last)
                 os.fsync(tail)
-                sync_directory(directory)
+                sync_directory(held)
             except OSError:
                 os.close(tail)
                 raise
         except OSError as error:
             raise as_engine_error(f"cannot open the log {directory}", error) from error
-        return cls(directory, owner.directory_id, segments, tail, segment_bytes)
+        return cls(held, owner.directory_id, segments, tail, segment_bytes)
 
     @property
     def first_seq(self) -> int:
@@ -130,6 +134,11 @@ class Log:
     def appended_bytes(self) -> int:
         """Bytes appended since this log was opened or created; never falls."""
         return self._appended_bytes
+
+    @property
+    def appended_records(self) -> int:
+        """Records appended since this log was opened or created."""
+        return self._appended_records
 
     def append(self, record: Record) -> None:
         """Write one record: it survives SIGKILL when this returns, and power loss after the next `sync`.
@@ -158,6 +167,7 @@ class Log:
         segment.size += len(data)
         segment.records += 1
         self._appended_bytes += len(data)
+        self._appended_records += 1
         self._failure = None
 
     def sync(self) -> None:
@@ -207,17 +217,26 @@ class Log:
             self._drop_first()
 
     def _drop_first(self) -> None:
+        if self._drop_unsynced:  # an interrupt came in between
+            self._sync_drop()
         path = self._segments[0].path
+        self._drop_unsynced = True
         try:
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):  # an interrupt came after it
+                os.unlink(path)
         except OSError as error:
+            self._drop_unsynced = False
             raise as_engine_error(f"cannot delete {path}", error) from error
         self._segments.pop(0)
+        self._sync_drop()
+
+    def _sync_drop(self) -> None:
+        """After each one, so that no order of the disk's own can leave a gap between those that stay."""
         try:
-            # After each one, so that no order of the disk's own can leave a gap between those that stay.
             sync_directory(self._directory)
         except OSError as error:
             raise self._fail(f"cannot sync {self._directory}", error) from error
+        self._drop_unsynced = False
 
     def empty(self) -> None:
         """Delete every record. Only when a state saved elsewhere, and durable, has all that they say.
@@ -259,6 +278,7 @@ class Log:
         finally:
             os.close(self._tail)
             self._tail = -1
+            self._directory.close()
             self._failure = self._failure or "it is closed"
 
     def _require_usable(self) -> None:
@@ -266,8 +286,8 @@ class Log:
             raise EngineError(f"the log {self._directory} takes nothing more until it is opened anew: {self._failure}")
 
     def _fail(self, what: str, error: OSError) -> EngineError:
-        self._failure = f"{what}: {error}"
-        return EngineError(self._failure)
+        self._failure = f"{what}: {error.strerror or error}"
+        return EngineError(self._failure)  # no StorageFullError: one cannot free space and go on
 
     def _write(self, data: memoryview, segment: Segment) -> None:
         try:
@@ -309,7 +329,7 @@ class Log:
         return segment
 
 
-def verify(directory: Path, owner: Owner | None = None, *, known_durable_seq: int | None = None) -> LogSummary:
+def verify(directory: AnyFolder, owner: Owner | None = None, *, known_durable_seq: int | None = None) -> LogSummary:
     """Read every byte, change nothing.
 
     `owner`, `known_durable_seq`: as for `Log.open`, if they are to be held against the log. Raises what that would.
@@ -358,5 +378,5 @@ def _write_again(segment: Segment) -> None:
         os.close(descriptor)
 
 
-def _open_tail(path: Path, make: int = 0) -> int:
+def _open_tail(path: AnyFile, make: int = 0) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | make, 0o600)
