@@ -102,33 +102,41 @@ class Engine(Answers):
         A progress function may ask for answers, positions and `stats`; calls that change the Engine or need it to stand
         still, as `digest` does, are refused. What it raises ends the call after an accepted part.
 
-        Raises InputError for bad arguments, with nothing changed; StorageFullError and EngineError, whose `.seq` says
-        what was accepted.
+        Raises InputError for bad arguments, with nothing changed; StorageFullError; EngineError. Whatever ends the call
+        has a `.seq`, KeyboardInterrupt too: the last event that was accepted, None if none was. A note says so when the
+        Engine takes no more writes and must be opened again.
 
         >>> report = eng.ingest([7, 7, 8], [100, 101, 100])
         >>> report.events, report.new_users, report.new_items, report.seq
         (3, 2, 2, 3)
         """
-        began = time.perf_counter()
-        loss = self._store.model.settings.loss
-        events = Events.check(users, items, values=values, weights=weights, timestamps=timestamps, loss=loss)
-        position = checked_position(position, len(events))
-        durable = flag("durable", durable)
-        if progress is not None and not callable(progress):
-            raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
-        with self._alone("ingest"):
-            tally = self._writer.ingest(events, position, durable, progress)
-            seq = self._writer.seq
-        return IngestReport(
-            events=tally.events + tally.unlearned,
-            seq=seq,
-            loss=tally.loss / tally.events if tally.events else math.nan,
-            new_users=tally.new_users,
-            new_items=tally.new_items,
-            seconds=time.perf_counter() - began,
-            found={"warm": tally.warm, "cold": tally.cold, "made": tally.new_users + tally.new_items},
-            unlearned=tally.unlearned,
-        )
+        seq = None
+        try:
+            began = time.perf_counter()
+            loss = self._store.model.settings.loss
+            events = Events.check(users, items, values=values, weights=weights, timestamps=timestamps, loss=loss)
+            position = checked_position(position, len(events))
+            durable = flag("durable", durable)
+            if progress is not None and not callable(progress):
+                wanted = "wanted a function of (events done, events in all)"
+                raise InputError(f"progress: got {describe(progress)}, {wanted}")
+            writer = self._writer
+            with self._alone("ingest"):
+                tally = writer.ingest(events, position, durable, progress)
+                seq = writer.seq
+            return IngestReport(
+                events=tally.events + tally.unlearned,
+                seq=seq,
+                loss=tally.loss / tally.events if tally.events else math.nan,
+                new_users=tally.new_users,
+                new_items=tally.new_items,
+                seconds=time.perf_counter() - began,
+                found={"warm": tally.warm, "cold": tally.cold, "made": tally.new_users + tally.new_items},
+                unlearned=tally.unlearned,
+            )
+        except BaseException as e:  # a KeyboardInterrupt, too: whoever catches it asks what was accepted
+            vars(e).setdefault("seq", seq)
+            raise
 
     # --- removing
 

@@ -127,7 +127,9 @@ class Writer:
             raise EngineError(f"an earlier call failed ({self.failure}); close and open the directory again")
 
     def _failed(self, error: BaseException) -> None:
-        self.failure = self.failure or f"{type(error).__name__}: {error}"
+        if self.failure is None:
+            self.failure = f"{type(error).__name__}: {error}"
+            error.add_note("This Engine takes no more writes. Close it and open the directory again.")
 
     # --- a call's records
 
@@ -142,9 +144,8 @@ class Writer:
                 self._failed(e)
             if isinstance(e, MemoryError):
                 e = EngineError(f"out of memory; close and open the directory again: {e}")
-            if isinstance(e, EngineError):
-                accepted = self._accepted(durable)
-                e.seq = accepted if accepted > before else None
+            accepted = self._accepted(durable)
+            vars(e)["seq"] = accepted if accepted > before else None
             raise e
 
     def _log_and_learn(
@@ -232,7 +233,7 @@ class Writer:
             if record.position is not None:
                 self.positions[record.position[0]] = record.position[1]
         except BaseException as e:
-            self.failure = f"{type(e).__name__}: {e}"
+            self._failed(e)
             raise
         if self.epochs:
             if self.epochs.crowded():
