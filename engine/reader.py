@@ -22,7 +22,8 @@ from .contract.arguments import describe
 from .contract.arrays import Floats
 from .contract.errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
 from .contract.settings import Settings
-from .directory.directory import exists, hold
+from .directory.directory import exists
+from .directory.lock import Lock, hold
 from .machine.files import as_engine_error
 from .rank.ranker import CatalogueRanker
 from .store.catalogue import Catalogue
@@ -112,15 +113,15 @@ class Reader(Answers):
     _catalogue: Catalogue
     _epoch: int  # whose the catalogue is; -1 after a failure, when it is of none
 
-    def __init__(self, path: Path, cold: Cold, threads: int, lock: int | None):
-        """`lock`: a descriptor that keeps writers out, where the file system cannot be written; closed at the end."""
+    def __init__(self, path: Path, cold: Cold, threads: int, lock: Lock | None):
+        """`lock`: keeps writers out, where the file system cannot be written; closed at the end."""
         self._path = path
         self._cold = cold
         self._threads = threads
         super().__init__()
         self._turns = _Turns()
         if lock is not None:
-            self._at_end.callback(os.close, lock)
+            self._at_end.callback(lock.release)
         self._moves = {"whole": 0, "followed": 0}
         with cold.snapshot() as now:
             self._scan(now)
@@ -151,7 +152,7 @@ class Reader(Answers):
             if cold is not None:
                 cold.close()
             if lock is not None:
-                os.close(lock)
+                lock.release()
             if isinstance(e, OSError) and not isinstance(e, EngineError):
                 raise as_engine_error(path, e) from e
             raise

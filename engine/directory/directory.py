@@ -1,6 +1,6 @@
 """The model directory: its lock, its creation, and what is written down in it besides rows and log.
 
-    LOCK    held with flock by the one process that writes
+    LOCK    held by the one process that writes (lock.py)
     rows/   the cold tier (cold/FORMAT.md)
     log/    the event log (log/FORMAT.md)
 
@@ -9,7 +9,6 @@ A new directory is built aside, synced and renamed into place, so that one that 
 
 import contextlib
 import errno
-import fcntl
 import os
 import shutil
 import tempfile
@@ -19,13 +18,14 @@ from typing import Any
 
 from ..cold.cold import Cold
 from ..contract.arguments import describe
-from ..contract.errors import BusyError, ConfigError, EngineError
+from ..contract.errors import ConfigError, EngineError
 from ..contract.settings import Settings
 from ..log.log import Log
 from ..log.log import verify as verify_log
 from ..machine.files import as_engine_error, sync_directory
 from ..store.created import FORMAT, Created
 from ..store.state import State
+from .lock import Lock, hold, make_lock
 
 MEMORY = ":memory:"  # where `engine.open` takes a path: no directory at all
 
@@ -37,7 +37,7 @@ class Directory:
     directory of format 1 has some: what makes it one of the present format.
     """
 
-    def __init__(self, path: Path, lock: int, cold: Cold, log: Log, state: State, unsaved: dict[str, bytes]):
+    def __init__(self, path: Path, lock: Lock, cold: Cold, log: Log, state: State, unsaved: dict[str, bytes]):
         self.path = path
         self._lock = lock
         self.cold = cold
@@ -88,7 +88,7 @@ class Directory:
         except BaseException:
             if cold is not None:
                 cold.close()
-            os.close(lock)
+            lock.release()
             raise
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class Directory:
             self.log.close()
         finally:
             self.cold.close()
-            os.close(self._lock)
+            self._lock.release()
 
 
 def checked_path(path: Any, name: str = "path") -> Path:
@@ -164,20 +164,3 @@ def made_aside(path: Path, name: str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-def make_lock(path: Path) -> None:
-    """The file that `hold` locks."""
-    os.close(os.open(path / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-
-
-def hold(path: Path, *, shared: bool = False) -> int:
-    """Locks the directory and returns the descriptor that holds it: against everybody, or against a writer alone."""
-    how = os.O_RDONLY if shared else os.O_RDWR
-    fd = os.open(path / "LOCK", how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        os.close(fd)
-        raise BusyError(f"{path}: another process, or another Engine of this one, has it open for writing") from e
-    return fd

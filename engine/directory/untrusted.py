@@ -26,7 +26,8 @@ from ..store.created import Created
 from ..store.history import ENTRY, stored_chunks
 from ..store.state import State
 from ..store.tables import ITEMS
-from .directory import exists, hold, make_lock
+from .directory import exists
+from .lock import hold, make_lock
 from .verify import verify
 
 _COPY_BYTES = 1 << 20
@@ -47,7 +48,7 @@ def private_copy(path: Path) -> Path:
         try:
             _copy(path, copy)
         finally:
-            os.close(lock)
+            lock.release()
         _check(copy)
     except BaseException as e:
         shutil.rmtree(copy, ignore_errors=True)
