@@ -104,6 +104,24 @@ def read_records(file: BinaryIO, path: Path, next_seq: int, end: int) -> Iterato
         next_seq = header.last_seq + 1
 
 
+def last_seq_in(directory: Path) -> int:
+    """Seq of the last whole record, also beside a writer: reads the last segment alone, and changes nothing."""
+    while True:
+        names = segments_in(directory)
+        if not names:
+            raise CorruptionError("a log without a segment", file=str(directory))
+        path, last_seq = directory / names[-1], int(names[-1][:20]) - 1
+        try:
+            with open_segment(path) as file:
+                for header, _ in read_records(file, path, last_seq + 1, os.fstat(file.fileno()).st_size):
+                    last_seq = header.last_seq
+        except FileNotFoundError:  # the writer has begun another one, and has dropped this one
+            if segments_in(directory)[-1:] == names[-1:]:
+                raise
+            continue
+        return last_seq
+
+
 def survey(directory: Path, owner: Owner | None, known_durable_seq: int | None) -> list[Segment]:
     """All segments in order, every byte read. Only the last one may have torn bytes; it may have no record.
 
