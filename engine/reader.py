@@ -148,6 +148,7 @@ class Reader(Answers):
                     raise ConfigError(
                         f"{name}: got {value!r}, but {getattr(stored, name)!r} is in force; mode 'r' reads"
                     )
+            reader._holds = path  # before that there is nobody who could lose it
             return reader
         except BaseException as e:
             if cold is not None:
@@ -291,15 +292,20 @@ class Reader(Answers):
     # --- lifetime
 
     def close(self) -> None:
-        """Waits for the calls in progress and lets go of the directory. Closing twice is fine."""
+        """Waits for the calls in progress, lets go of the directory and gives memory back. Closing twice is fine, and
+        goes on where an interrupt has cut it off."""
         if self._pid != os.getpid():
             return
         with self._turns.alone():
-            if self._closed:
-                return
             self._closed = True
-            self._cold.close()
-            self._at_end.close()
+            if self._holds is not None:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._cold.close()
+        self._at_end.close()
+        self._holds = None
+        del self._catalogue
 
     # --- what only the writer can do
 

@@ -135,10 +135,11 @@ class Cold:
         return self._mapped.path.exists()
 
     def close(self) -> None:
-        """Waits for the calls that are in progress, then unmaps. Unfinished scans raise at their next step."""
+        """Waits for the calls that are in progress, then unmaps. Unfinished scans raise at their next step.
+
+        Closing twice is fine, and goes on where an interrupt has cut it off.
+        """
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
             every = [self._mapped, *self._retired]
             while any(mapped.inside for mapped in every):

@@ -92,6 +92,7 @@ class Directory:
             raise
 
     def close(self) -> None:
+        """Closing twice is fine, and goes on where an interrupt has cut it off: the lock is let go of last."""
         try:
             self.log.close()
         finally:

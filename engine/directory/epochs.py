@@ -127,6 +127,7 @@ class Epochs:
 
     def close(self) -> None:
         self._thread.shutdown()
+        self._error = self._running = None  # the error's traceback leads back here, and so to all tables
 
     def stats(self) -> dict[str, float]:
         """How many epochs, and what they took."""

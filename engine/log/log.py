@@ -257,8 +257,8 @@ class Log:
             if self._failure is None:
                 self.sync()
         finally:
-            os.close(self._tail)
-            self._tail = -1
+            tail, self._tail = self._tail, -1  # first: no interrupt may have it closed twice
+            os.close(tail)
             self._failure = self._failure or "it is closed"
 
     def _require_usable(self) -> None:
