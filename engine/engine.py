@@ -27,6 +27,7 @@ from .machine.resources import Resources
 from .machine.ticker import Ticker
 from .rank.ranker import CatalogueRanker
 from .store.store import Store
+from .store.working_set import WorkingSet
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Engine(Answers):
             self._ticker = Ticker("rowtide-tick", max(0.05, resources.epoch_seconds / 4), writer.begin_if_due)
         ranker = CatalogueRanker(device or store, resources.threads)
         self._inside = _Inside(directory, store, device, writer, ranker)
+        self._working_set = WorkingSet(str(directory.path) if directory else ":memory:")
         self._at_close = writer.seq, wanted  # what a closed Engine still says
         self._holds = directory.path if directory else None
 
@@ -157,6 +159,7 @@ class Engine(Answers):
             with self._alone("ingest"):
                 tally = writer.ingest(events, position, durable, progress)
                 seq = writer.seq
+                self._working_set.add(tally, writer.store.tables)
             return IngestReport(
                 events=tally.events + tally.unlearned,
                 seq=seq,

@@ -213,16 +213,14 @@ class Writer:
                     self.sync()
                 self.apply(record, Tally())
             except BaseException as e:
-                if log and log.appended_bytes != before:
-                    # An interrupt, perhaps: RAM is behind the log, and only a replay brings it there.
+                if log and log.appended_bytes != before:  # RAM is behind the log, as above
                     self._failed(e)
                 raise
 
     # --- one record
 
     def apply(self, record: Record, tally: Tally, start: int = 0, wait: bool = True) -> None:
-        """Applies one record that is in the log, from event `start` on. Also the replay's path. `wait`: leaves
-        nothing under way on a device."""
+        """Applies one record of the log from event `start` on, also at replay. `wait`: leaves nothing under way."""
         try:
             if record.settings is not None:
                 self.store.model.settings = self.store.model.settings.changed(record.settings)
@@ -290,6 +288,7 @@ class Writer:
                         self.device.learn(settings, events, start) if self.device else model.learn(settings, events)
                     )
             if learned is None:  # every row in RAM is dirty
+                tally.waits += 1
                 self._wait_for_device(tally)
                 self._make_room(events.first_seq + start - 1)  # without the turn: an epoch takes long
                 continue
@@ -352,7 +351,7 @@ class Writer:
         """Writes an epoch of now, whole; raises if it fails."""
         assert self.epochs
         self.begin_epoch()
-        self.epochs.finish()
+        self.epochs.finish(asked=True)
         if self.epochs.error is not None:
             raise self.epochs.error
 
@@ -387,7 +386,7 @@ class Writer:
         """At closing: writes an epoch of now if LMDB lacks anything; raises if it fails."""
         if self.epochs is None or self.failure is not None:
             return
-        self.epochs.finish()
+        self.epochs.finish(asked=True)
         if not self.epochs.interrupted and self.epochs.lacks(self.store.state(self.applied)):
             self.complete_epoch()
 

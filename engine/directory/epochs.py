@@ -14,6 +14,7 @@ import numpy as np
 
 from ..cold import changes
 from ..cold.keys import Pair
+from ..contract import logger
 from ..contract.arrays import NO_IDS, Ids
 from ..contract.errors import EngineError
 from ..machine.resources import Resources
@@ -98,18 +99,25 @@ class Epochs:
         """Has an epoch come to its end that nobody has waited for?"""
         return self._running is not None and self._running.done()
 
-    def finish(self) -> None:
-        """Waits for the running epoch, if there is one. What made it fail is kept as `error`."""
+    def finish(self, asked: bool = False) -> None:
+        """Waits for the running epoch, if there is one. What made it fail is kept as `error`. `asked`: the caller
+        wants an epoch, so the wait is no stall."""
         if self._running is None:
             return
         began = time.monotonic()
         wait([self._running])  # an interrupt leaves it tracked
-        self._wait_seconds += time.monotonic() - began
+        waited = time.monotonic() - began
+        self._wait_seconds += waited
+        if waited >= logger.SLOW_WAIT_SECONDS and not asked:
+            logger.LOGGER.warning("%s: a call waited %.1f s for an epoch to be written", self._directory.path, waited)
         self._error = self._running.exception()
         self._running = None
         self._store.removal.ended(self._error is None)
         if self._error is None:
             self._directory.log.drop_through(self._drop_seq)
+        else:
+            said = "%s: an epoch failed, the log has what it would have held: %s: %s"
+            logger.LOGGER.warning(said, self._directory.path, type(self._error).__name__, self._error)
 
     def purge(self, state: State) -> None:
         """Rids the files of what was forgotten: LMDB copied without its free pages, the log without a record.
@@ -156,6 +164,8 @@ class Epochs:
         self._drop_seq = self._saved_seq
         self._saved_seq = state.seq
         self._count += 1
+        took, path = time.monotonic() - began, self._directory.path
+        logger.LOGGER.info("%s: epoch %d, up to seq %d, is in LMDB after %.2f s", path, number, state.seq, took)
 
     def _batches(self, number: int, items: int, removed: FrozenRemoval) -> Iterator[list[Pair]]:
         tables = self._store.tables
