@@ -12,9 +12,10 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .answers import Answers
+from .cold.cold import Snapshot
 from .contract.arguments import checked_position, describe, flag, id_column
 from .contract.arrays import NO_IDS, Ids
 from .contract.errors import ConfigError, EngineError, InputError
@@ -23,6 +24,7 @@ from .contract.reports import IngestReport
 from .contract.settings import Settings
 from .directory import backup
 from .directory.directory import Directory
+from .learn.model import Tally
 from .machine.resources import Resources
 from .machine.ticker import Ticker
 from .rank.ranker import CatalogueRanker
@@ -32,6 +34,8 @@ from .writer import Writer
 
 if TYPE_CHECKING:
     from .device.device import Device
+
+T = TypeVar("T")
 
 
 class _Inside(NamedTuple):
@@ -103,10 +107,10 @@ class Engine(Answers):
         inside = self._inside
         return inside.writer.seq if inside else self._at_close[0]
 
-    def _alone(self, call: str) -> AbstractContextManager[None]:
-        """The writer's lock for the length of a call."""
+    def _alone(self, call: str, work: Callable[[], T]) -> T:
+        """What `work` returns, which has the writer's lock."""
         self._alive()
-        return self._writer.alone(call)
+        return self._writer.alone(call, work)
 
     # --- learning
 
@@ -156,13 +160,18 @@ class Engine(Answers):
                 wanted = "wanted a function of (events done, events in all)"
                 raise InputError(f"progress: got {describe(progress)}, {wanted}")
             writer = self._writer
-            with self._alone("ingest"):
+
+            def learn() -> Tally:
+                nonlocal seq
                 tally = writer.ingest(events, position, durable, progress)
                 seq = writer.seq
                 self._working_set.add(tally, writer.store.tables)
+                return tally
+
+            tally = self._alone("ingest", learn)
             return IngestReport(
                 events=tally.events + tally.unlearned,
-                seq=seq,
+                seq=seq or 0,
                 loss=tally.loss / tally.events if tally.events else math.nan,
                 new_users=tally.new_users,
                 new_items=tally.new_items,
@@ -205,8 +214,7 @@ class Engine(Answers):
         )
 
     def _operate(self, kind: str, users: Ids, items: Ids) -> None:
-        with self._alone(kind):
-            self._writer.operate(kind, users, items)
+        self._alone(kind, lambda: self._writer.operate(kind, users, items))
 
     # --- saving
 
@@ -219,8 +227,7 @@ class Engine(Answers):
         >>> eng.checkpoint() == seq
         True
         """
-        with self._alone("checkpoint"):
-            return self._writer.checkpoint()
+        return self._alone("checkpoint", self._writer.checkpoint)
 
     def backup(self, dst: Any) -> int:
         """Makes a second directory `dst` of what is learned now, while learning goes on; returns its seq.
@@ -237,12 +244,15 @@ class Engine(Answers):
         """
         if self._directory is None:
             raise ConfigError("backup: ':memory:' has no directory to make a second one of")
-        path = backup.checked_target(dst, self._directory.path)
+        directory = self._directory
+        path = backup.checked_target(dst, directory.path)
         with ExitStack() as until_written:
-            with self._alone("backup"):
+
+            def saved() -> Snapshot:
                 self._writer.complete_epoch()
-                snapshot = until_written.enter_context(self._directory.cold.snapshot())
-            return backup.write_backup(snapshot, path)
+                return until_written.enter_context(directory.cold.snapshot())
+
+            return backup.write_backup(self._alone("backup", saved), path)
 
     def digest(self) -> str:
         """Hex digest over all state, in id order, wherever it lives: a function of the log alone.
@@ -252,10 +262,13 @@ class Engine(Answers):
         >>> eng.digest() == empty
         False
         """
-        with self._alone("digest"):
+
+        def now() -> str:
             if self._device:
                 self._device.refresh()
             return self._store.digest(self._writer.applied)
+
+        return self._alone("digest", now)
 
     # --- state
 
@@ -320,7 +333,7 @@ class Engine(Answers):
             "hidden_items": len(store.catalogue.native.hidden),
             "expired_rows": store.removal.expired,
         }
-        if self._directory and writer.epochs:
+        if self._directory and writer.epochs and writer.syncer:
             lmdb = out["lmdb"] = self._directory.cold.stats()
             out["log_bytes"] = self._directory.log.bytes
             out["disk"] = {
@@ -328,7 +341,7 @@ class Engine(Answers):
                 "free_bytes": lmdb["free_pages"] * lmdb["page_bytes"],
                 "log_bytes": self._directory.log.bytes,
             }
-            out["sync_seconds"] = writer.sync_seconds
+            out["sync_seconds"] = writer.syncer.seconds
             out["opening"] = dict(self._opening)
             out |= writer.epochs.stats()
         return out

@@ -4,6 +4,7 @@ Needs the extra `cli`. Results go to stdout, progress and errors to stderr. Ever
 """
 
 import dataclasses
+import io
 import json
 import math
 import sys
@@ -357,6 +358,8 @@ def _pairs(title: str, values: dict[str, Any]) -> Table:
 
 def main() -> None:
     """The entry point: one line and status 1 for what the engine refuses, no traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a directory's name need not be UTF-8
     try:
         app()
     except EngineError as error:

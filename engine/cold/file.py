@@ -150,7 +150,7 @@ def map_file(data: Path, *, readonly: bool, lock: bool = True) -> Any:
         try:
             with _opening:
                 return lmdb.open(
-                    os.fspath(data),
+                    os.fsencode(data),  # a name need not be UTF-8
                     map_size=size,
                     subdir=False,
                     readonly=readonly,

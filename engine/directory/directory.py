@@ -113,13 +113,18 @@ def checked_path(path: Any, name: str = "path") -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Is there an engine's directory? An empty or missing one is none; one of something else is a ConfigError."""
+    """Is there an engine's directory? An empty or missing one is none; one of something else is a ConfigError.
+
+    EngineError if it cannot be read.
+    """
     try:
         names = os.listdir(path)
     except FileNotFoundError:
         return False
     except NotADirectoryError as e:
         raise ConfigError(f"path: {path} is a file, wanted a directory or nothing") from e
+    except OSError as e:
+        raise as_engine_error(path, e) from e
     if not names:
         return False
     if not {"rows", "log", "LOCK"} <= set(names):

@@ -42,7 +42,10 @@ def private_copy(path: Path) -> Path:
     """
     if not exists(path):
         raise ConfigError(f"path: {path} holds no model, and untrusted=True makes none")
-    copy = Path(tempfile.mkdtemp(prefix="rowtide-"))
+    try:
+        copy = Path(tempfile.mkdtemp(prefix="rowtide-"))
+    except OSError as e:
+        raise as_engine_error("no room for a private copy", e) from e
     try:
         lock = hold(path, shared=True)
         try:

@@ -17,6 +17,7 @@ import engine
 from engine import BusyError, EngineError, StorageFullError
 from engine.cold.cold import Cold
 from engine.directory.lock import hold
+from engine.learn.model import Model
 
 QUIET = SMALL | {"epoch_seconds": 1e9}
 
@@ -106,7 +107,7 @@ def test_errors_keep_no_tables(home, monkeypatch):
         with pytest.raises(StorageFullError):
             eng.checkpoint()
     with monkeypatch.context() as patch:
-        patch.setattr(eng._store.model, "plan", broken)
+        patch.setattr(Model, "plan", broken)
         with pytest.raises(RuntimeError):
             eng.ingest(1, 2)
     eng.close()
@@ -251,9 +252,9 @@ def test_closing_goes_on_where_interrupts_have_cut_it_off(home, stream, monkeypa
     def interrupt(first):
         if first:  # while the last epoch is waited for
             inside.wait()
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         letting_go.get()
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     eng = engine.open(home, **QUIET)
