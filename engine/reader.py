@@ -24,9 +24,9 @@ from .contract.errors import ConfigError, CorruptionError, EngineError, InputErr
 from .contract.settings import Settings
 from .directory import backup
 from .directory.directory import exists
-from .directory.lock import Lock, hold
+from .directory.lock import hold
 from .machine.calls import Calls, this_call
-from .machine.files import as_engine_error
+from .machine.files import AnyPath, as_engine_error
 from .rank.ranker import CatalogueRanker
 from .store.catalogue import Catalogue
 from .store.digest import digest
@@ -63,20 +63,27 @@ class Reader(Answers):
     _catalogue: Catalogue
     _epoch: int  # whose the catalogue is; -1 after a failure, when it is of none
 
-    def __init__(self, path: Path, cold: Cold, threads: int, lock: Lock | None):
-        """`lock`: keeps writers out, where the file system cannot be written; closed at the end."""
+    def __init__(self, path: Path, given: dict[str, Any], threads: int):
+        """`given`: the settings of the call, None where not given; they must be those of the directory.
+
+        Raises what `open` does.
+        """
         self._path = path
-        self._cold = cold
+        self._given = given
         self._threads = threads
         super().__init__()
         self._door = threading.RLock()  # whoever has it keeps new calls out
         self._calls = Calls()  # that are inside
         self._moving = False
-        if lock is not None:
-            self._at_end.callback(lock.release)
         self._moves = {"whole": 0, "followed": 0}
-        with cold.snapshot() as now:
-            self._scan(now)
+        with ExitStack() as undo:
+            undo.callback(self._at_end.close)
+            self._cold = self._open_files(path / "rows")
+            undo.callback(self._cold.close)
+            with self._cold.snapshot() as now:
+                self._scan(now)
+            self._require_given(self._state)
+            undo.pop_all()
 
     @classmethod
     def open(cls, path: Path, given: dict[str, Any], threads: int) -> Self:
@@ -87,28 +94,21 @@ class Reader(Answers):
         """
         if not exists(path):
             raise ConfigError(f"path: {path} holds no model, and mode 'r' makes none")
-        lock = cold = None
         try:
-            if os.statvfs(path / "rows").f_flag & os.ST_RDONLY:
-                lock = hold(path, shared=True)  # LMDB cannot tell a writer about this reader there
-            cold = Cold.open(path / "rows", readonly=True)
-            reader = cls(path, cold, threads, lock)
-            wanted, stored = Settings.resolve(given, reader._state.settings), reader._state.settings
-            for name, value in wanted.as_dict().items():
-                if value != getattr(stored, name):
-                    raise ConfigError(
-                        f"{name}: got {value!r}, but {getattr(stored, name)!r} is in force; mode 'r' reads"
-                    )
+            reader = cls(path, given, threads)
             reader._holds = path  # before that there is nobody who could lose it
             return reader
-        except BaseException as e:
-            if cold is not None:
-                cold.close()
-            if lock is not None:
-                lock.release()
-            if isinstance(e, OSError) and not isinstance(e, EngineError):
-                raise as_engine_error(path, e) from e
-            raise
+        except OSError as e:
+            if isinstance(e, EngineError):
+                raise
+            raise as_engine_error(path, e) from e
+
+    def _open_files(self, rows: AnyPath) -> Cold:
+        """The cold tier in the folder `rows`. Where the file system cannot be written, LMDB cannot tell a writer about
+        this reader, so a lock keeps writers out until the end."""
+        if os.statvfs(rows).f_flag & os.ST_RDONLY:
+            self._at_end.callback(hold(self._path, shared=True).release)
+        return Cold.open(rows, readonly=True)
 
     @property
     def _seq(self) -> int:
@@ -125,7 +125,7 @@ class Reader(Answers):
             with self._door:
                 self._enter()
                 self._calls.add(call)
-            if self._cold.current:
+            if self._cold.current and not self._replaced():
                 with self._cold.snapshot() as now:
                     if changes.epoch_of(now) == self._epoch:
                         yield now
@@ -153,12 +153,42 @@ class Reader(Answers):
         if self._moving:
             raise EngineError("called by a signal's handler inside a call of the same thread that moves to a new epoch")
 
+    def _replaced(self) -> bool:
+        """Is another directory where this one was opened? One that was moved away, with nothing in its place, goes
+        on."""
+        try:
+            return not self._cold.folder.is_at(self._path / "rows")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError as e:
+            raise as_engine_error(self._path, e) from e
+
     def _newest_file(self) -> Cold:
-        if not self._cold.current:
-            newer = Cold.open(self._path / "rows", readonly=True)
-            self._cold.close()
-            self._cold = newer
-        return self._cold
+        """The cold tier to answer from: after a compaction that of the new file, and if another directory has the path
+        now, that one's."""
+        replaced = self._replaced()
+        if not replaced and self._cold.current:
+            return self._cold
+        if replaced:
+            exists(self._path)  # raises for a directory of something else
+        newer = self._open_files(self._path / "rows" if replaced else self._cold.folder)
+        try:
+            if replaced:
+                with newer.snapshot() as now:
+                    self._require_given(State.from_meta(now.meta, self._path))
+                self._epoch = -1  # numbers of epochs say nothing about another model's
+        except BaseException:
+            newer.close()
+            raise
+        self._cold.close()
+        self._cold = newer
+        return newer
+
+    def _require_given(self, state: State) -> None:
+        wanted = Settings.resolve(self._given, state.settings)
+        for name, value in wanted.as_dict().items():
+            if value != (stored := getattr(state.settings, name)):
+                raise ConfigError(f"{name}: got {value!r}, but {stored!r} is in force; mode 'r' reads")
 
     def _move(self, now: Snapshot) -> None:
         """Brings the catalogue to the epoch of `now`. If it fails, the next call tries again, with a whole scan."""

@@ -49,6 +49,7 @@ COVERED_BY = {
     "cli/demo": "cli/test_app.py",
     "cold/file": "cold/test_cold_faults.py",
     "cold/keys": "cold/test_cold.py",
+    "cold/mapped": "cold/test_cold_faults.py",
     "cold/snapshot": "cold/test_cold.py",
     "contract/arguments": "laws/test_bad_input.py",
     "contract/arrays": "test_typing.py",

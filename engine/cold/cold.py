@@ -21,13 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.arrays import Ids, RowBytes
-from ..contract.errors import EngineError, ReadOnlyError, StorageFullError
+from ..contract.errors import CorruptionError, EngineError, ReadOnlyError, StorageFullError
 from ..machine.backend import native
-from ..machine.calls import Call, Calls, this_call
-from ..machine.files import sync_directory
+from ..machine.calls import Call, this_call
+from ..machine.files import AnyPath, Folder, sync_directory
 from . import file as cold_file
-from .file import check_file, data_file, map_file, newest, translated, verify
+from .file import check_file, data_file, newest, translated, verify
 from .keys import CHANGES, HISTORY, META, Pair, chunk_key, meta_key
+from .mapped import Mapped
 from .snapshot import CHUNK, Snapshot
 
 __all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "data_file", "newest", "verify"]
@@ -35,25 +36,16 @@ __all__ = ["CHANGES", "HISTORY", "META", "Cold", "Snapshot", "chunk_key", "data_
 T = TypeVar("T")
 
 
-class _Mapped:
-    """One generation, mapped. Its counts are guarded by the Cold's lock."""
-
-    def __init__(self, directory: Path, generation: int, *, readonly: bool):
-        self.generation = generation
-        self.path = data_file(directory, generation)
-        self.env: Any = map_file(self.path, readonly=readonly)
-        self.inside = Calls()  # that are using the map now; closing waits for them
-        self.scans = 0  # unfinished ones: a newer generation leaves the map to them, closing does not
-
-
 class Cold:
     """One open cold tier. `Cold.create` and `Cold.open` make it; `close`, or a `with` block, ends it."""
 
-    def __init__(self, directory: Path, generation: int, *, readonly: bool):
-        self.directory = directory
+    def __init__(self, folder: Folder, generation: int, *, readonly: bool):
+        """`folder` is the Cold's from here on."""
+        self.folder = folder
+        self.directory = Path(str(folder))  # as it was opened
         self.readonly = readonly
-        self._mapped = _Mapped(directory, generation, readonly=readonly)
-        self._retired: list[_Mapped] = []
+        self._mapped = Mapped(folder, generation, readonly=readonly)
+        self._retired: list[Mapped] = []
         self._pid = os.getpid()
         self._writing = threading.Lock()
         self._lock = threading.RLock()  # no Condition: its way in is Python, where an interrupt could leave it taken
@@ -72,19 +64,19 @@ class Cold:
             directory.mkdir(mode=0o700, exist_ok=True)
         except OSError as e:
             raise translated(e, directory) from e
-        if data_file(directory).exists():
+        if os.path.exists(data_file(directory)):
             raise EngineError(f"{data_file(directory)} is there already")
-        cold = cls(directory, 1, readonly=False)
+        cold = cls(_held(directory), 1, readonly=False)
         try:
             cold.write((), meta)
-            sync_directory(directory)
+            sync_directory(cold.folder)
         except BaseException:
             cold.close()
             raise
         return cold
 
     @classmethod
-    def open(cls, directory: Path, *, readonly: bool = False, values: bool = True) -> Self:
+    def open(cls, directory: AnyPath, *, readonly: bool = False, values: bool = True) -> Self:
         """Checks the newest data file, page by page and value by value, and only then maps it.
 
         Without `values` the CRCs of values are checked when they are read, and not before: a third less work, but a
@@ -94,23 +86,25 @@ class Cold:
         CorruptionError (file, offset) if the file is missing or damaged; ReadOnlyError if it may not be written or,
         when `readonly`, if the lock file beside it may not.
         """
+        held = _held(directory)
         while True:
-            generation = newest(directory)
+            generation = newest(held)
             try:
-                found = check_file(data_file(directory, generation), values=values)
-                cold = cls(directory, generation, readonly=readonly)
+                found = check_file(data_file(held, generation), values=values)
+                cold = cls(held, generation, readonly=readonly)
             except EngineError:
-                if readonly and newest(directory) != generation:
+                if readonly and newest(held) != generation:
                     continue  # it was compacted meanwhile
                 raise
             cold.entries = found["tables"]
             break
         try:
             if not readonly:
+                cold._within(Mapped.settle)
                 # Who made this generation may have been killed before its name was durable: not before are older ones
                 # deleted.
-                _sync(directory)
-                cold_file.sweep(directory, keep=generation)
+                _sync(held)
+                cold_file.sweep(held, keep=generation)
         except BaseException:
             cold.close()
             raise
@@ -130,7 +124,7 @@ class Cold:
     @property
     def current(self) -> bool:
         """False once another process has moved to a newer generation: this one sees nothing new any more."""
-        return self._mapped.path.exists()
+        return os.path.exists(self._mapped.path)
 
     def close(self) -> None:
         """Waits for other threads' calls that are in progress, then unmaps. Unfinished scans raise at their next step.
@@ -143,8 +137,9 @@ class Cold:
         if os.getpid() == self._pid:  # a child that closed it would take the parent's locks away
             for mapped in every:
                 cold_file.unmap(mapped.env)
+        self.folder.close()
 
-    def _within(self, work: Callable[[_Mapped], T], of: _Mapped | None = None) -> T:
+    def _within(self, work: Callable[[Mapped], T], of: Mapped | None = None) -> T:
         """What `work` returns, with the map (the current one if none is given) in place; translates LMDB's errors.
 
         No context manager: an interrupt between its two halves would leave a call inside, and `close` waiting for it.
@@ -159,7 +154,7 @@ class Cold:
             mapped.inside.discard(call)  # in one step, and first: an interrupt may end the rest
             self._leave(mapped)
 
-    def _enter(self, call: Call, of: _Mapped | None = None) -> _Mapped:
+    def _enter(self, call: Call, of: Mapped | None = None) -> Mapped:
         if os.getpid() != self._pid:
             raise EngineError("a cold tier cannot be used after fork; open it in the child")
         with self._lock:
@@ -169,7 +164,7 @@ class Cold:
             mapped.inside.add(call)
         return mapped
 
-    def _leave(self, mapped: _Mapped, *, scans: int = 0) -> None:
+    def _leave(self, mapped: Mapped, *, scans: int = 0) -> None:
         with self._lock:
             mapped.scans -= scans
             idle = mapped in self._retired and not mapped.inside and not mapped.scans and not self._closed
@@ -186,7 +181,7 @@ class Cold:
         call, mapped = this_call(), self._mapped
         try:
             mapped = self._enter(call)
-            txn = mapped.env.begin()
+            txn = mapped.begin_reading()
             try:
                 yield Snapshot(txn, str(mapped.path))
             finally:
@@ -198,8 +193,8 @@ class Cold:
             self._leave(mapped)
 
     def _now(self, read: Callable[[Snapshot], T]) -> T:
-        def begin(mapped: _Mapped) -> T:
-            txn = mapped.env.begin()
+        def begin(mapped: Mapped) -> T:
+            txn = mapped.begin_reading()
             try:
                 return read(Snapshot(txn, str(mapped.path)))
             finally:
@@ -228,8 +223,8 @@ class Cold:
         return self._walk(lambda then: then.scan_raw(table, chunk))
 
     def _walk(self, begin: Callable[[Snapshot], Iterator[T]]) -> Iterator[T]:
-        def first(mapped: _Mapped) -> tuple[_Mapped, Any]:
-            txn = mapped.env.begin()
+        def first(mapped: Mapped) -> tuple[Mapped, Any]:
+            txn = mapped.begin_reading()
             with self._lock:
                 mapped.scans += 1
             return mapped, txn
@@ -259,14 +254,14 @@ class Cold:
         space, the disk is not trusted: open the tier again.
         """
 
-        def write(mapped: _Mapped) -> None:
+        def write(mapped: Mapped) -> None:
             mapped.env.reader_check()  # readers that died would keep pages from being used again
             last = native.seal_values([(meta_key(k), v) for k, v in sorted(meta.items())])
             self._transact(mapped, deletes, batches, last)
 
         self._alone(write)
 
-    def _alone(self, work: Callable[[_Mapped], None]) -> None:
+    def _alone(self, work: Callable[[Mapped], None]) -> None:
         """As `_within`, for the only one who writes."""
         if self.readonly:
             raise ReadOnlyError(f"{self.directory} was opened for reading")
@@ -280,7 +275,7 @@ class Cold:
             self._writing.release()
 
     def _transact(
-        self, mapped: _Mapped, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]
+        self, mapped: Mapped, deletes: Iterable[bytes], batches: Iterable[list[Pair]], last: list[Pair]
     ) -> None:
         txn = mapped.env.begin(write=True)
         try:
@@ -316,10 +311,10 @@ class Cold:
         """
         self._alone(self._compact)
 
-    def _compact(self, old: _Mapped) -> None:
-        data = data_file(self.directory, old.generation + 1)
+    def _compact(self, old: Mapped) -> None:
+        data = data_file(self.folder, old.generation + 1)
         aside = cold_file.aside_file(data)
-        cold_file.sweep(self.directory, keep=old.generation)
+        cold_file.sweep(self.folder, keep=old.generation)
         try:
             with old.env.begin() as txn:
                 Snapshot(txn, str(old.path)).copy(aside)
@@ -333,40 +328,32 @@ class Cold:
             if isinstance(e, OSError) and not isinstance(e, EngineError):
                 raise translated(e, data) from e
             raise
-        _sync(self.directory)
-        mapped = _Mapped(self.directory, old.generation + 1, readonly=False)
+        _sync(self.folder)
+        mapped = Mapped(self.folder, old.generation + 1, readonly=False)
         with self._lock:
             self._mapped = mapped
             self._retired.append(old)
         self._failed = None
-        cold_file.sweep(self.directory, keep=mapped.generation)
+        cold_file.sweep(self.folder, keep=mapped.generation)
 
     def stats(self) -> dict[str, int]:
         """`file_bytes`, `disk_bytes`, `map_bytes`, `page_bytes`, `used_pages`, `free_pages` (LMDB's own list included),
-        `entries`, `txnid`, `generation`, and `readers`: the most transactions at once since the first process opened
-        it."""
-        mapped, stat, info = self._within(lambda mapped: (mapped, mapped.env.stat(), mapped.env.info()))
-        try:
-            file = os.stat(mapped.path)
-            sizes = file.st_size, file.st_blocks * 512
-        except FileNotFoundError:  # another process has compacted it away: what it has without a name
-            sizes = ((info["last_pgno"] + 1) * stat["psize"],) * 2
-        used = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-        return {
-            "file_bytes": sizes[0],
-            "disk_bytes": sizes[1],
-            "map_bytes": info["map_size"],
-            "page_bytes": stat["psize"],
-            "used_pages": used,
-            "free_pages": info["last_pgno"] + 1 - 2 - used,
-            "entries": stat["entries"],
-            "txnid": info["last_txnid"],
-            "generation": mapped.generation,
-            "readers": info["num_readers"],
-        }
+        `entries`, `txnid`, `generation`, `readers`: the most transactions at once since the first process opened it,
+        and `oldest_reader_pid` and `oldest_reader_lag`: which process reads the oldest state, and how many transactions
+        it is behind (0 and 0 if nobody reads). LMDB uses no page again that it may still see."""
+        return self._within(Mapped.stats)
 
 
-def _sync(directory: Path) -> None:
+def _held(directory: AnyPath) -> Folder:
+    try:
+        return Folder(directory)
+    except FileNotFoundError as e:
+        raise CorruptionError("the directory is missing", file=str(directory)) from e
+    except OSError as e:
+        raise translated(e, directory) from e
+
+
+def _sync(directory: Folder) -> None:
     try:
         sync_directory(directory)
     except OSError as e:

@@ -10,15 +10,15 @@ import errno
 import os
 import re
 import threading
+import weakref
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import lmdb
 
 from ..contract.errors import BusyError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
 from ..machine.backend import native
-from ..machine.files import NO_ROOM, NOT_OURS, sync_directory
+from ..machine.files import NO_ROOM, NOT_OURS, AnyFile, AnyFolder, AnyPath, Folder, sync_directory
 from .keys import Pair
 
 __all__ = [
@@ -36,34 +36,36 @@ __all__ = [
     "write_copy",
 ]
 
-MAP_BYTES = 1 << 40
+MAP_BYTES = 1 << 40  # of address space; a process has 128 times as much
+FULL_MAPS = 32  # so many have it at once, and each further so many less: all together never more than 67 times as much
 READERS = 1000  # transactions at once, over all processes
 LOCK_BYTES = 1 << 16  # room for so many, 64 bytes each
-PROBE_BYTES = 1 << 16
+PROBE_BYTES = 1 << 22  # more than LMDB writes at a time
 _MOST_GENERATIONS = 10**17
 _NAME = re.compile(r"data-([1-9][0-9]{0,17})\.mdb")
 # Between the end of close() and its own book-keeping, lmdb takes a new file with the old one's inode for one that is
 # open. So nobody opens while anybody closes, but for garbage that is collected meanwhile: it must not wait for ever.
 _opening = threading.RLock()
+_maps: weakref.WeakSet[Any] = weakref.WeakSet()  # that are open
 os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
 _OURS = re.compile(r"data-([1-9][0-9]{0,17})\.mdb(|-lock|\.new)")
 
 
-def data_file(directory: Path, generation: int = 1) -> Path:
+def data_file(directory: AnyFolder, generation: int = 1) -> AnyFile:
     return directory / f"data-{generation}.mdb"
 
 
-def lock_file(data: Path) -> Path:
+def lock_file(data: AnyFile) -> AnyFile:
     """Where LMDB keeps the table of readers of a data file."""
     return data.with_name(f"{data.name}-lock")
 
 
-def aside_file(data: Path) -> Path:
+def aside_file(data: AnyFile) -> AnyFile:
     """Where a data file is made before it gets its name."""
     return data.with_name(f"{data.name}.new")
 
 
-def newest(directory: Path) -> int:
+def newest(directory: AnyFolder) -> int:
     """The generation that counts: the highest. CorruptionError if there is none."""
     try:
         found = [int(match[1]) for name in os.listdir(directory) if (match := _NAME.fullmatch(name))]
@@ -78,7 +80,7 @@ def newest(directory: Path) -> int:
     return generation
 
 
-def sweep(directory: Path, keep: int) -> None:
+def sweep(directory: AnyFolder, keep: int) -> None:
     """Deletes the data and lock files of all generations but `keep`, and what was left half made; durable.
 
     Only once the name of the one that is kept is durable. Processes that have the others open go on with them.
@@ -94,7 +96,7 @@ def sweep(directory: Path, keep: int) -> None:
         raise translated(e, directory) from e
 
 
-def verify(directory: Path) -> dict[str, Any]:
+def verify(directory: AnyFolder) -> dict[str, Any]:
     """Reads every page and every value of a cold tier, also beside a running writer; changes nothing.
 
     Returns counts: `file_bytes`, `page_size`, `txnid`, `last_page`, `used_pages`, `list_pages` (of the list of free
@@ -111,7 +113,7 @@ def verify(directory: Path) -> dict[str, Any]:
                 raise  # else it was compacted meanwhile
 
 
-def check_file(path: Path, *, values: bool) -> dict[str, Any]:
+def check_file(path: AnyFile, *, values: bool) -> dict[str, Any]:
     """check_pages on a file that a writer may be changing: LMDB's last snapshot stays whole for two commits more, so
     damage counts only if a second look finds the same."""
     try:
@@ -134,22 +136,23 @@ def check_file(path: Path, *, values: bool) -> dict[str, Any]:
     raise EngineError(f"{path} changes faster than it can be checked")
 
 
-def map_file(data: Path, *, readonly: bool, lock: bool = True) -> Any:
-    """Opens the LMDB environment. The map is far larger than the file, less where address space is limited.
+def map_file(data: AnyFile, *, readonly: bool, lock: bool = True) -> Any:
+    """Opens the LMDB environment. The map is far larger than the file, less where address space is limited or many are
+    open. Places in the table of readers that dead processes left are freed.
 
     Without `lock` nobody else may have it open.
     """
     lmdb.enable_drop_gil()
     if lock:
         reserve_lock(data)
-    floor = 1 << 20
+    length = 1 << 19
     with contextlib.suppress(FileNotFoundError):  # not made yet, or compacted away by another process
-        floor = max(floor, 2 * data.stat().st_size)
-    size = max(MAP_BYTES, floor)
+        length = max(length, os.stat(data).st_size)
+    floor, size = 2 * length, max(4 * length, MAP_BYTES // (1 + (len(_maps) // FULL_MAPS) ** 2))
     while True:
         try:
             with _opening:
-                return lmdb.open(
+                env = lmdb.open(
                     os.fsencode(data),  # a name need not be UTF-8
                     map_size=size,
                     subdir=False,
@@ -161,6 +164,9 @@ def map_file(data: Path, *, readonly: bool, lock: bool = True) -> Any:
                     lock=lock,
                     lib_version=0,
                 )
+            _maps.add(env)
+            env.reader_check()
+            return env
         except lmdb.Error as e:
             if "already open in this process" in str(e):  # LMDB's rule: once per process
                 raise BusyError(f"{data}: this process, or the one that it was forked from, has it open already") from e
@@ -173,9 +179,10 @@ def unmap(env: Any) -> None:
     """Closes what `map_file` opened."""
     with _opening:
         env.close()
+    _maps.discard(env)
 
 
-def write_copy(batches: Iterable[list[Pair]], data: Path) -> None:
+def write_copy(batches: Iterable[list[Pair]], data: AnyFile) -> None:
     """Makes a data file of sealed pairs in rising order, in one transaction; durable and checked when it returns.
 
     LMDB's own copy takes pages as they are, with what was deleted in the gaps between their nodes. Here the file never
@@ -199,11 +206,11 @@ def write_copy(batches: Iterable[list[Pair]], data: Path) -> None:
             raise CorruptionError(f"the copy holds {found} entries, not {entries}", file=str(data))
     except BaseException:
         with contextlib.suppress(OSError):  # `sweep` finds what cannot be deleted now
-            data.unlink()
+            os.unlink(data)
         raise
 
 
-def reserve_lock(data: Path) -> None:
+def reserve_lock(data: AnyFile) -> None:
     """Gives the lock file its blocks. LMDB makes it sparse and writes it through a map, which on a full disk is SIGBUS.
 
     A file that has them is not touched: closing a descriptor of it would release the locks of an environment that this
@@ -211,7 +218,7 @@ def reserve_lock(data: Path) -> None:
     """
     path = lock_file(data)
     try:
-        if path.exists() and path.stat().st_blocks * 512 >= LOCK_BYTES:
+        if os.path.exists(path) and os.stat(path).st_blocks * 512 >= LOCK_BYTES:
             return
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -224,27 +231,35 @@ def reserve_lock(data: Path) -> None:
         os.close(fd)
 
 
-def translated(error: Any, path: Path) -> EngineError:
+def translated(error: Any, path: AnyPath) -> EngineError:
     """An lmdb.Error or OSError as one of ours, with its text."""
     code = error.errno if isinstance(error, OSError) else error.code
-    text = f"{path}: {error}"
-    if isinstance(error, lmdb.MapFullError) or code in NO_ROOM:
+    words = (isinstance(error, OSError) and error.strerror) or str(error).replace(os.fspath(path), str(path))
+    text = f"{path}: {words}"
+    if isinstance(error, lmdb.MapFullError):
+        return StorageFullError(f"{text}. Open the directory again, with fewer others open: the map is larger then")
+    if isinstance(error, lmdb.ReadersFullError):
+        return EngineError(f"{text}. No more reads at once, over all processes: retry when some have ended")
+    if isinstance(error, lmdb.PanicError):
+        return EngineError(f"{text}. Open the directory again")
+    if code in NO_ROOM:
         return StorageFullError(text)
     if code == errno.EIO and _no_room(path):  # what LMDB makes of a write that was cut short
         return StorageFullError(f"{text} (no room to write)")
     if code in NOT_OURS:
         return ReadOnlyError(text)
     if isinstance(error, (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.InvalidError, lmdb.VersionMismatchError)):
-        return CorruptionError(str(error), file=str(path))
+        return CorruptionError(words, file=str(path))
     return EngineError(text)
 
 
-def _no_room(path: Path) -> bool:
+def _no_room(path: AnyPath) -> bool:
     """Whether a write behind the end of `path` is cut short for want of space, quota or allowed file size: tried out on
     a file without a name."""
     try:
-        end = path.stat().st_size if path.exists() else 0
-        fd = os.open(path.parent, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        end = os.stat(path).st_size if os.path.exists(path) else 0
+        place = path if isinstance(path, Folder) else path.parent
+        fd = os.open(place, os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except OSError as e:
         return e.errno in NO_ROOM
     try:

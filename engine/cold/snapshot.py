@@ -6,7 +6,6 @@ Invariant: bytes whose CRC is wrong are never returned. One thread at a time.
 
 from collections.abc import Callable, Iterator
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from ..contract.arrays import Ids, RowBytes
 from ..contract.errors import CorruptionError, InputError
 from ..machine.backend import native
+from ..machine.files import AnyFile
 from .file import write_copy
 from .keys import CHANGES, CHUNK_KEY_BYTES, HISTORY, META, Pair, chunk_key, meta_key
 
@@ -95,7 +95,7 @@ class Snapshot:
         """Yields everything of a table in the order of keys, as lists of (key, payload)."""
         return self._walk(bytes([table]), chunk, lambda pairs: self._unseal(table, pairs))
 
-    def copy(self, data: Path, meta: dict[str, bytes] | None = None) -> None:
+    def copy(self, data: AnyFile, meta: dict[str, bytes] | None = None) -> None:
         """Makes the data file `data` of everything but the lists of changes: no byte besides, checked and durable.
 
         `meta`: metadata items that are others in the copy. If it fails, no file is left. StorageFullError,

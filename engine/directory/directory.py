@@ -10,6 +10,7 @@ A new directory is built aside, synced and renamed into place, so that one that 
 import contextlib
 import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,11 +23,13 @@ from ..contract.errors import ConfigError, EngineError
 from ..contract.settings import Settings
 from ..log.log import Log
 from ..log.log import verify as verify_log
-from ..machine.files import as_engine_error, sync_directory
+from ..machine.files import Folder, as_engine_error, sync_directory
 from ..store.created import FORMAT, Created
 from ..store.state import State
 from .lock import Lock, hold, make_lock
 
+_ASIDE = ".rowtide-"  # in the names of directories that are being made
+_LEFT = re.compile(rf"\..+{re.escape(_ASIDE)}[a-z0-9_]{{8}}")
 MEMORY = ":memory:"  # where `engine.open` takes a path: no directory at all
 
 
@@ -69,21 +72,26 @@ class Directory:
 
     @classmethod
     def _open_existing(cls, path: Path, kind: str) -> "Directory":
-        lock = hold(path)
+        with Folder(path) as root:  # lock, rows and log are of one directory, though another takes its name meanwhile
+            return cls._open_held(path, root, kind)
+
+    @classmethod
+    def _open_held(cls, path: Path, root: Folder, kind: str) -> "Directory":
+        lock = hold(root)
         cold = log = None
         try:
             # Who made it may have been killed before its name was durable.
             with contextlib.suppress(PermissionError):  # a parent that can't be read can't be synced either
                 sync_directory(path.absolute().parent)
-            cold = Cold.open(path / "rows")
+            cold = Cold.open(root / "rows")
             state = State.from_meta(cold.meta, path, kind)
             state.require_rows(cold.entries, path)
             created, unsaved = Created.from_meta(cold.meta, path), {}
             if created.format != FORMAT:
-                found = verify_log(path / "log", created.owner, known_durable_seq=state.seq)
+                found = verify_log(Folder(root / "log"), created.owner, known_durable_seq=state.seq)
                 created = created.migrated(found.last_seq)
                 unsaved = created.to_meta()
-            log = Log.open(path / "log", created.owner, known_durable_seq=state.seq)
+            log = Log.open(root / "log", created.owner, known_durable_seq=state.seq)
             return cls(path, lock, cold, log, state, unsaved)
         except BaseException:
             if cold is not None:
@@ -154,10 +162,12 @@ def made_aside(path: Path, name: str) -> Iterator[Path]:
     parent = path.absolute().parent
     if not parent.is_dir():
         raise ConfigError(f"{name}: the parent directory {parent} is not there")
-    # A creation that was cut off leaves such a folder behind; nobody opens it, and it can be deleted.
-    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.new-", dir=parent))
-    try:
-        make_lock(aside)
+    _sweep(parent)
+    aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{_ASIDE}", dir=parent))
+    with contextlib.ExitStack() as undo:
+        undo.callback(shutil.rmtree, aside, ignore_errors=True)
+        lock = make_lock(aside)
+        undo.callback(lock.release)
         yield aside
         sync_directory(aside)
         try:
@@ -167,6 +177,22 @@ def made_aside(path: Path, name: str) -> Iterator[Path]:
                 raise
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
         sync_directory(parent)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+        undo.pop_all()
+        lock.release()
+
+
+def _sweep(parent: Path) -> None:
+    """Deletes what processes left in `parent` that were killed while they made a directory there.
+
+    A living one holds the lock of what it makes. What is not ours to delete stays.
+    """
+    with contextlib.suppress(OSError):
+        for name in os.listdir(parent):
+            if not _LEFT.fullmatch(name):
+                continue
+            with contextlib.suppress(EngineError, OSError):
+                lock = hold(parent / name)
+                try:
+                    shutil.rmtree(parent / name)
+                finally:
+                    lock.release()

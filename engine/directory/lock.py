@@ -14,6 +14,7 @@ import weakref
 from pathlib import Path
 
 from ..contract.errors import BusyError
+from ..machine.files import AnyFolder
 
 _NAME = "LOCK"
 LOCKS = Path("/proc/locks")
@@ -55,12 +56,17 @@ def _forked() -> None:
 os.register_at_fork(before=_locking.acquire, after_in_parent=_locking.release, after_in_child=_forked)
 
 
-def make_lock(path: Path) -> None:
-    """The file that `hold` locks."""
-    os.close(os.open(path / _NAME, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+def make_lock(path: Path) -> Lock:
+    """Makes the file that `hold` locks. Whoever sees it finds it held, until the Lock is let go of."""
+    with _locking:
+        lock = Lock(os.open(path / "NEW", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        _locks.add(lock)
+        fcntl.flock(lock._descriptor, fcntl.LOCK_EX)
+        os.rename(path / "NEW", path / _NAME)
+        return lock
 
 
-def hold(path: Path, *, shared: bool = False) -> Lock:
+def hold(path: AnyFolder, *, shared: bool = False) -> Lock:
     """Locks the directory against everybody, or against a writer alone. BusyError names who has it."""
     how = os.O_RDONLY if shared else os.O_RDWR
     with _locking:
@@ -74,13 +80,13 @@ def hold(path: Path, *, shared: bool = False) -> Lock:
             raise _busy(path, shared) from e
 
 
-def holder(path: Path) -> int | None:
+def holder(path: AnyFolder) -> int | None:
     """The process that has the directory open for writing; None for nobody, and where the system does not say."""
     found = _holder(path)
     return found[1] if found and found[0] == "WRITE" else None
 
 
-def _holder(path: Path) -> tuple[str, int] | None:
+def _holder(path: AnyFolder) -> tuple[str, int] | None:
     """How the directory is locked, and by which process. It may have ended, and have left the lock to a child."""
     try:
         file, lines = os.stat(path / _NAME), LOCKS.read_text().splitlines()
@@ -105,7 +111,7 @@ def _has_open(pid: int, file: os.stat_result) -> bool:
     return False
 
 
-def _busy(path: Path, shared: bool) -> BusyError:
+def _busy(path: AnyFolder, shared: bool) -> BusyError:
     found = _holder(path)
     how, pid = found or ("WRITE", None)
     what = "has it open for writing" if how == "WRITE" else "reads it and keeps writers out"

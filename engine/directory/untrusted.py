@@ -21,7 +21,7 @@ from ..contract.settings import Settings
 from ..log.log import Log
 from ..log.record import Record, require_sound
 from ..log.segment import segments_in
-from ..machine.files import as_engine_error
+from ..machine.files import AnyFile, as_engine_error
 from ..store.created import Created
 from ..store.history import ENTRY, stored_chunks
 from ..store.state import State
@@ -66,7 +66,7 @@ def private_copy(path: Path) -> Path:
 
 
 def _copy(path: Path, copy: Path) -> None:
-    make_lock(copy)
+    make_lock(copy).release()
     for room in ("rows", "log"):
         (copy / room).mkdir(mode=0o700)
     _copy_file(data_file(path / "rows", newest(path / "rows")), data_file(copy / "rows"))
@@ -74,7 +74,7 @@ def _copy(path: Path, copy: Path) -> None:
         _copy_file(path / "log" / name, copy / "log" / name)
 
 
-def _copy_file(source: Path, target: Path) -> None:
+def _copy_file(source: AnyFile, target: AnyFile) -> None:
     # No link is followed; a pipe is not waited for; what grows meanwhile is copied as far as it was.
     with contextlib.ExitStack() as opened:
         try:
@@ -117,7 +117,7 @@ def _require_file_for(state: State, copy: Path) -> None:
     """A catalogue takes memory up to its last ordinal, whatever stands below it: so many rows must the file have had
     room for, or nearly. A compacted file does not show any more what was in it; hence _GAPS."""
     data = data_file(copy / "rows")
-    rows = data.stat().st_size // ITEMS.stored_bytes(state.settings)
+    rows = os.stat(data).st_size // ITEMS.stored_bytes(state.settings)
     if state.ordinals > rows + _GAPS:
         raise CorruptionError(
             f"{state.items} items, the last in place {state.ordinals}, in a file with room for {rows} rows",

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 from ..contract import logger
 from ..contract.errors import CorruptionError, EngineError
-from ..machine.files import NO_ROOM, as_engine_error, sync_directory
+from ..machine.files import NO_ROOM, AnyFile, AnyFolder, AnyPath, Folder, as_engine_error, sync_directory
 from .encoding import decode_record, encode_record
 from .record import Record
 from .segment import Owner, Segment, open_segment, read_records, segment_name, survey
@@ -45,7 +45,7 @@ class LogSummary(NamedTuple):
 class Log:
     """A log open for writing. Made by `Log.create` or `Log.open`; ends with `close`."""
 
-    def __init__(self, directory: Path, directory_id: int, segments: list[Segment], tail: int, segment_bytes: int):
+    def __init__(self, directory: Folder, directory_id: int, segments: list[Segment], tail: int, segment_bytes: int):
         """For `create` and `open`, with everything in `segments` durable and `tail` the last one's descriptor."""
         self._directory = directory
         self._directory_id = directory_id
@@ -68,22 +68,23 @@ class Log:
         """
         try:
             os.mkdir(directory, 0o700)
-            segment = Segment(directory / segment_name(next_seq), next_seq, next_seq - 1, next_seq - 1)
+            held = Folder(directory)
+            segment = Segment(held / segment_name(next_seq), next_seq, next_seq - 1, next_seq - 1)
             tail = _open_tail(segment.path, os.O_CREAT | os.O_EXCL)
             try:
                 os.fsync(tail)
-                sync_directory(directory)
+                sync_directory(held)
                 sync_directory(directory.absolute().parent)
             except OSError:
                 os.close(tail)
                 raise
         except OSError as error:
             raise as_engine_error(f"cannot create the log {directory}", error) from error
-        return cls(directory, directory_id, [segment], tail, segment_bytes)
+        return cls(held, directory_id, [segment], tail, segment_bytes)
 
     @classmethod
     def open(
-        cls, directory: Path, owner: Owner, *, segment_bytes: int = SEGMENT_BYTES, known_durable_seq: int
+        cls, directory: AnyPath, owner: Owner, *, segment_bytes: int = SEGMENT_BYTES, known_durable_seq: int
     ) -> "Log":
         """Open for writing: read every byte, cut a torn tail, make what is left durable.
 
@@ -92,7 +93,8 @@ class Log:
         the files cannot be read or cut, or when they hold something that this release does not know.
         """
         try:
-            segments = survey(directory, owner, known_durable_seq)
+            held = Folder(directory)
+            segments = survey(held, owner, known_durable_seq)
             last = segments[-1]
             tail = _open_tail(last.path)
             try:
@@ -102,13 +104,13 @@ class Log:
                 # A process that was killed may have left records, and the segment's name, in the page cache alone.
                 _write_again(last)
                 os.fsync(tail)
-                sync_directory(directory)
+                sync_directory(held)
             except OSError:
                 os.close(tail)
                 raise
         except OSError as error:
             raise as_engine_error(f"cannot open the log {directory}", error) from error
-        return cls(directory, owner.directory_id, segments, tail, segment_bytes)
+        return cls(held, owner.directory_id, segments, tail, segment_bytes)
 
     @property
     def first_seq(self) -> int:
@@ -281,6 +283,7 @@ class Log:
         finally:
             tail, self._tail = self._tail, -1  # first: no interrupt may have it closed twice
             os.close(tail)
+            self._directory.close()
             self._failure = self._failure or "it is closed"
 
     def _require_usable(self) -> None:
@@ -288,8 +291,8 @@ class Log:
             raise EngineError(f"the log {self._directory} takes nothing more until it is opened anew: {self._failure}")
 
     def _fail(self, what: str, error: OSError) -> EngineError:
-        self._failure = f"{what}: {error}"
-        return EngineError(self._failure)
+        self._failure = f"{what}: {error.strerror or error}"
+        return EngineError(self._failure)  # no StorageFullError: one cannot free space and go on
 
     def _write(self, data: memoryview, segment: Segment) -> None:
         try:
@@ -331,7 +334,7 @@ class Log:
         return segment
 
 
-def verify(directory: Path, owner: Owner | None = None, *, known_durable_seq: int | None = None) -> LogSummary:
+def verify(directory: AnyFolder, owner: Owner | None = None, *, known_durable_seq: int | None = None) -> LogSummary:
     """Read every byte, change nothing.
 
     `owner`, `known_durable_seq`: as for `Log.open`, if they are to be held against the log. Raises what that would.
@@ -380,5 +383,5 @@ def _write_again(segment: Segment) -> None:
         os.close(descriptor)
 
 
-def _open_tail(path: Path, make: int = 0) -> int:
+def _open_tail(path: AnyFile, make: int = 0) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW | make, 0o600)

@@ -10,11 +10,10 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from ..contract.errors import CorruptionError, EngineError
-from ..machine.files import as_engine_error
+from ..machine.files import AnyFile, AnyFolder, as_engine_error
 from .encoding import HEADER_BYTES, MAGIC, Header, is_whole, parse_header, require_readable
 
 _NAME = re.compile(r"([0-9]{20})\.log")
@@ -32,7 +31,7 @@ class Owner(NamedTuple):
     directory_id: int
     version_1_through: int = -1
 
-    def require_version_1(self, header: Header, path: Path) -> None:
+    def require_version_1(self, header: Header, path: AnyFile) -> None:
         """CorruptionError for a whole record that does not name this directory, unless it is a version 1 that may."""
         found = header.directory_id
         if found is None and header.last_seq <= self.version_1_through:
@@ -51,7 +50,7 @@ class Owner(NamedTuple):
 class Segment:
     """One file of the log, as far as its records are whole. The writer keeps the last one's numbers up to date."""
 
-    path: Path
+    path: AnyFile
     first_seq: int  # its name
     last_seq: int  # of its last event; first_seq - 1 without one
     reach: int = 0  # the highest `Header.reach` of its records: replay after this or later needs none of them
@@ -73,12 +72,12 @@ def segment_name(first_seq: int) -> str:
     return f"{first_seq:020d}.log"
 
 
-def segments_in(directory: Path) -> list[str]:
+def segments_in(directory: AnyFolder) -> list[str]:
     """The names of the segments, in order."""
     return sorted(name for name in os.listdir(directory) if _NAME.fullmatch(name))
 
 
-def open_segment(path: Path) -> BinaryIO:
+def open_segment(path: AnyFile) -> BinaryIO:
     """The file for reading; a symbolic link is refused with OSError, what is no file with CorruptionError."""
     # O_NONBLOCK: a pipe would wait for its writer for ever.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -88,7 +87,7 @@ def open_segment(path: Path) -> BinaryIO:
     return os.fdopen(descriptor, "rb", buffering=_READ_AHEAD)
 
 
-def read_records(file: BinaryIO, path: Path, next_seq: int, end: int) -> Iterator[tuple[Header, bytes]]:
+def read_records(file: BinaryIO, path: AnyFile, next_seq: int, end: int) -> Iterator[tuple[Header, bytes]]:
     """The whole records from the start of the file to the first bad place or to byte `end`, as (header, body).
 
     Raises CorruptionError where a whole record does not begin with the seq that the one before calls for, or its parts
@@ -105,7 +104,7 @@ def read_records(file: BinaryIO, path: Path, next_seq: int, end: int) -> Iterato
         next_seq = header.last_seq + 1
 
 
-def last_seq_in(directory: Path) -> int:
+def last_seq_in(directory: AnyFolder) -> int:
     """Seq of the last whole record, also beside a writer: reads the last segment alone, and changes nothing.
 
     Raises CorruptionError, and EngineError where the log cannot be read.
@@ -129,7 +128,7 @@ def last_seq_in(directory: Path) -> int:
         raise as_engine_error(f"cannot read the log {directory}", error) from error
 
 
-def survey(directory: Path, owner: Owner | None, known_durable_seq: int | None) -> list[Segment]:
+def survey(directory: AnyFolder, owner: Owner | None, known_durable_seq: int | None) -> list[Segment]:
     """All segments in order, every byte read. Only the last one may have torn bytes; it may have no record.
 
     `owner`: whose log it must be; `known_durable_seq`: the last event that LMDB holds. None: not held against the log.
@@ -185,7 +184,7 @@ def _survey_segment(segment: Segment, owner: Owner | None, known_durable_seq: in
     segment.torn_bytes = file_bytes - bad
 
 
-def _read_whole(file: BinaryIO, path: Path, offset: int) -> tuple[Header, bytes] | None:
+def _read_whole(file: BinaryIO, path: AnyFile, offset: int) -> tuple[Header, bytes] | None:
     """The whole record at `offset`, where the file stands, as (header, body); None if there is none."""
     head = file.read(HEADER_BYTES)
     header = parse_header(head, offset)
@@ -203,7 +202,7 @@ def _read_whole(file: BinaryIO, path: Path, offset: int) -> tuple[Header, bytes]
     return header, body
 
 
-def _find_witness(file: BinaryIO, path: Path, bad: int, end: int) -> Header | None:
+def _find_witness(file: BinaryIO, path: AnyFile, bad: int, end: int) -> Header | None:
     """The first whole record after `bad` that knew `bad` to be durable."""
     for start in range(bad, end, _SEARCH_BYTES):
         file.seek(start)

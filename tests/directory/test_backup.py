@@ -2,7 +2,10 @@
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -97,7 +100,7 @@ def test_epochs_compaction_and_closing_meanwhile(home, tmp_path, stream, monkeyp
         digest, plain = eng.digest(), Snapshot.copy
 
         def copy(self, data, *meta):
-            if data.parent.parent.name.startswith(".b.new-"):
+            if "/.b.rowtide-" in str(data):
                 eng.ingest(users[100:200], items[100:200])
                 eng.checkpoint()
                 eng._directory.cold.compact()
@@ -216,3 +219,52 @@ def test_a_closed_reader_makes_no_backup(home, tmp_path):
     reader.close()
     refuse("closed", lambda: reader.backup(tmp_path / "b"), EngineError)
     assert not (tmp_path / "b").exists()
+
+
+KILLED = """
+import os, signal, sys
+import engine
+from engine.cold.snapshot import Snapshot
+eng = engine.open(sys.argv[1], dim=8)
+eng.ingest([1, 2], [3, 4])
+plain = Snapshot.copy
+def copy(self, data, *meta):
+    plain(self, data, *meta)
+    if sys.argv[3] == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    print("there", flush=True)
+    sys.stdin.read()
+Snapshot.copy = copy
+eng.backup(sys.argv[2])
+"""
+
+
+def hidden(path):
+    return sorted(name for name in os.listdir(path) if name.startswith("."))
+
+
+def test_what_a_killed_backup_left_goes_with_the_next(home, tmp_path):
+    """What a living process makes stays, and so does what only looks like it."""
+    for name in ("a", "b"):
+        command = [sys.executable, "-c", KILLED, home.with_name(f"model-{name}"), tmp_path / name, "kill"]
+        assert subprocess.run(command).returncode == -signal.SIGKILL
+    left = hidden(tmp_path)
+    assert len(left) >= 1
+    theirs = [".mine", ".mine.rowtide-abcdefgh"]
+    for name in theirs:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+    command = [sys.executable, "-c", KILLED, home.with_name("model-c"), tmp_path / "c", "wait"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "there\n"
+        assert len(hidden(tmp_path)) == len(theirs) + 1
+        with engine.open(home, **SMALL) as eng:
+            eng.ingest(1, 2)
+            eng.backup(tmp_path / "d")
+        (making,) = set(hidden(tmp_path)) - set(theirs)
+        assert making.startswith(".c.rowtide-")
+        other.stdin.close()
+        assert other.wait() == 0
+    assert hidden(tmp_path) == theirs
+    for name in ("c", "d"):
+        assert engine.verify(tmp_path / name).seq > 0

@@ -6,6 +6,7 @@ signals: where a function begins, and after each call. The other is a timer of t
 
 import contextlib
 import shutil
+import subprocess
 import sys
 import threading
 from functools import partial
@@ -141,3 +142,85 @@ def test_no_interrupt_keeps_the_engine_from_closing(model, tmp_path, name):
 @pytest.mark.parametrize("name", CALLS)
 def test_no_interrupt_at_all_keeps_the_engine_from_closing(model, tmp_path, name):
     law(model, tmp_path, name, range(MOST_MOMENTS))
+
+
+STRESS = """
+import faulthandler, random, signal, sys, contextlib
+import numpy as np
+import engine
+from engine.log import record
+
+faulthandler.dump_traceback_later(500, exit=True)  # the watchdog
+record.MAX_EVENTS = 8
+SMALL = dict(dim=4, loss="bpr", batch_size=4, negatives=1, seed=3, epoch_seconds=1e6)
+WANTED, rng = int(sys.argv[2]), random.Random(4)
+
+class Interrupt(BaseException):
+    pass
+
+def interrupt(number, frame):
+    raise Interrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+ids, caught, eng = np.arange(20), 0, None
+with engine.open(sys.argv[1], **SMALL) as first:  # what is imported late is imported now
+    first.ingest(ids, ids)
+    first.forget(1)
+
+def attempt(eng):
+    # Learns and saves until it is interrupted; returns at once where an earlier interrupt closed it to writes.
+    try:
+        signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 3e-3))
+        while True:
+            eng.ingest(ids + rng.randrange(9), ids)
+            eng.checkpoint()
+            if rng.random() < 0.1:
+                eng.forget(rng.randrange(9))
+    except engine.EngineError:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+while caught < WANTED:
+    eng = eng or engine.open(sys.argv[1], **SMALL)
+    try:
+        attempt(eng)
+        refused = True
+    except Interrupt as e:
+        held, refused = e, rng.random() < 0.02  # what it holds stays held
+        caught += 1
+    if refused:
+        with contextlib.suppress(engine.EngineError):
+            eng.close()
+        eng = None
+with contextlib.suppress(engine.EngineError):
+    eng and eng.close()
+print(engine.verify(sys.argv[1]).seq > 20)
+"""
+
+
+@pytest.mark.parametrize("interrupts", [300, pytest.param(4000, marks=pytest.mark.heavy)])
+def test_a_timer_that_interrupts_in_a_tight_loop(home, interrupts):
+    command = [sys.executable, "-c", STRESS, str(home), str(interrupts)]
+    run = subprocess.run(command, capture_output=True, text=True)
+    assert (run.stdout, run.returncode) == ("True\n", 0), run.stderr
+
+
+@pytest.mark.parametrize("moves", [False, True])
+def test_no_interrupt_keeps_a_reader_from_answering_or_closing(model, moves):
+    """The same thread may go on at once; others as soon as the interrupt is in nobody's hands."""
+    reader = engine.open(model, mode="r")
+    expected = reader.topk(USERS[0], 5).ids.tolist()
+    moment = 0
+    while True:
+        reader._epoch = -1 if moves else reader._epoch
+        caught = interrupted_at(moment, partial(reader.topk, USERS[0], 5))
+        assert reader.topk(USERS[0], 5).ids.tolist() == expected
+        if moment % 20 == 0:
+            reader.close()
+            reader = engine.open(model, mode="r")
+        if caught is None:
+            break
+        del caught
+        returns(reader.refresh)
+        moment += 1
+    assert moment > 50
+    reader.close()
