@@ -116,7 +116,9 @@ class Writer {
         const int64_t had_users = t_.users.size(), had_items = t_.items.size();
         t_.users.remove(users.data(), std::ssize(users));
         t_.items.remove(items.data(), std::ssize(items));
-        t_.learner.removed(had_users - t_.users.size(), had_items - t_.items.size());
+        t_.users.rows_removed(had_users - t_.users.size());
+        t_.items.rows_removed(had_items - t_.items.size());
+        t_.learner.rows_removed();
     }
 
     Tables& t_;
@@ -268,7 +270,7 @@ void publish_and_read() {
     uint32_t ordinals[kFew];
     for (int64_t i = 0; i < kFew; ++i) ordinals[i] = catalogue.reserve(i + 1);
     catalogue.publish(ordinals, rows, kFew);
-    catalogue.show_all();
+    catalogue.show_new();
     std::atomic<bool> done{false};
     std::thread reading([&] {
         std::vector<float> seen(kWide + 1);
