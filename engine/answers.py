@@ -4,8 +4,12 @@ Nothing here changes anything. Any thread; no lock of the engine is taken.
 """
 
 import os
+import sys
+import threading
+import warnings
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
 from typing import Any, Self, overload
 
 from .contract.arguments import id_column
@@ -18,6 +22,8 @@ from .rank.ranker import CatalogueRanker, Request
 
 class Answers(ABC):
     """Top-k lists, scores and vectors, as of at least `seq`."""
+
+    _holds: Path | None = None  # the directory that it has open; None also before it is opened
 
     def __init__(self) -> None:
         self._pid = os.getpid()
@@ -199,6 +205,23 @@ class Answers(ABC):
             if error is None:
                 raise
             error.add_note(f"Closing failed, too: {type(e).__name__}: {e}")
+
+    @abstractmethod
+    def _let_go(self) -> None:
+        """Ends the threads and closes the files, with nothing written that the log has."""
+
+    def __del__(self) -> None:
+        if self._holds is None or self._pid != os.getpid():
+            return
+        lost = f"{type(self).__name__} of {self._holds}: lost without close()"
+        warnings.warn(lost, ResourceWarning, stacklevel=2, source=self)
+        if sys.is_finalizing():  # threads stand still by now, and the system gives everything back
+            return
+        if threading.current_thread().name.startswith("rowtide-"):
+            # Garbage was collected in what may be a thread of its own, which cannot wait for its own end.
+            threading.Thread(target=self._let_go, name="rowtide-lost").start()
+        else:
+            self._let_go()
 
     def _alive(self) -> None:
         if self._pid != os.getpid():

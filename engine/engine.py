@@ -9,26 +9,27 @@ anything.
 
 import math
 import os
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from .answers import Answers
 from .cold.cold import Snapshot
 from .contract.arguments import checked_position, describe, flag, id_column
 from .contract.arrays import NO_IDS, Ids
-from .contract.errors import ConfigError, InputError
+from .contract.errors import ConfigError, EngineError, InputError
 from .contract.events import Events
 from .contract.reports import IngestReport
 from .contract.settings import Settings
 from .directory import backup
 from .directory.directory import Directory
+from .learn.model import Tally
 from .machine.resources import Resources
+from .machine.ticker import Ticker
 from .rank.ranker import CatalogueRanker
 from .store.store import Store
+from .store.working_set import WorkingSet
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -37,43 +38,74 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class _Inside(NamedTuple):
+    """What an open Engine is made of. Closing lets go of it as a whole, and so of all tables."""
+
+    directory: Directory | None
+    store: Store
+    device: "Device | None"
+    writer: Writer
+    ranker: CatalogueRanker
+
+
 class Engine(Answers):
-    """A model that learns from events and ranks items. Made by `engine.open`."""
+    """A model that learns from events and ranks items. Made by `engine.open`.
+
+    One that is lost without `close` gives a ResourceWarning, and its directory back. The next opening then replays what
+    the last epoch lacks.
+    """
+
+    _inside: _Inside | None = None
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
         """`settings`: of the last epoch, for the replay; `given`: what the caller wants after it, None for as it is."""
         super().__init__()
-        self._directory = directory
         warm_bytes, cold = (resources.warm_bytes, directory.cold) if directory else (None, None)
-        self._store = Store(settings, warm_bytes, cold)
-        self._device = _device(settings, resources, self._store)
-        self._writer = Writer(self._store, self._device, directory, resources)
-        self._ranker = CatalogueRanker(self._device or self._store, resources.threads)
-        self._opening = self._writer.recover()
-        wanted = Settings.resolve(given, self._store.model.settings)
-        self._writer.require_capacity(wanted)
+        store = Store(settings, warm_bytes, cold)
+        device = _device(settings, resources, store)
+        writer = Writer(store, device, directory, resources)
+        self._opening = writer.recover()
+        wanted = Settings.resolve(given, store.model.settings)
+        writer.require_capacity(wanted)
         if directory and directory.unsaved:
-            self._writer.complete_epoch()  # a directory of format 1 is migrated before its log gets a record
-        if wanted != self._store.model.settings:
-            self._writer.change_settings(wanted)
-        self._stop: SimpleQueue[None] = SimpleQueue()
-        self._ticker: threading.Thread | None = None
-        if directory:
-            seconds = max(0.05, resources.epoch_seconds / 4)
-            self._ticker = threading.Thread(target=self._tick, args=(seconds,), name="rowtide-tick", daemon=True)
-            self._ticker.start()
+            writer.complete_epoch()  # a directory of format 1 is migrated before its log gets a record
+        if wanted != store.model.settings:
+            writer.change_settings(wanted)
+        self._ticker = None
+        if directory:  # begins the epoch that is due by time while nobody ingests
+            self._ticker = Ticker("rowtide-tick", max(0.05, resources.epoch_seconds / 4), writer.begin_if_due)
+        ranker = CatalogueRanker(device or store, resources.threads)
+        self._inside = _Inside(directory, store, device, writer, ranker)
+        self._working_set = WorkingSet(str(directory.path) if directory else ":memory:")
+        self._at_close = writer.seq, wanted  # what a closed Engine still says
+        self._holds = directory.path if directory else None
 
-    def _tick(self, seconds: float) -> None:
-        """Begins the epoch that is due by time while nobody ingests."""
-        while True:
-            try:
-                return self._stop.get(timeout=seconds)
-            except Empty:
-                self._writer.begin_if_due()
+    @property
+    def _open(self) -> _Inside:
+        if (inside := self._inside) is None:
+            raise EngineError("this Engine is closed")
+        return inside
+
+    @property
+    def _directory(self) -> Directory | None:
+        return self._open.directory
+
+    @property
+    def _store(self) -> Store:
+        return self._open.store
+
+    @property
+    def _device(self) -> "Device | None":
+        return self._open.device
+
+    @property
+    def _writer(self) -> Writer:
+        return self._open.writer
 
     @property
     def _seq(self) -> int:
-        return self._writer.seq
+        inside = self._inside
+        return inside.writer.seq if inside else self._at_close[0]
 
     def _alone(self, call: str, work: Callable[[], T]) -> T:
         """What `work` returns, which has the writer's lock."""
@@ -109,32 +141,47 @@ class Engine(Answers):
         A progress function may ask for answers, positions and `stats`; calls that change the Engine or need it to stand
         still, as `digest` does, are refused. What it raises ends the call after an accepted part.
 
-        Raises InputError for bad arguments, with nothing changed; StorageFullError and EngineError, whose `.seq` says
-        what was accepted.
+        Raises InputError for bad arguments, with nothing changed; StorageFullError; EngineError. Whatever ends the call
+        has a `.seq`, KeyboardInterrupt too: the last event that was accepted, None if none was. A note says so when the
+        Engine takes no more writes and must be opened again.
 
         >>> report = eng.ingest([7, 7, 8], [100, 101, 100])
         >>> report.events, report.new_users, report.new_items, report.seq
         (3, 2, 2, 3)
         """
-        began = time.perf_counter()
-        loss = self._store.model.settings.loss
-        events = Events.check(users, items, values=values, weights=weights, timestamps=timestamps, loss=loss)
-        position = checked_position(position, len(events))
-        durable = flag("durable", durable)
-        if progress is not None and not callable(progress):
-            raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
-        writer = self._writer
-        tally, seq = self._alone("ingest", lambda: (writer.ingest(events, position, durable, progress), writer.seq))
-        return IngestReport(
-            events=tally.events + tally.unlearned,
-            seq=seq,
-            loss=tally.loss / tally.events if tally.events else math.nan,
-            new_users=tally.new_users,
-            new_items=tally.new_items,
-            seconds=time.perf_counter() - began,
-            found={"warm": tally.warm, "cold": tally.cold, "made": tally.new_users + tally.new_items},
-            unlearned=tally.unlearned,
-        )
+        seq = None
+        try:
+            began = time.perf_counter()
+            loss = self._store.model.settings.loss
+            events = Events.check(users, items, values=values, weights=weights, timestamps=timestamps, loss=loss)
+            position = checked_position(position, len(events))
+            durable = flag("durable", durable)
+            if progress is not None and not callable(progress):
+                wanted = "wanted a function of (events done, events in all)"
+                raise InputError(f"progress: got {describe(progress)}, {wanted}")
+            writer = self._writer
+
+            def learn() -> Tally:
+                nonlocal seq
+                tally = writer.ingest(events, position, durable, progress)
+                seq = writer.seq
+                self._working_set.add(tally, writer.store.tables)
+                return tally
+
+            tally = self._alone("ingest", learn)
+            return IngestReport(
+                events=tally.events + tally.unlearned,
+                seq=seq or 0,
+                loss=tally.loss / tally.events if tally.events else math.nan,
+                new_users=tally.new_users,
+                new_items=tally.new_items,
+                seconds=time.perf_counter() - began,
+                found={"warm": tally.warm, "cold": tally.cold, "made": tally.new_users + tally.new_items},
+                unlearned=tally.unlearned,
+            )
+        except BaseException as e:  # a KeyboardInterrupt, too: whoever catches it asks what was accepted
+            vars(e).setdefault("seq", seq)
+            raise
 
     # --- removing
 
@@ -227,9 +274,10 @@ class Engine(Answers):
 
     def _answering(self) -> AbstractContextManager[tuple[int, CatalogueRanker]]:
         self._alive()
-        if self._device:
-            self._writer.require_sound()  # what was under way on the device is in nobody's hands
-        return nullcontext((self._writer.seq, self._ranker))  # the seq before anything is read
+        inside = self._open
+        if inside.device:
+            inside.writer.require_sound()  # what was under way on the device is in nobody's hands
+        return nullcontext((inside.writer.seq, inside.ranker))  # the seq before anything is read
 
     def refresh(self) -> int:
         """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`.
@@ -243,7 +291,8 @@ class Engine(Answers):
     @property
     def settings(self) -> dict[str, Any]:
         """The settings in force, by name."""
-        return self._store.model.settings.as_dict()
+        inside = self._inside
+        return (inside.store.model.settings if inside else self._at_close[1]).as_dict()
 
     def position(self, source: str) -> bytes | None:
         """What the last `ingest` with a position of this source stored; None if there was none.
@@ -304,24 +353,43 @@ class Engine(Answers):
 
         So the next opening has nothing to replay, and readers see all. After a call that closed the Engine to writes
         there is no such epoch. Raises StorageFullError, EngineError if it fails: what was durable stays so, for the log
-        has it, and the directory is let go of all the same.
+        has it, and the directory is let go of all the same. Memory is given back. After a KeyboardInterrupt that cut it
+        off, call it again: it goes on.
         """
-        if self._pid != os.getpid():
+        inside = self._inside
+        if inside is None or self._pid != os.getpid():
             return
-        with self._writer.lock:
-            if self._closed:
+        with inside.writer.lock:
+            if self._inside is None:
                 return
-            self._writer.require_outside("close")
-            self._closed = self._writer.closed = True
-            self._stop.put(None)
+            inside.writer.require_outside("close")
+            first, self._closed = not self._closed, True
             try:
-                if not self._temporary:
-                    self._writer.write_last_epoch()
+                if first and not self._temporary:
+                    inside.writer.write_last_epoch()
+            except MemoryError as e:
+                raise EngineError(f"out of memory for the last epoch; the log has what it would have held: {e}") from e
             finally:
-                with self._at_end:
-                    if self._ticker:
-                        self._ticker.join()
-                    self._writer.close()
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """What an interrupt leaves undone, the next call does; an error leaves nothing undone."""
+        writer, done = self._writer, False
+        with writer.lock:
+            try:
+                writer.closed = True
+                if self._ticker:
+                    self._ticker.close()
+                writer.close()
+                done = True
+            except Exception:
+                done = True
+                raise
+            finally:
+                if done:
+                    self._at_close = writer.seq, writer.store.model.settings
+                    self._inside = self._holds = None
+                    self._at_end.close()
 
 
 def _device(settings: Settings, resources: Resources, store: Store) -> "Device | None":

@@ -22,7 +22,9 @@ from .contract.arguments import describe
 from .contract.arrays import Floats
 from .contract.errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
 from .contract.settings import Settings
-from .directory.directory import exists, hold
+from .directory import backup
+from .directory.directory import exists
+from .directory.lock import hold
 from .machine.calls import Calls, this_call
 from .machine.files import AnyPath, as_engine_error
 from .rank.ranker import CatalogueRanker
@@ -48,7 +50,7 @@ class _Epoch:
 class Reader(Answers):
     """A model that another process may be learning: its last epoch. Made by `engine.open(path, mode="r")`.
 
-    Has all public methods of Engine; those that write raise ReadOnlyError.
+    Has all public methods of Engine; those that change the model raise ReadOnlyError.
 
     >>> with engine.open("shop", dim=8) as shop:
     ...     report = shop.ingest([7, 7], [100, 101])
@@ -93,7 +95,9 @@ class Reader(Answers):
         if not exists(path):
             raise ConfigError(f"path: {path} holds no model, and mode 'r' makes none")
         try:
-            return cls(path, given, threads)
+            reader = cls(path, given, threads)
+            reader._holds = path  # before that there is nobody who could lose it
+            return reader
         except OSError as e:
             if isinstance(e, EngineError):
                 raise
@@ -103,8 +107,7 @@ class Reader(Answers):
         """The cold tier in the folder `rows`. Where the file system cannot be written, LMDB cannot tell a writer about
         this reader, so a lock keeps writers out until the end."""
         if os.statvfs(rows).f_flag & os.ST_RDONLY:
-            lock = hold(self._path, shared=True)
-            self._at_end.callback(os.close, lock)
+            self._at_end.callback(hold(self._path, shared=True).release)
         return Cold.open(rows, readonly=True)
 
     @property
@@ -272,11 +275,29 @@ class Reader(Answers):
                 "moves": dict(self._moves),
             }
 
+    def backup(self, dst: Any) -> int:
+        """Makes a second directory `dst` of the newest epoch, also beside the writer; returns its seq.
+
+        As `Engine.backup`: verified, durable, and with nothing left where it fails. What the log has beyond the epoch
+        is not in it. Until the copy is made LMDB cannot use pages again, so its file grows as the writer goes on.
+
+        >>> with engine.open("shop", dim=8) as shop:
+        ...     report = shop.ingest([7, 8], [100, 101])
+        >>> with engine.open("shop", mode="r") as reader:
+        ...     reader.backup("shop-2")
+        2
+        """
+        path = backup.checked_target(dst, self._path)
+        with ExitStack() as until_written:
+            with self._at_newest():
+                snapshot = until_written.enter_context(self._cold.snapshot())
+            return backup.write_backup(snapshot, path)
+
     # --- lifetime
 
     def close(self) -> None:
-        """Waits for the calls in progress and lets go of the directory. Closing twice is fine, also after an
-        interrupt."""
+        """Waits for the calls in progress, lets go of the directory and gives memory back. Closing twice is fine, also
+        after an interrupt."""
         if self._pid != os.getpid():
             return
         with self._door:
@@ -284,8 +305,14 @@ class Reader(Answers):
                 self._enter()
             self._closed = True
             self._calls.wait_for_others()
-            self._cold.close()
-            self._at_end.close()
+            if self._holds is not None:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        self._cold.close()
+        self._at_end.close()
+        self._holds = None
+        del self._catalogue
 
     # --- what only the writer can do
 
@@ -323,7 +350,3 @@ class Reader(Answers):
     def checkpoint(self) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("checkpoint")
-
-    def backup(self, dst: Any) -> NoReturn:
-        """ReadOnlyError: the writer's log says what is durable."""
-        self._refuse("backup")

@@ -142,7 +142,9 @@ class Writer:
             raise EngineError(f"an earlier call failed ({self.failure}); close and open the directory again")
 
     def _failed(self, error: BaseException) -> None:
-        self.failure = self.failure or f"{type(error).__name__}: {error}"
+        if self.failure is None:
+            self.failure = f"{type(error).__name__}: {error}"
+            error.add_note("This Engine takes no more writes. Close it and open the directory again.")
 
     # --- a call's records
 
@@ -155,9 +157,8 @@ class Writer:
             self._note(e)
             if isinstance(e, MemoryError):
                 e = EngineError(f"out of memory; close and open the directory again: {e}")
-            if isinstance(e, EngineError):
-                accepted = self._accepted(durable)
-                e.seq = accepted if accepted > before else None
+            accepted = self._accepted(durable)
+            vars(e)["seq"] = accepted if accepted > before else None
             raise e
 
     def _log_and_learn(
@@ -202,9 +203,8 @@ class Writer:
 
     def _accepted(self, durable: bool) -> int:
         """The last event that a call has had accepted: the log decides, for what it holds is learned on reopening."""
-        if self.directory is None:
-            return self.seq
-        return self.directory.log.synced_seq if durable else self.directory.log.last_seq
+        log = self.directory.log if self.directory else None
+        return self.seq if log is None else log.synced_seq if durable else log.last_seq
 
     def operate(self, kind: str, users: Ids, items: Ids) -> None:
         """Logs and applies an operation: "hide", "show" or "forget"."""
@@ -217,8 +217,7 @@ class Writer:
     # --- one record
 
     def apply(self, record: Record, tally: Tally, start: int = 0, wait: bool = True) -> None:
-        """Applies one record that is in the log, from event `start` on. Also the replay's path. `wait`: leaves
-        nothing under way on a device."""
+        """Applies one record of the log from event `start` on, also at replay. `wait`: leaves nothing under way."""
         try:
             if record.settings is not None:
                 self.store.model.settings = self.store.model.settings.changed(record.settings)
@@ -229,7 +228,7 @@ class Writer:
             if record.position is not None:
                 self.positions[record.position[0]] = record.position[1]
         except BaseException as e:
-            self.failure = f"{type(e).__name__}: {e}"
+            self._failed(e)
             raise
         self._applied += 1
         if self.epochs:
@@ -287,6 +286,7 @@ class Writer:
                         self.device.learn(settings, events, start) if self.device else model.learn(settings, events)
                     )
             if learned is None:  # every row in RAM is dirty
+                tally.waits += 1
                 self._wait_for_device(tally)
                 self._make_room(events.first_seq + start - 1)  # without the turn: an epoch takes long
                 continue
@@ -349,7 +349,7 @@ class Writer:
         """Writes an epoch of now, whole; raises if it fails."""
         assert self.epochs
         self.begin_epoch()
-        self.epochs.finish()
+        self.epochs.finish(asked=True)
         if self.epochs.error is not None:
             raise self.epochs.error
 
@@ -386,7 +386,7 @@ class Writer:
         self._note()
         if self.epochs is None or self.failure is not None:
             return
-        self.epochs.finish()
+        self.epochs.finish(asked=True)
         if not self.epochs.interrupted and self.epochs.lacks(self.store.state(self.applied)):
             self.complete_epoch()
 

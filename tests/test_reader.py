@@ -120,7 +120,6 @@ def test_a_reader_writes_nothing(home, stream, contents):
             lambda: eng.show(1),
             lambda: eng.forget(items=1),
             eng.checkpoint,
-            lambda: eng.backup(home.parent / "b"),
         ):
             refuse("mode 'r'", call, ReadOnlyError)
     eng.close()

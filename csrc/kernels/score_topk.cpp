@@ -145,15 +145,21 @@ void score_topk(const TopkTask& t, int threads) {
     const int64_t workers = std::clamp<int64_t>(std::min<int64_t>(threads, work / kWorthAThread), 1, 256);
     if (workers == 1 || t.include.given) return answer(t, 0, t.n_queries);
     std::vector<std::thread> pool;
+    pool.reserve(static_cast<size_t>(workers));
     std::vector<std::exception_ptr> errors(static_cast<size_t>(workers));
     auto run = [&](int64_t w, auto part) {
-        pool.emplace_back([&errors, w, part] {
+        auto work = [&errors, w, part] {
             try {
                 part(w);
             } catch (...) {
                 errors[static_cast<size_t>(w)] = std::current_exception();
             }
-        });
+        };
+        try {
+            pool.emplace_back(work);
+        } catch (const std::exception&) {  // no thread to be had: it is done here
+            work();
+        }
     };
     std::vector<std::vector<Best>> partial;
     if (t.n_queries >= workers * 4) {

@@ -206,9 +206,12 @@ void Catalogue::reserve_for(int64_t n, int64_t end) {
     if (end > 4 * n + kItems) return;  // mostly gaps
     for (int64_t ordinal = 0; ordinal < end; ordinal += kItems) reach(ordinal);
     // Finding the memory takes about as long as filling it, so one thread does the one while another does the other.
-    populating_ = std::thread([this, end] {
-        for (int64_t ordinal = 0; ordinal < end; ordinal += kItems) chunk(ordinal).memory.populate();
-    });
+    try {
+        populating_ = std::thread([this, end] {
+            for (int64_t ordinal = 0; ordinal < end; ordinal += kItems) chunk(ordinal).memory.populate();
+        });
+    } catch (const std::exception&) {  // no thread to be had: whoever fills the memory finds it, too
+    }
 }
 
 bool Catalogue::restored(int64_t n, int64_t end) {

@@ -4,6 +4,9 @@ Needs the extra `cli`. Results go to stdout, progress and errors to stderr. Ever
 """
 
 import dataclasses
+import io
+import json
+import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +18,10 @@ import engine
 from engine.contract.errors import EngineError, InputError
 from engine.contract.losses import LOSSES, OPTIMIZERS, POINTWISE
 from engine.directory.directory import exists
+from engine.directory.lock import holder
+from engine.log.segment import last_seq_in
 from engine.machine import backend
+from engine.machine.files import as_engine_error
 
 _NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip install 'rowtide[cli]'"
 
@@ -23,6 +29,7 @@ try:
     import typer
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.table import Table
 except ImportError as missing:
@@ -38,6 +45,7 @@ out, err = Console(markup=False), Console(stderr=True, markup=False)
 
 _LOSSES, _POINTWISE, _OPTIMIZERS = (", ".join(names) for names in (LOSSES, POINTWISE, OPTIMIZERS))
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")]
 EngineDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 
 
@@ -72,6 +80,8 @@ def replay(
 
     if not evaluate and (basket or csv):
         raise InputError("basket, csv: only --evaluate uses them")
+    if csv is not None and not csv.absolute().parent.is_dir():
+        raise InputError(f"csv: got {csv}, wanted a file in a directory that is there")
     events = EventFile(file, Columns(user, item, value, time, basket, where))
     name = source or str(file.resolve())
     settings: dict[str, Any] = {"dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr}
@@ -99,9 +109,12 @@ def replay(
         out.print(f"only the remaining {judged:,} rows were judged; those before are in the earlier run's result")
     if judged:
         out.print(f"mean loss of the judged rows, each before it was learned: {done.report.summary['loss']:.4f}")
-        out.print(_measures({"engine": done.report, "live popularity": done.popularity}))
+        _print_whole(_measures({"engine": done.report, "live popularity": done.popularity}))
     if csv is not None:
-        done.report.to_csv(csv)
+        try:
+            done.report.to_csv(csv)
+        except OSError as e:
+            raise as_engine_error(csv, e) from e
         out.print(f"{judged:,} judged rows written to {csv}")
 
 
@@ -111,32 +124,72 @@ def topk(
     user: Annotated[int, typer.Argument(metavar="USER", help="A user id; a stranger gets the fallback list.")],
     k: Annotated[int, typer.Option("-k", help="Length of the list.")] = 10,
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Without the items that the user had.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Print the best items for a user."""
-    with engine.open(_present(directory)) as eng:
-        answer = eng.topk(user, k, exclude_seen=exclude_seen)
+    """Print the best items for a user, as of the last epoch. Changes nothing, also beside a writer."""
+    with engine.open(_present(directory), mode="r") as reader:
+        answer = reader.topk(user, k, exclude_seen=exclude_seen)
+    at = _standing(directory, answer.seq)
+    count = int(answer.counts)
+    listed = list(zip(answer.ids[:count].tolist(), answer.scores[:count].tolist(), strict=True))
+    if as_json:
+        _print_json({"user": user, **at, "items": [{"item": item, "score": score} for item, score in listed]})
+        return
     table = Table("rank", "item", "score", title=f"user {user} at seq {answer.seq:,}")
-    for rank in range(int(answer.counts)):
-        table.add_row(str(rank + 1), str(answer.ids[rank]), f"{answer.scores[rank]:.4f}")
-    out.print(table)
+    for rank, (item, score) in enumerate(listed, 1):
+        table.add_row(str(rank), str(item), f"{score:.4f}")
+    _print_whole(table)
+    _print_standing(at)
 
 
 @app.command()
-def info(directory: Annotated[Path | None, typer.Argument(metavar="[DIR]")] = None) -> None:
-    """Print which backends are alive here and why the others are not; with DIR also its rows, bytes and seqs."""
-    out.print(_pairs(f"rowtide on Python {sys.version.split()[0]}", backend.implementations()))
+def info(
+    directory: Annotated[Path | None, typer.Argument(metavar="[DIR]")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print which backends are alive here and why the others are not; with DIR also its settings, rows, bytes and
+    seqs, as of the last epoch. Changes nothing, also beside a writer."""
+    python, backends = sys.version.split()[0], backend.implementations()
+    found: dict[str, Any] = {}
     if directory is not None:
-        with engine.open(_present(directory)) as eng:
-            settings, stats = dict(eng.settings), eng.stats()
-        out.print(_pairs(f"settings of {directory}", settings))
-        out.print(_pairs(f"state of {directory}", stats))
+        with engine.open(_present(directory), mode="r") as reader:
+            found = {"settings": dict(reader.settings), "stats": reader.stats()}
+        at = _standing(directory, found["stats"]["seq"])
+    if as_json:
+        _print_json({"python": python, "backends": backends} | (at | found if found else {}))
+        return
+    out.print(_pairs(f"rowtide on Python {python}", backends))
+    if found:
+        out.print(_pairs(f"settings of {directory}", found["settings"]))
+        out.print(_pairs(f"state of {directory}", found["stats"]))
+        _print_standing(at)
 
 
 @app.command()
-def verify(directory: EngineDirectory) -> None:
-    """Read every byte of a directory and check it. Changes nothing."""
-    report = engine.verify(_present(directory))
-    out.print(_pairs(f"{directory} is whole", dataclasses.asdict(report)))
+def verify(directory: EngineDirectory, as_json: AsJson = False) -> None:
+    """Read every byte of a directory and check it. Changes nothing, also beside a writer."""
+    report = dataclasses.asdict(engine.verify(_present(directory)))
+    if as_json:
+        _print_json({"directory": str(directory), **report})
+        return
+    out.print(_pairs(f"{directory} is whole", report))
+    _print_standing(_standing(directory, report["lmdb_seq"]))
+
+
+@app.command()
+def backup(
+    directory: EngineDirectory,
+    target: Annotated[Path, typer.Argument(metavar="DST", help="The second directory; must not be there yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Make a second directory of the last epoch, verified and on disk. Changes nothing, also beside a writer."""
+    with engine.open(_present(directory), mode="r") as reader:
+        at = _standing(directory, reader.backup(target))
+    if as_json:
+        _print_json({**at, "backup": str(target)})
+        return
+    out.print(f"{target} is a backup of {directory} at seq {at['seq']:,}", soft_wrap=True)
+    _print_standing(at)
 
 
 @app.command()
@@ -217,6 +270,45 @@ def _present(directory: Path) -> Path:
     return directory
 
 
+def _standing(directory: Path, seq: int) -> dict[str, Any]:
+    """Where the epoch that was read stands: its seq, that of the log, and who writes now."""
+    log_seq = max(seq, last_seq_in(directory / "log"))
+    return {"directory": str(directory), "seq": seq, "log_seq": log_seq, "writer_pid": holder(directory)}
+
+
+def _print_standing(at: dict[str, Any]) -> None:
+    if at["log_seq"] == at["seq"]:
+        return
+    said = f"This is the last epoch, at seq {at['seq']:,}. The log goes on to seq {at['log_seq']:,}"
+    if at["writer_pid"] is None:
+        out.print(f"{said}; no process that can be seen writes it. The next opening for writing learns the rest.")
+    else:
+        out.print(f"{said}; process {at['writer_pid']} writes it.")
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    """One object on one line of stdout, with null for numbers that JSON does not have."""
+    print(json.dumps(_finite(found)))
+
+
+def _finite(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {name: _finite(inner) for name, inner in x.items()}
+    if isinstance(x, list):
+        return [_finite(inner) for inner in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def _print_whole(table: Table) -> None:
+    """As wide as its cells, whatever the terminal's width: an id that is cut off would be another id."""
+    before = out.width
+    out.width = max(before, Measurement.get(out, out.options.update(width=1 << 16), table).maximum)
+    try:
+        out.print(table, crop=False)
+    finally:
+        out.width = before
+
+
 @contextmanager
 def _bar(what: str) -> Iterator[Any]:
     """A progress bar; yields what a replay calls after every call to the engine."""
@@ -249,7 +341,9 @@ def _measures(reports: dict[str, Any]) -> Table:
 
 def _pairs(title: str, values: dict[str, Any]) -> Table:
     """Names and values, nested names joined by dots."""
-    table = Table("", "", title=title, title_justify="left", show_header=False)
+    table = Table(title=title, title_justify="left", show_header=False)
+    for _ in range(2):
+        table.add_column(overflow="fold")  # over several lines rather than cut off
 
     def add(prefix: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -264,6 +358,8 @@ def _pairs(title: str, values: dict[str, Any]) -> Table:
 
 def main() -> None:
     """The entry point: one line and status 1 for what the engine refuses, no traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a directory's name need not be UTF-8
     try:
         app()
     except EngineError as error:

@@ -44,8 +44,8 @@ PROBE_BYTES = 1 << 22  # more than LMDB writes at a time
 _MOST_GENERATIONS = 10**17
 _NAME = re.compile(r"data-([1-9][0-9]{0,17})\.mdb")
 # Between the end of close() and its own book-keeping, lmdb takes a new file with the old one's inode for one that is
-# open. So nobody opens while anybody closes.
-_opening = threading.Lock()
+# open. So nobody opens while anybody closes, but for garbage that is collected meanwhile: it must not wait for ever.
+_opening = threading.RLock()
 _maps: weakref.WeakSet[Any] = weakref.WeakSet()  # that are open
 os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
 _OURS = re.compile(r"data-([1-9][0-9]{0,17})\.mdb(|-lock|\.new)")
@@ -153,7 +153,7 @@ def map_file(data: AnyFile, *, readonly: bool, lock: bool = True) -> Any:
         try:
             with _opening:
                 env = lmdb.open(
-                    os.fspath(data),
+                    os.fsencode(data),  # a name need not be UTF-8
                     map_size=size,
                     subdir=False,
                     readonly=readonly,

@@ -30,7 +30,9 @@ class ReadOnlyError(EngineError, PermissionError):
 
 
 class BusyError(EngineError, BlockingIOError):
-    """Another process writes this directory."""
+    """Another process writes this directory; `pid`: which one, None where the system does not say."""
+
+    pid: int | None = None
 
 
 class CorruptionError(EngineError, ValueError):

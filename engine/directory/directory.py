@@ -1,6 +1,6 @@
 """The model directory: its lock, its creation, and what is written down in it besides rows and log.
 
-    LOCK    held with flock by the one process that writes
+    LOCK    held by the one process that writes (lock.py)
     rows/   the cold tier (cold/FORMAT.md)
     log/    the event log (log/FORMAT.md)
 
@@ -9,7 +9,6 @@ A new directory is built aside, synced and renamed into place, so that one that 
 
 import contextlib
 import errno
-import fcntl
 import os
 import re
 import shutil
@@ -20,13 +19,14 @@ from typing import Any
 
 from ..cold.cold import Cold
 from ..contract.arguments import describe
-from ..contract.errors import BusyError, ConfigError, EngineError
+from ..contract.errors import ConfigError, EngineError
 from ..contract.settings import Settings
 from ..log.log import Log
 from ..log.log import verify as verify_log
-from ..machine.files import AnyFolder, Folder, as_engine_error, sync_directory
+from ..machine.files import Folder, as_engine_error, sync_directory
 from ..store.created import FORMAT, Created
 from ..store.state import State
+from .lock import Lock, hold, make_lock
 
 _ASIDE = ".rowtide-"  # in the names of directories that are being made
 _LEFT = re.compile(rf"\..+{re.escape(_ASIDE)}[a-z0-9_]{{8}}")
@@ -40,7 +40,7 @@ class Directory:
     directory of format 1 has some: what makes it one of the present format.
     """
 
-    def __init__(self, path: Path, lock: int, cold: Cold, log: Log, state: State, unsaved: dict[str, bytes]):
+    def __init__(self, path: Path, lock: Lock, cold: Cold, log: Log, state: State, unsaved: dict[str, bytes]):
         self.path = path
         self._lock = lock
         self.cold = cold
@@ -96,15 +96,16 @@ class Directory:
         except BaseException:
             if cold is not None:
                 cold.close()
-            os.close(lock)
+            lock.release()
             raise
 
     def close(self) -> None:
+        """Closing twice is fine, and goes on where an interrupt has cut it off: the lock is let go of last."""
         try:
             self.log.close()
         finally:
             self.cold.close()
-            os.close(self._lock)
+            self._lock.release()
 
 
 def checked_path(path: Any, name: str = "path") -> Path:
@@ -120,13 +121,18 @@ def checked_path(path: Any, name: str = "path") -> Path:
 
 
 def exists(path: Path) -> bool:
-    """Is there an engine's directory? An empty or missing one is none; one of something else is a ConfigError."""
+    """Is there an engine's directory? An empty or missing one is none; one of something else is a ConfigError.
+
+    EngineError if it cannot be read.
+    """
     try:
         names = os.listdir(path)
     except FileNotFoundError:
         return False
     except NotADirectoryError as e:
         raise ConfigError(f"path: {path} is a file, wanted a directory or nothing") from e
+    except OSError as e:
+        raise as_engine_error(path, e) from e
     if not names:
         return False
     if not {"rows", "log", "LOCK"} <= set(names):
@@ -160,23 +166,19 @@ def made_aside(path: Path, name: str) -> Iterator[Path]:
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}{_ASIDE}", dir=parent))
     with contextlib.ExitStack() as undo:
         undo.callback(shutil.rmtree, aside, ignore_errors=True)
-        lock = os.open(aside / "NEW", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock = make_lock(aside)
+        undo.callback(lock.release)
+        yield aside
+        sync_directory(aside)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            os.rename(aside / "NEW", aside / "LOCK")  # whoever sees it finds it held, as long as this process lives
-            yield aside
-            sync_directory(aside)
-            try:
-                os.rename(aside, path)
-            except OSError as e:
-                if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                    raise
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
-            sync_directory(parent)
-        finally:
-            fcntl.flock(lock, fcntl.LOCK_UN)  # a process that was forked meanwhile has the descriptor, too
-            os.close(lock)
+            os.rename(aside, path)
+        except OSError as e:
+            if e.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
+        sync_directory(parent)
         undo.pop_all()
+        lock.release()
 
 
 def _sweep(parent: Path) -> None:
@@ -193,21 +195,4 @@ def _sweep(parent: Path) -> None:
                 try:
                     shutil.rmtree(parent / name)
                 finally:
-                    os.close(lock)
-
-
-def make_lock(path: Path) -> None:
-    """The file that `hold` locks."""
-    os.close(os.open(path / "LOCK", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
-
-
-def hold(path: AnyFolder, *, shared: bool = False) -> int:
-    """Locks the directory and returns the descriptor that holds it: against everybody, or against a writer alone."""
-    how = os.O_RDONLY if shared else os.O_RDWR
-    fd = os.open(path / "LOCK", how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    try:
-        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        os.close(fd)
-        raise BusyError(f"{path}: another process, or another Engine of this one, has it open for writing") from e
-    return fd
+                    lock.release()

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..cold import changes
 from ..cold.keys import Pair
+from ..contract import logger
 from ..contract.arrays import NO_IDS, Ids
 from ..contract.errors import EngineError
 from ..machine.resources import Resources
@@ -102,9 +103,9 @@ class Epochs:
         empties the log, which must not grow meanwhile."""
         return self._purging is not None or (self._running is not None and self._running.ended)
 
-    def finish(self) -> None:
+    def finish(self, asked: bool = False) -> None:
         """Waits for the running epoch, if there is one. What made it fail is kept as `error`. An interrupt may come at
-        every step: whoever calls it next goes on."""
+        every step: whoever calls it next goes on. `asked`: the caller wants an epoch, so that the wait is no stall."""
         if self._purging is not None:
             self._worker.drain()
             self._purging = None
@@ -112,12 +113,19 @@ class Epochs:
             return
         began = time.monotonic()
         self._worker.drain()
-        self._wait_seconds += time.monotonic() - began
+        waited = time.monotonic() - began
+        self._wait_seconds += waited
+        if waited >= logger.SLOW_WAIT_SECONDS and not asked:
+            logger.LOGGER.warning("%s: a call waited %.1f s for an epoch to be written", self._directory.path, waited)
         self._error = self._running.error
         self._store.removal.ended(self._error is None)
         self._running = None
         if self._error is None:
             self._directory.log.drop_through(self._drop_seq)
+        else:
+            failed = f"{type(self._error).__name__}: {self._error}"  # no handler shall keep the exception
+            said = "%s: an epoch failed, the log has what it would have held: %s"
+            logger.LOGGER.warning(said, self._directory.path, failed)
 
     def purge(self, state: State) -> None:
         """Rids the files of what was forgotten: LMDB copied without its free pages, the log without a record.
@@ -128,12 +136,17 @@ class Epochs:
         purging = self._purging = Task(partial(self._purge, state))
         self._worker.give(purging)
         self.finish()
-        if purging.error is not None:
-            raise purging.error
+        error = purging.error
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error, purging  # its traceback has this frame
 
     def close(self) -> None:
         """Waits for what runs, and ends the thread. Again is fine."""
         self._worker.close()
+        self._error = self._running = self._purging = None  # a traceback leads back here, and so to all tables
 
     def stats(self) -> dict[str, float]:
         """How many epochs, and what they took."""
@@ -171,6 +184,8 @@ class Epochs:
         self._drop_seq = self._saved_seq
         self._saved_seq = state.seq
         self._count += 1
+        took, path = time.monotonic() - began, self._directory.path
+        logger.LOGGER.info("%s: epoch %d, up to seq %d, is in LMDB after %.2f s", path, number, state.seq, took)
 
     def _batches(self, number: int, items: int, removed: FrozenRemoval) -> Iterator[list[Pair]]:
         tables = self._store.tables

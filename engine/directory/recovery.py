@@ -6,6 +6,7 @@ The thread that opens; nothing else runs meanwhile.
 from collections.abc import Iterator
 
 from ..contract.errors import CorruptionError, EngineError
+from ..contract.logger import LOGGER
 from ..log.record import Record, require_sound
 from .directory import Directory
 
@@ -23,3 +24,6 @@ def beyond(directory: Directory) -> Iterator[tuple[Record, int]]:
         raise CorruptionError("the state in LMDB is of the middle of a record that the log lacks", seq=saved)
     if directory.log.last_seq < saved:
         raise EngineError("the log ends before the state in LMDB")
+    if events:
+        said = "%s: the last epoch is at seq %d; %d events that the log has beyond it were replayed"
+        LOGGER.warning(said, directory.path, saved, events)

@@ -26,7 +26,8 @@ from ..store.created import Created
 from ..store.history import ENTRY, stored_chunks
 from ..store.state import State
 from ..store.tables import ITEMS
-from .directory import exists, hold, make_lock
+from .directory import exists
+from .lock import hold, make_lock
 from .verify import verify
 
 _COPY_BYTES = 1 << 20
@@ -41,13 +42,16 @@ def private_copy(path: Path) -> Path:
     """
     if not exists(path):
         raise ConfigError(f"path: {path} holds no model, and untrusted=True makes none")
-    copy = Path(tempfile.mkdtemp(prefix="rowtide-"))
+    try:
+        copy = Path(tempfile.mkdtemp(prefix="rowtide-"))
+    except OSError as e:
+        raise as_engine_error("no room for a private copy", e) from e
     try:
         lock = hold(path, shared=True)
         try:
             _copy(path, copy)
         finally:
-            os.close(lock)
+            lock.release()
         _check(copy)
     except BaseException as e:
         shutil.rmtree(copy, ignore_errors=True)
@@ -62,7 +66,7 @@ def private_copy(path: Path) -> Path:
 
 
 def _copy(path: Path, copy: Path) -> None:
-    make_lock(copy)
+    make_lock(copy).release()
     for room in ("rows", "log"):
         (copy / room).mkdir(mode=0o700)
     _copy_file(data_file(path / "rows", newest(path / "rows")), data_file(copy / "rows"))

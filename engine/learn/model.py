@@ -14,7 +14,8 @@ from ..machine.backend import native
 
 @dataclass(slots=True)
 class Tally:
-    """What the windows of a call came to; `loss` is a sum over events, `unlearned` those that admission kept out."""
+    """What the windows of a call came to; `loss` is a sum over events, `unlearned` those that admission kept out,
+    `waits` how often every row in RAM was dirty."""
 
     events: int = 0
     loss: float = 0.0
@@ -24,6 +25,7 @@ class Tally:
     warm: int = 0
     cold: int = 0
     unlearned: int = 0
+    waits: int = 0
 
     def add(self, window: native.Learned) -> None:
         self.events += window.events

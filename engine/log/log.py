@@ -13,10 +13,12 @@ may be read anywhere.
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from ..contract import logger
 from ..contract.errors import CorruptionError, EngineError
 from ..machine.files import NO_ROOM, AnyFile, AnyFolder, AnyPath, Folder, as_engine_error, sync_directory
 from .encoding import decode_record, encode_record
@@ -179,6 +181,7 @@ class Log:
         self._require_usable()
         segment, seq = self._segments[-1], self._last_seq
         size = segment.size
+        began = time.monotonic()
         try:
             if size != self._synced_bytes:
                 os.fdatasync(self._tail)
@@ -188,6 +191,8 @@ class Log:
         except OSError as error:
             raise self._fail(f"cannot sync {segment.path}", error) from error
         self._synced_bytes, self._synced_seq = size, seq
+        if (took := time.monotonic() - began) >= logger.SLOW_SYNC_SECONDS:
+            logger.LOGGER.warning("%s: the disk took %.1f s to make the log durable", self._directory, took)
 
     def replay(self, after_seq: int) -> Iterator[Record]:
         """Every record that a state at `after_seq` lacks, in order.
@@ -276,8 +281,8 @@ class Log:
             if self._failure is None:
                 self.sync()
         finally:
-            os.close(self._tail)
-            self._tail = -1
+            tail, self._tail = self._tail, -1  # first: no interrupt may have it closed twice
+            os.close(tail)
             self._directory.close()
             self._failure = self._failure or "it is closed"
 

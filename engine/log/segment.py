@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from ..contract.errors import CorruptionError, EngineError
-from ..machine.files import AnyFile, AnyFolder
+from ..machine.files import AnyFile, AnyFolder, as_engine_error
 from .encoding import HEADER_BYTES, MAGIC, Header, is_whole, parse_header, require_readable
 
 _NAME = re.compile(r"([0-9]{20})\.log")
@@ -102,6 +102,30 @@ def read_records(file: BinaryIO, path: AnyFile, next_seq: int, end: int) -> Iter
         yield whole
         offset += header.length
         next_seq = header.last_seq + 1
+
+
+def last_seq_in(directory: AnyFolder) -> int:
+    """Seq of the last whole record, also beside a writer: reads the last segment alone, and changes nothing.
+
+    Raises CorruptionError, and EngineError where the log cannot be read.
+    """
+    try:
+        while True:
+            names = segments_in(directory)
+            if not names:
+                raise CorruptionError("a log without a segment", file=str(directory))
+            path, last_seq = directory / names[-1], int(names[-1][:20]) - 1
+            try:
+                with open_segment(path) as file:
+                    for header, _ in read_records(file, path, last_seq + 1, os.fstat(file.fileno()).st_size):
+                        last_seq = header.last_seq
+                return last_seq
+            except FileNotFoundError:  # the writer has begun another one, and has dropped this one
+                continue
+    except OSError as error:
+        if isinstance(error, EngineError):
+            raise
+        raise as_engine_error(f"cannot read the log {directory}", error) from error
 
 
 def survey(directory: AnyFolder, owner: Owner | None, known_durable_seq: int | None) -> list[Segment]:

@@ -37,3 +37,4 @@ class Syncer:
     def close(self) -> None:
         """Waits for what runs, and ends the thread. Again is fine."""
         self._worker.close()
+        self._begun = None  # the traceback of an error leads back here

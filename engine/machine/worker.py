@@ -37,6 +37,7 @@ class Task:
         except BaseException as e:
             self.error = e
         self.ended = True
+        del self, work  # the traceback of an error has this frame, and must not lead to the error
 
 
 class Worker:

@@ -1,5 +1,6 @@
 """The command line: what it does, prints and refuses; and the demo."""
 
+import json
 import re
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from other_process import other_process
 
 import engine
 from engine.cli import app as command
@@ -170,6 +172,106 @@ def test_beside_a_writer(run, log, tmp_path):
         # From another process, as it would be: LMDB opens a file once in each.
         done = subprocess.run([sys.executable, "-m", "engine", "verify", path], capture_output=True, text=True)
         assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """(process, directory): the epoch is at seq 2, the log at seq 3; ids as long as they get."""
+    path = tmp_path / "d"
+    with other_process() as process:
+        process(f"eng = engine.open({str(path)!r}, dim=8, seed=3, epoch_seconds=1e9)")
+        process("eng.ingest([1, 1], [2**63 - 1, -(2**63)]).seq, eng.checkpoint(), eng.ingest(1, 5).seq")
+        yield process, path
+
+
+READING = [("info", "{}"), ("topk", "{}", "1"), ("verify", "{}"), ("backup", "{}", "{}-2")]
+
+
+@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("words", READING)
+def test_looking_changes_nothing_and_says_what_it_saw(run, writer, contents, words, killed):
+    process, path = writer
+    pid = process("__import__('os').getpid()")
+    if killed:
+        process.kill()
+    before = contents(path)
+    status, out, said = run(*(word.format(path) for word in words))
+    assert (status, said) == (0, "")
+    assert "This is the last epoch, at seq 2. The log goes on to seq 3; " in out
+    assert ("no process that can be seen writes it." if killed else f"process {pid} writes it.") in out
+    assert contents(path) == before
+    if not killed:
+        assert process("eng.ingest(1, 6).seq") == 4
+
+
+@pytest.mark.parametrize("words", READING)
+def test_looking_at_a_whole_directory_has_no_more_to_say(run, tmp_path, words):
+    with engine.open(tmp_path / "d", dim=8) as eng:
+        eng.ingest([1, 2], [3, 4])
+    status, out, _ = run(*(word.format(tmp_path / "d") for word in words))
+    assert status == 0
+    assert "last epoch" not in out
+
+
+def test_json_is_one_object_with_whole_ids(run, writer):
+    process, path = writer
+    pid = process("__import__('os').getpid()")
+
+    def read(*words):
+        status, out, said = run(*words, "--json")
+        assert (status, said) == (0, "")
+        return json.loads(out)
+
+    at = {"directory": str(path), "seq": 2, "log_seq": 3, "writer_pid": pid}
+    found = read("topk", path, 1)
+    assert found.keys() == {"user", "items"} | at.keys()
+    assert found == found | at | {"user": 1}
+    assert {one["item"] for one in found["items"]} == {2**63 - 1, -(2**63)}
+    assert all(type(one["score"]) is float for one in found["items"])
+    found = read("info", path)
+    assert found == found | at
+    assert found.keys() == {"python", "backends", "settings", "stats"} | at.keys()
+    assert (found["settings"]["dim"], found["stats"]["items"]["rows"]) == (8, 2)
+    assert read("info").keys() == {"python", "backends"}
+    found = read("verify", path)
+    assert (found["directory"], found["seq"], found["lmdb_seq"]) == (str(path), 3, 2)
+    assert read("backup", path, f"{path}-2") == at | {"backup": f"{path}-2"}
+    with engine.open(f"{path}-2") as copy:
+        assert copy.seq == 2
+
+
+def test_a_score_that_is_no_number_is_null_in_json(run, writer, monkeypatch):
+    plain = engine.Reader.topk
+
+    def endless(self, *args, **how):
+        found = plain(self, *args, **how)
+        found.scores[0] = np.inf
+        return found
+
+    monkeypatch.setattr(engine.Reader, "topk", endless)
+    assert json.loads(run("topk", writer[1], 1, "--json")[1])["items"][0]["score"] is None
+
+
+def test_a_narrow_terminal_cuts_off_no_id(run, writer, monkeypatch):
+    monkeypatch.setattr(command.out, "_width", 20)
+    out = run("topk", writer[1], 1)[1]
+    assert "│ 9223372036854775807  │" in out
+    assert "│ -9223372036854775808 │" in out
+    assert command.out.width == 20
+    for words in (("info", writer[1]), ("verify", writer[1])):
+        assert "…" not in run(*words)[1]
+
+
+def test_a_csv_file_with_no_directory_is_refused_before_anything_is_learned(run, log, tmp_path):
+    words = learn(log, tmp_path / "d", "--evaluate", "--csv", tmp_path / "no" / "rows.csv")
+    status, _, said = run(*words)
+    assert status == 1
+    assert re.fullmatch(r"rowtide: InputError: csv: got .*rows\.csv, wanted a file in a directory .*", said.strip())
+    assert not (tmp_path / "d").exists()
+    (tmp_path / "rows.csv").mkdir()
+    status, _, said = run(*learn(log, tmp_path / "d", "--evaluate", "--csv", tmp_path / "rows.csv"))
+    assert status == 1
+    assert re.search(r"rowtide: EngineError: .*rows\.csv: .*Is a directory", said)
 
 
 def test_errors_are_one_line(run, monkeypatch, tmp_path):

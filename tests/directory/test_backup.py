@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from directories import SMALL, mounted, refuse
 from junk import but
+from other_process import other_process
 
 import engine
 from engine import ConfigError, EngineError, StorageFullError
@@ -185,6 +186,39 @@ def test_somebody_else_makes_it_meanwhile(home, tmp_path, stream, monkeypatch):
         refuse("dst", lambda: eng.backup(tmp_path / "b"), ConfigError)
         assert os.listdir(tmp_path / "b") == ["theirs"]
     assert np.array_equal(sorted(os.listdir(tmp_path)), ["b", "model"])
+
+
+def test_a_reader_makes_a_backup_of_the_last_epoch_beside_the_writer(home, tmp_path, stream, contents):
+    users, items = stream(300)
+    with other_process() as other:
+        other(f"eng = engine.open({str(home)!r}, dim=8, epoch_seconds=1e9)")
+        other(f"users, items = {users.tolist()}, {items.tolist()}")
+        other("eng.ingest(users[:200], items[:200], position=('shop', b'200')).seq, eng.checkpoint()")
+        digest = other("eng.digest()")
+        other("eng.ingest(users[200:], items[200:]).seq")
+        before = contents(home)
+        with engine.open(home, mode="r") as reader:
+            refuse("is there already", lambda: reader.backup(tmp_path))
+            refuse("inside", lambda: reader.backup(home / "rows" / "b"))
+            assert reader.backup(tmp_path / "b") == 200
+            assert contents(home) == before
+            assert other("eng.checkpoint()") == 300
+            assert reader.backup(tmp_path / "c") == 300
+            later = reader.digest()
+    for name, expected in (("b", digest), ("c", later)):
+        report = engine.verify(tmp_path / name)
+        assert report.seq == report.lmdb_seq
+        with engine.open(tmp_path / name) as copy:
+            assert (copy.digest(), copy.position("shop")) == (expected, b"200")
+    assert engine.verify(tmp_path / "b").directory_id != engine.verify(home).directory_id
+
+
+def test_a_closed_reader_makes_no_backup(home, tmp_path):
+    engine.open(home, **SMALL).close()
+    reader = engine.open(home, mode="r")
+    reader.close()
+    refuse("closed", lambda: reader.backup(tmp_path / "b"), EngineError)
+    assert not (tmp_path / "b").exists()
 
 
 KILLED = """

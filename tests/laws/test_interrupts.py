@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 
 import numpy as np
 import pytest
@@ -121,6 +122,79 @@ def test_an_interrupt_between_log_and_learning_closes_the_engine(home, stream, m
     with engine.open(home) as eng:
         assert eng.seq == 160
         assert eng.digest() == reference(first, second)
+
+
+@pytest.mark.parametrize("memory", [False, True])
+def test_an_interrupt_says_what_was_accepted(home, stream, memory):
+    """Wherever it comes in the call: between two records, before the first, while arguments are checked."""
+    users, items = stream(140_000)
+
+    def progress(done, events):
+        if done >= 65_536:
+            signal.raise_signal(signal.SIGINT)
+
+    class Interrupting:
+        def __array__(self, *args, **how):
+            raise KeyboardInterrupt
+
+    with engine.open(":memory:" if memory else home, **SMALL, epoch_seconds=1e6) as eng:
+        eng.ingest(1, 2)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            eng.ingest(Interrupting(), items)
+        assert caught.value.seq is None
+        with pytest.raises(KeyboardInterrupt) as caught:
+            eng.ingest(users, items, progress=progress)
+        accepted, notes = caught.value.seq, getattr(caught.value, "__notes__", [])
+        assert accepted in ({140_001} if memory else {65_537, 131_073})
+        if notes:
+            assert "Close it and open the directory again" in notes[0]
+            with pytest.raises(EngineError, match="close and open"):
+                eng.ingest(1, 2)
+        else:
+            assert eng.ingest(1, 2).seq == accepted + 1
+    if not memory:
+        with engine.open(home) as eng:
+            assert eng.seq == accepted + (not notes)
+
+
+@pytest.mark.parametrize("step", ["sync", "apply"])
+def test_an_interrupt_that_closes_the_engine_says_so(home, stream, monkeypatch, step):
+    with engine.open(home, **SMALL, epoch_seconds=1e6) as eng:
+        place = eng._writer.syncer if step == "sync" else eng._writer
+        monkeypatch.setattr(place, step, lambda *args, **how: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt) as caught:
+            eng.ingest(*stream(60))
+        monkeypatch.undo()
+        assert caught.value.seq == (None if step == "sync" else 60)
+        assert caught.value.__notes__ == ["This Engine takes no more writes. Close it and open the directory again."]
+
+
+def test_an_interrupt_at_any_moment_of_a_call_has_a_seq(stream):
+    """A signal's handler may run where a function begins, and after any call."""
+    users, items = stream(8)
+    seen = set()
+    for moment in range(1, 400):  # before the first there is nothing of the call yet
+        left = [moment]
+
+        def tick(frame, event, arg, left=left):
+            left[0] -= event in ("call", "c_return")
+            if left[0] < 0:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+        with engine.open(":memory:", **SMALL) as eng:
+            ingest = eng.ingest
+            try:
+                sys.setprofile(tick)
+                ingest(users, items)
+                sys.setprofile(None)
+                break
+            except KeyboardInterrupt as e:
+                sys.setprofile(None)
+                if "ingest" in {frame.name for frame in traceback.extract_tb(e.__traceback__)}:
+                    seen.add((e.seq, eng.seq))
+    assert moment < 399
+    assert seen == {(None, 0), (8, 8)}
 
 
 def test_a_micro_batch_that_memory_cannot_hold_is_refused(home):

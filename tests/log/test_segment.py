@@ -7,9 +7,9 @@ import pytest
 from version_1 import encode_version_1
 
 from engine.contract.errors import CorruptionError, EngineError
-from engine.log import Log, Owner, Record, verify
+from engine.log import Log, Owner, Record, segment, verify
 from engine.log.encoding import HEADER_BYTES, parse_header
-from engine.log.segment import segment_name
+from engine.log.segment import last_seq_in, segment_name
 
 ID = 0x0123456789ABCDEF
 OWNER = Owner(ID)
@@ -381,3 +381,33 @@ def test_a_torn_log_of_version_1(old, known):
     if known:
         with pytest.raises(CorruptionError, match="LMDB holds events up to 5"):
             verify(old, OF_FORMAT_1, known_durable_seq=known)
+
+
+def test_the_last_seq_is_read_from_the_last_segment(small):
+    path, records, data = small
+    before = contents(path.parent)
+    assert last_seq_in(path.parent) == records[-1].last_seq == 6
+    path.write_bytes(data[:-1])
+    assert last_seq_in(path.parent) == 5
+    path.write_bytes(data)
+    (path.parent / segment_name(7)).touch()
+    assert last_seq_in(path.parent) == 6
+    (path.parent / segment_name(7)).unlink()
+    assert contents(path.parent) == before
+    path.unlink()
+    with pytest.raises(CorruptionError, match="without a segment"):
+        last_seq_in(path.parent)
+
+
+def test_the_last_seq_beside_a_writer_that_begins_another_segment(small, monkeypatch):
+    path, _, _ = small
+    plain = segment.open_segment
+
+    def overtaken(wanted):
+        if wanted == path and path.exists():
+            path.unlink()
+            path.with_name(segment_name(7)).touch()
+        return plain(wanted)
+
+    monkeypatch.setattr(segment, "open_segment", overtaken)
+    assert last_seq_in(path.parent) == 6
