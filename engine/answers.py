@@ -87,8 +87,8 @@ class Answers(ABC):
             users: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
             vectors: instead of users, query vectors float [dim] or [n, dim].
             exclude_seen: leave out what the user has had: the most recent 1,024 distinct items.
-            exclude, include: item ids, 1-D for all users or one list for each (2-D may be padded with -1);
-                unknown ids are passed over; `exclude` wins over `include`.
+            exclude, include: item ids, 1-D or a set for all users, or a list or set for each (2-D may be padded with
+                -1); unknown ids are passed over; `exclude` wins over `include`.
             unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
                 "skip" gives an empty row.
 

@@ -16,10 +16,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answers
-from .contract.arguments import checked_position, describe, flag, id_column
+from .contract.arguments import describe, flag, id_column
 from .contract.arrays import NO_IDS, Ids
 from .contract.errors import ConfigError, InputError
 from .contract.events import Events
+from .contract.positions import checked_position
 from .contract.reports import IngestReport
 from .contract.settings import Settings
 from .directory import backup
@@ -90,11 +91,12 @@ class Engine(Answers):
         """Learns the events (users[i], items[i]) in order; when it returns they are on disk and in every later answer.
 
         Args:
-            users, items: ids, scalars or 1-D columns of equal length; any int64 but -1.
+            users, items: ids, 1-D columns of equal length; any int64 but -1. A scalar here or below counts for all.
             values: float [n], required with pointwise losses, as "logistic" (each 0 or 1) and "squared" (finite
                 ratings), which learn to predict them; None with losses that learn from positives, as "softmax".
             weights: float [n] >= 0, scale each event's loss; 1 by default.
-            timestamps: Unix seconds or datetime64 [n]; kept in the log.
+            timestamps: [n], from 1970 to 2199: Unix seconds, datetime64 or datetimes, also of pandas and with zones,
+                else UTC; kept in the log.
             durable: False: in the page cache only; survives SIGKILL, not power loss.
             position: (source, bytes) stored in the same log record, so at most 65,536 events; `position()` reads it.
             progress: called as progress(events done, events in all) now and then.

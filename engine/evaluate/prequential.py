@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..contract.arguments import MAX_EVENTS, id_column, whole_number
 from ..contract.arrays import Ids
 from ..contract.errors import InputError
+from ..contract.times import timestamp_column
 
 __all__ = ["CALL_ROWS", "Ranker", "Report", "prequential", "ranks"]
 
@@ -119,14 +120,13 @@ def prequential(
     """Judge `eng` on rows in time order: list for the row's user, see where the row's item stands, then learn the
     row.
 
-    users, items: integer ids [N], none -1. timestamps: [N] numbers or datetime64, not decreasing; given to
-    `ingest`. values: [N] labels or ratings, given to `ingest`; a row whose value is not above 0 is learned, but
-    nobody is asked to list its item. baskets: [N] of any type that compares: consecutive rows of one (user, basket)
-    are one request, listed once before any of them is learned; without it each row is a request. The lists of at
-    least `eng.settings["batch_size"]` rows (whole requests) are made before these rows are learned in one call. k:
-    list lengths of the measures. warmup: the share of rows, from the first, that are only learned, 0 <= warmup < 1;
-    a request that begins before that line is not judged. progress: called after every call learned with (rows done,
-    rows in all, mean loss of the call).
+    users, items: integer ids [N], none -1. timestamps: [N] as `ingest` takes them, not decreasing. values: [N] labels
+    or ratings, given to `ingest`; a row whose value is not above 0 is learned, but nobody is asked to list its item.
+    baskets: [N] of any type that compares: consecutive rows of one (user, basket) are one request, listed once before
+    any of them is learned; without it each row is a request. The lists of at least `eng.settings["batch_size"]` rows
+    (whole requests) are made before these rows are learned in one call. k: list lengths of the measures. warmup: the
+    share of rows, from the first, that are only learned, 0 <= warmup < 1; a request that begins before that line is not
+    judged. progress: called after every call learned with (rows done, rows in all, mean loss of the call).
 
     Two measures. *all*: over every judged row, items already had may be listed. *new*: over the rows whose item the
     user had in no row before the request, the items already had taken off the list. Ties count against the model, an
@@ -180,7 +180,7 @@ class _Columns:
 
     user: Ids
     item: Ids
-    times: NDArray[Any] | None
+    times: NDArray[np.float64] | None
     value: NDArray[Any] | None
     positive: NDArray[np.bool_]
 
@@ -336,18 +336,12 @@ def _same_length(name: str, column: NDArray[Any], n: int) -> None:
         raise InputError(f"{name}: got shape {column.shape}, wanted ({n},), that of users")
 
 
-def _times(timestamps: ArrayLike, n: int) -> NDArray[Any]:
-    times = np.asarray(timestamps)
-    _same_length("timestamps", times, n)
-    if times.dtype.kind not in "iufM":
-        raise InputError(f"timestamps: got {times.dtype}, wanted numbers or datetime64")
-    # Said so that NaN and NaT, which compare false, are refused too.
-    sorted_up = times[1:] >= times[:-1] if n > 1 else times == times
-    if not sorted_up.all():
-        row = int(sorted_up.argmin()) + 1
-        raise InputError(
-            f"timestamps: row {row} is before the row above it, or no time; rows in time order were wanted"
-        )
+def _times(timestamps: ArrayLike, n: int) -> NDArray[np.float64]:
+    times = timestamp_column(timestamps, n)
+    falls = times[1:] < times[:-1]
+    if falls.any():
+        row = int(falls.argmax()) + 1
+        raise InputError(f"timestamps: row {row} is before the row above it; rows in time order were wanted")
     return times
 
 

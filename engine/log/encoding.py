@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.arguments import MAX_EVENTS, MAX_NAME_BYTES, MAX_POSITION_BYTES, check_position
+from ..contract.arguments import MAX_EVENTS
 from ..contract.errors import CorruptionError, EngineError, InputError
+from ..contract.positions import MAX_NAME_BYTES, MAX_POSITION_BYTES, check_position
 from ..machine.backend import native
 from .parts import OPERATIONS, decode_parts, encode_columns, encode_operation
 from .record import Record

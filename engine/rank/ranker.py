@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..contract.arguments import choice, describe, flag, id_array, query_vectors, whole_number
+from ..contract.arguments import choice, flag, id_array, ids_or_one, query_vectors, whole_number
 from ..contract.arrays import PADDING, Floats, Ids, Mask, RowBytes
 from ..contract.errors import InputError, UnknownIdError
 from ..contract.reports import TopK
@@ -109,7 +109,7 @@ class CatalogueRanker:
                 return _Queries(given[part], bases[part], None)
 
             return self._best(seq, _Ranking(len(given), scalar, k, as_given, asked.exclude, asked.include))
-        ids, scalar = _column("users", asked.users)
+        ids, scalar = ids_or_one("users", asked.users)
 
         def seen(part: slice) -> Lists:
             return Lists.of([self._source.history.items_of(user) for user in ids[part].tolist()])
@@ -138,7 +138,7 @@ class CatalogueRanker:
     def similar(self, seq: int, items: Any, k: int, exclude: Any, include: Any) -> TopK:
         """`Engine.similar`, at least at `seq`."""
         k = whole_number("k", k, 1, _MOST_K)
-        ids, scalar = _column("items", items)
+        ids, scalar = ids_or_one("items", items)
         self._known_items(ids)  # all or none
 
         def queries(part: slice) -> _Queries:
@@ -244,11 +244,3 @@ def _each(ranking: _Ranking, excluded: Filter, part: slice) -> list[Lists]:
     """The lists of what each query of `part` must not get."""
     each = [excluded.cut(part.start, part.stop)] if isinstance(excluded, Lists) else []
     return [*each, ranking.also(part)] if ranking.also else each
-
-
-def _column(name: str, x: Any) -> tuple[Ids, bool]:
-    """A scalar or a column of ids as int64 [n], and whether it was a scalar."""
-    ids = id_array(name, x)
-    if ids.ndim > 1:
-        raise InputError(f"{name}: got {describe(ids)}, wanted a scalar or a 1-D column")
-    return ids.reshape(-1), ids.ndim == 0

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from version_1 import encode_version_1
 
-from engine.contract.arguments import MAX_EVENTS, MAX_NAME_BYTES, MAX_POSITION_BYTES
+from engine.contract.arguments import MAX_EVENTS
 from engine.contract.errors import CorruptionError, EngineError, InputError
+from engine.contract.positions import MAX_NAME_BYTES, MAX_POSITION_BYTES
 from engine.log.encoding import (
     HEADER_BYTES,
     MAX_RECORD_BYTES,
