@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from typing import Any, Self, overload
 
 from .contract.arguments import id_column
-from .contract.arrays import Floats
+from .contract.arrays import Floats, Ids
 from .contract.errors import EngineError, InputError
 from .contract.reports import TopK
 from .contract.tensors import TensorT, device_of, given
@@ -184,6 +184,26 @@ class Answers(ABC):
             else:
                 found = ranker.user_vectors(id_column("users", users))
         return given([found], device_of(users, items))[0]
+
+    @overload
+    def history(self, user: TensorT) -> TensorT: ...
+
+    @overload
+    def history(self, user: Any) -> Ids: ...
+
+    def history(self, user: Any) -> Any:
+        """The items that a user has had, int64 [n], the most recent last: 1,024 at most, each once; a stranger has
+        none.
+
+        A tensor if `user` is one. Raises InputError.
+
+        >>> report = eng.ingest(7, [100, 101, 100])
+        >>> eng.history(7).tolist()
+        [101, 100]
+        """
+        with self._answering() as (_, ranker):
+            found = ranker.history(user)
+        return given([found], device_of(user))[0]
 
     @abstractmethod
     def close(self) -> None: ...

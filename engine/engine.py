@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from .answers import Answers
@@ -20,7 +21,7 @@ from .contract.arguments import describe, flag, id_column
 from .contract.arrays import NO_IDS, Ids
 from .contract.errors import ConfigError, InputError
 from .contract.events import Events
-from .contract.positions import checked_position
+from .contract.positions import checked_expected, checked_position, checked_source, require_expected
 from .contract.reports import IngestReport
 from .contract.settings import Settings
 from .directory import backup
@@ -86,6 +87,7 @@ class Engine(Answers):
         timestamps: Any = None,
         durable: bool = True,
         position: tuple[str, bytes] | None = None,
+        expect: bytes | EllipsisType | None = ...,
         progress: Callable[[int, int], None] | None = None,
     ) -> IngestReport:
         """Learns the events (users[i], items[i]) in order; when it returns they are on disk and in every later answer.
@@ -99,6 +101,8 @@ class Engine(Answers):
                 else UTC; kept in the log.
             durable: False: in the page cache only; survives SIGKILL, not power loss.
             position: (source, bytes) stored in the same log record, so at most 65,536 events; `position()` reads it.
+            expect: the position that this source must have until now, None for none; else PositionError, and nothing is
+                learned. So two processes that read one source, one after the other, learn no event twice.
             progress: called as progress(events done, events in all) now and then.
 
         A progress function may ask for answers, positions and `stats`; calls that change the Engine or need it to stand
@@ -115,10 +119,12 @@ class Engine(Answers):
         loss = self._store.model.settings.loss
         events = Events.check(users, items, values=values, weights=weights, timestamps=timestamps, loss=loss)
         position = checked_position(position, len(events))
+        expect = checked_expected(expect, position)
         durable = flag("durable", durable)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
         with self._alone("ingest"):
+            require_expected(self._writer.positions, position, expect)
             tally = self._writer.ingest(events, position, durable, progress)
             seq = self._writer.seq
         return IngestReport(
@@ -161,6 +167,16 @@ class Engine(Answers):
             NO_IDS if users is None else id_column("users", users),
             NO_IDS if items is None else id_column("items", items),
         )
+
+    def hidden(self) -> Ids:
+        """The ids that are hidden now, int64 [n], rising.
+
+        >>> eng.hide([101, 100])
+        >>> eng.hidden().tolist()
+        [100, 101]
+        """
+        self._alive()
+        return self._store.catalogue.hidden
 
     def _operate(self, kind: str, users: Ids, items: Ids) -> None:
         with self._alone(kind):
@@ -245,9 +261,31 @@ class Engine(Answers):
         b'file 3, row 41'
         """
         self._alive()
-        if not isinstance(source, str):
-            raise InputError(f"source: got {describe(source)}, wanted a str")
-        return self._writer.positions.get(source)
+        return self._writer.positions.get(checked_source(source))
+
+    def positions(self) -> dict[str, bytes]:
+        """The position of every source that has one.
+
+        >>> report = eng.ingest(7, 100, position=("clicks", b"41"))
+        >>> eng.positions()
+        {'clicks': b'41'}
+        """
+        self._alive()
+        return dict(self._writer.positions)
+
+    def forget_position(self, source: str) -> None:
+        """This source has no position any more, as if none had been stored; on disk at return. Twice is fine.
+
+        Raises InputError, StorageFullError.
+
+        >>> report = eng.ingest(7, 100, position=("clicks", b"41"))
+        >>> eng.forget_position("clicks")
+        >>> eng.position("clicks") is None
+        True
+        """
+        with self._alone("forget_position"):
+            if checked_source(source) in self._writer.positions:
+                self._writer.operate("forget_position", source=source)
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seqs by tier (on a device without the rows that it drew and nobody has asked for yet in
@@ -273,7 +311,7 @@ class Engine(Answers):
             "catalogue_bytes": store.catalogue.bytes,
             **(device.catalogue.stats() if device else {}),
             "history_bytes": store.history.ram_bytes,
-            "hidden_items": len(store.catalogue.native.hidden),
+            "hidden_items": len(store.catalogue.hidden),
             "expired_rows": store.removal.expired,
         }
         if self._directory and writer.epochs:

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, NoReturn, Self
 
 from .answers import Answers
 from .cold import changes
 from .cold.cold import Cold, Snapshot
 from .cold.keys import HIDDEN, HISTORY
-from .contract.arguments import describe
-from .contract.arrays import Floats
-from .contract.errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
+from .contract.arrays import Floats, Ids
+from .contract.errors import ConfigError, CorruptionError, EngineError, ReadOnlyError
+from .contract.positions import checked_source
 from .contract.settings import Settings
 from .directory.directory import exists, hold
 from .machine.files import as_engine_error
@@ -242,17 +243,25 @@ class Reader(Answers):
 
     def position(self, source: str) -> bytes | None:
         """As `Engine.position`, at the newest epoch."""
-        if not isinstance(source, str):
-            raise InputError(f"source: got {describe(source)}, wanted a str")
         with self._at_newest():
-            return self._state.positions.get(source)
+            return self._state.positions.get(checked_source(source))
+
+    def positions(self) -> dict[str, bytes]:
+        """As `Engine.positions`, at the newest epoch."""
+        with self._at_newest():
+            return dict(self._state.positions)
+
+    def hidden(self) -> Ids:
+        """As `Engine.hidden`, at the newest epoch."""
+        with self._at_newest():
+            return self._catalogue.hidden
 
     def digest(self) -> str:
         """As `Engine.digest`, at the newest epoch: what the writer's was at this seq."""
         with self._at_newest() as now:
             state = self._state
             tables = [StoredTable(d.number, d.stored_bytes(state.settings), now) for d in TABLES.values()]
-            return digest(state, tables, self._catalogue.native.hidden, stored_chunks(now.scan_raw(HISTORY)))
+            return digest(state, tables, self._catalogue.hidden, stored_chunks(now.scan_raw(HISTORY)))
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seq of the newest epoch; `moves`: how often a whole scan, or lists, led to a newer one."""
@@ -297,6 +306,7 @@ class Reader(Answers):
         timestamps: Any = None,
         durable: bool = True,
         position: tuple[str, bytes] | None = None,
+        expect: bytes | EllipsisType | None = ...,
         progress: Callable[[int, int], None] | None = None,
     ) -> NoReturn:
         """ReadOnlyError."""
@@ -313,6 +323,10 @@ class Reader(Answers):
     def forget(self, users: Any = None, items: Any = None) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("forget")
+
+    def forget_position(self, source: str) -> NoReturn:
+        """ReadOnlyError."""
+        self._refuse("forget_position")
 
     def checkpoint(self) -> NoReturn:
         """ReadOnlyError."""

@@ -21,7 +21,8 @@ from .directory.directory import Directory
 from .directory.epochs import Epochs
 from .directory.recovery import beyond
 from .learn.model import Tally
-from .log.record import Record, operations, records
+from .log.parts import FORGET_POSITION
+from .log.record import Record, follow_position, operations, records
 from .machine.backend import native
 from .machine.resources import Resources
 from .store.store import Applied, Store
@@ -201,10 +202,10 @@ class Writer:
         self.directory.log.sync()
         self.sync_seconds += time.perf_counter() - began
 
-    def operate(self, kind: str, users: Ids, items: Ids) -> None:
-        """Logs and applies an operation: "hide", "show" or "forget"."""
+    def operate(self, kind: str, users: Ids = NO_IDS, items: Ids = NO_IDS, source: str | None = None) -> None:
+        """Logs and applies one of `parts.OPERATIONS`: on ids, or on a source."""
         log = self.directory.log if self.directory else None
-        for record in operations(kind, users, items, self.seq + 1, self.store.model.settings.batch_size):
+        for record in operations(kind, users, items, self.seq + 1, self.store.model.settings.batch_size, source):
             before = log.appended_bytes if log else 0
             try:
                 if log:
@@ -227,10 +228,9 @@ class Writer:
                 self.store.model.settings = self.store.model.settings.changed(record.settings)
             if record.count > start:
                 self._learn_events(record, tally, start, wait)
-            if record.operation is not None:
+            if record.operation is not None and record.operation != FORGET_POSITION:
                 self._apply_operation(record)
-            if record.position is not None:
-                self.positions[record.position[0]] = record.position[1]
+            follow_position(self.positions, record)
         except BaseException as e:
             self.failure = f"{type(e).__name__}: {e}"
             raise

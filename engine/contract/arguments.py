@@ -30,27 +30,28 @@ def describe(x: Any) -> str:
         return f"{x.dtype} tensor of shape {tuple(x.shape)} on {x.device}"
     if isinstance(x, (list, tuple)):
         return f"{type(x).__name__} of {len(x)}"
-    shown = _repr(x)
-    return shown if shown == type(x).__name__ else f"{type(x).__name__} {shown}"
+    text = shown(x)
+    return text if text == type(x).__name__ else f"{type(x).__name__} {text}"
 
 
-def _repr(x: Any) -> str:
+def shown(x: Any, most: int = 40) -> str:
+    """Its repr, cut to so many characters; its type where it has none."""
     try:
         text = repr(x)
     except Exception:  # the caller's own code, or an integer with too many digits to print
         return type(x).__name__
-    return text if len(text) <= 40 else text[:37] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def bad_element(name: str, place: tuple[int, ...], x: Any, wanted: str, remark: str = ",") -> InputError:
     """The error for one element of a column: where it stands, what it is, and what was wanted. `place`: () for a
     scalar."""
     if isinstance(x, (np.ndarray, list, tuple)) or is_tensor(x):
-        shown = describe(x)
+        text = describe(x)
     else:  # numpy's repr would name the type, too
-        shown = str(x) if isinstance(x, (np.number, np.bool_, np.datetime64, np.timedelta64)) else _repr(x)
+        text = str(x) if isinstance(x, (np.number, np.bool_, np.datetime64, np.timedelta64)) else shown(x)
     at = f"[{', '.join(map(str, place))}]" if place else ""
-    return InputError(f"{name}{at}: got {shown}{remark} wanted {wanted}")
+    return InputError(f"{name}{at}: got {text}{remark} wanted {wanted}")
 
 
 def first_place(bad: Mask) -> tuple[int, ...]:
@@ -126,7 +127,7 @@ def id_set(name: str, x: Set[Any]) -> Ids:
     except InputError:
         ids = None
     if ids is None or ids.ndim != 1:  # a place would say nothing
-        raise InputError(f"{name}: got {_repr(x)}, wanted int64s in a set")
+        raise InputError(f"{name}: got {shown(x)}, wanted int64s in a set")
     return ids
 
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..contract.arguments import choice, flag, id_array, ids_or_one, query_vectors, whole_number
+from ..contract.arguments import choice, describe, flag, id_array, ids_or_one, query_vectors, whole_number
 from ..contract.arrays import PADDING, Floats, Ids, Mask, RowBytes
 from ..contract.errors import InputError, UnknownIdError
 from ..contract.reports import TopK
@@ -31,9 +31,10 @@ class Peeks(Protocol):
 
 
 class Seen(Protocol):
-    """What users have had."""
+    """What users have had; `recent`: in the order of the last events."""
 
     def items_of(self, user: int) -> Ids: ...
+    def recent(self, user: int) -> Ids: ...
 
 
 class Rankable(Protocol):
@@ -209,6 +210,13 @@ class CatalogueRanker:
                 scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + biases[which]
         scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
+
+    def history(self, user: Any) -> Ids:
+        """`Engine.history`."""
+        ids, scalar = ids_or_one("user", user)
+        if not scalar:
+            raise InputError(f"user: got {describe(user)}, wanted one id")
+        return self._source.history.recent(int(ids[0]))
 
     def user_vectors(self, ids: Ids) -> Floats:
         vectors: Floats = np.empty((len(ids), self._catalogue.dim), np.float32)

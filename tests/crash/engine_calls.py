@@ -57,7 +57,8 @@ SECRET_USERS = {31: SECRET + 1, 160: SECRET + 2, 250: SECRET + 2, 275: SECRET + 
 SECRET_ITEMS = {38: SECRET + 4, 165: SECRET + 5, 255: SECRET + 5}
 
 # By seq: what is done there. Each changes what is hidden, so that the state after it can be told; what is forgotten
-# was hidden, had by many and is in rows of every kind: popular ones, rare ones, ids that are in no row.
+# was hidden, had by many and is in rows of every kind: popular ones, rare ones, ids that are in no row. Or it changes
+# the position, which the state tells, too.
 OPERATIONS = [
     (20, "hide", (), (-5000, 5010, 77)),
     (45, "forget", (3, 105, SECRET_USERS[31]), (-5000, -3999, SECRET_ITEMS[38])),
@@ -65,6 +66,7 @@ OPERATIONS = [
     (150, "hide", (), (-2998, 8)),
     (151, "forget", (-7, -(2**63), 555), (-2998, -3999)),
     (152, "show", (), (77, 78)),
+    (200, "forget_position", (), ()),
     (
         *(280, "forget"),
         (3, 100, 101, 102, SECRET_USERS[250], SECRET_USERS[275]),
@@ -84,10 +86,11 @@ def make_plan() -> tuple[list[Call], list[State]]:
         first = len(states) - 1
         if operations and operations[0][0] <= seq:
             _, operation, users, items = operations.pop(0)
-            changed = {"hide": set.union, "show": set.difference, "forget": set.difference}[operation]
+            changed = set.union if operation == "hide" else set.difference
             hidden = tuple(sorted(changed(set(states[-1].hidden), items)))
+            position = None if operation == "forget_position" else states[-1].position
             calls.append(Call(first, first + 1, seq, seq, operation=operation, users=users, items=items))
-            states.append(states[-1]._replace(hidden=hidden))
+            states.append(states[-1]._replace(hidden=hidden, position=position))
             continue
         if due := [s for s in reopen if s <= seq]:
             settings = reopen.pop(due[0])

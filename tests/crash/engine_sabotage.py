@@ -191,12 +191,12 @@ def in_epochs_alone(kind):
     """Operations of this kind are lost if no epoch follows; closing makes one, so that only a crash shows it."""
     operate = whole.Writer.operate
 
-    def operate_unlogged(self, wanted, users, items):
+    def operate_unlogged(self, wanted, *about):
         place = self.directory
         if wanted == kind:
             self.directory = None
         try:
-            operate(self, wanted, users, items)
+            operate(self, wanted, *about)
         finally:
             self.directory = place
 

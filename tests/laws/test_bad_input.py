@@ -203,6 +203,7 @@ def test_what_a_progress_function_may_call(place, tmp_path):
             "ingest": lambda: eng.ingest(1, 1),
             "hide": lambda: eng.hide(1),
             "forget": lambda: eng.forget(1),
+            "forget_position": lambda: eng.forget_position("shop"),
             "checkpoint": eng.checkpoint,
             "digest": eng.digest,
             "close": eng.close,
