@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from .answers import Answers
 from .contract.arguments import describe, flag, id_column
-from .contract.arrays import NO_IDS, Ids
+from .contract.arrays import NO_IDS, Ids, IdsLike
 from .contract.errors import ConfigError, InputError
 from .contract.events import Events
 from .contract.positions import checked_expected, checked_position, checked_source, require_expected
 from .contract.reports import IngestReport
 from .contract.settings import Settings
 from .directory import backup
-from .directory.directory import Directory
+from .directory.directory import MEMORY, Directory
 from .machine.resources import Resources
 from .rank.ranker import CatalogueRanker
 from .store.store import Store
@@ -40,7 +40,7 @@ class Engine(Answers):
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
         """`settings`: of the last epoch, for the replay; `given`: what the caller wants after it, None for as it is."""
-        super().__init__()
+        super().__init__(directory.path if directory else MEMORY)
         self._directory = directory
         warm_bytes, cold = (resources.warm_bytes, directory.cold) if directory else (None, None)
         self._store = Store(settings, warm_bytes, cold)
@@ -79,8 +79,8 @@ class Engine(Answers):
 
     def ingest(
         self,
-        users: Any,
-        items: Any,
+        users: IdsLike,
+        items: IdsLike,
         values: Any = None,
         *,
         weights: Any = None,
@@ -140,7 +140,7 @@ class Engine(Answers):
 
     # --- removing
 
-    def hide(self, items: Any) -> None:
+    def hide(self, items: IdsLike) -> None:
         """These items are in no answer of `topk` until `show` is called, not even by `include`; on disk at return.
 
         items: a scalar or a column of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
@@ -148,11 +148,11 @@ class Engine(Answers):
         """
         self._operate("hide", NO_IDS, id_column("items", items))
 
-    def show(self, items: Any) -> None:
+    def show(self, items: IdsLike) -> None:
         """These items are ranked again; as `hide`."""
         self._operate("show", NO_IDS, id_column("items", items))
 
-    def forget(self, users: Any = None, items: Any = None) -> None:
+    def forget(self, users: IdsLike | None = None, items: IdsLike | None = None) -> None:
         """Removes rows, histories and catalogue entries of these ids; on disk at return.
 
         Forgotten items leave the histories of all users, too, and are hidden no more. After the next `checkpoint()` no
@@ -247,6 +247,9 @@ class Engine(Answers):
         """
         self._alive()
         return self._seq
+
+    def _described(self) -> tuple[dict[str, int], str]:
+        return self._store.tables.rows, self._device.name if self._device else "cpu"
 
     @property
     def settings(self) -> dict[str, Any]:

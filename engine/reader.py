@@ -19,7 +19,7 @@ from .answers import Answers
 from .cold import changes
 from .cold.cold import Cold, Snapshot
 from .cold.keys import HIDDEN, HISTORY
-from .contract.arrays import Floats, Ids
+from .contract.arrays import Floats, Ids, IdsLike
 from .contract.errors import ConfigError, CorruptionError, EngineError, ReadOnlyError
 from .contract.positions import checked_source
 from .contract.settings import Settings
@@ -118,7 +118,7 @@ class Reader(Answers):
         self._path = path
         self._cold = cold
         self._threads = threads
-        super().__init__()
+        super().__init__(path)
         self._turns = _Turns()
         if lock is not None:
             self._at_end.callback(os.close, lock)
@@ -236,6 +236,9 @@ class Reader(Answers):
             epoch = _Epoch(users, self._catalogue, StoredHistory(now), state.mean, state.base)
             yield state.seq, CatalogueRanker(epoch, self._threads)
 
+    def _described(self) -> tuple[dict[str, int], str]:
+        return self._state.rows, "cpu"
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings in force at `seq`, by name."""
@@ -298,8 +301,8 @@ class Reader(Answers):
 
     def ingest(
         self,
-        users: Any,
-        items: Any,
+        users: IdsLike,
+        items: IdsLike,
         values: Any = None,
         *,
         weights: Any = None,
@@ -312,15 +315,15 @@ class Reader(Answers):
         """ReadOnlyError."""
         self._refuse("ingest")
 
-    def hide(self, items: Any) -> NoReturn:
+    def hide(self, items: IdsLike) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("hide")
 
-    def show(self, items: Any) -> NoReturn:
+    def show(self, items: IdsLike) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("show")
 
-    def forget(self, users: Any = None, items: Any = None) -> NoReturn:
+    def forget(self, users: IdsLike | None = None, items: IdsLike | None = None) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("forget")
 
