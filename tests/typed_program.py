@@ -23,7 +23,7 @@ def learn(eng: Engine) -> IngestReport:
     assert_type(report.found, dict[str, int])
     eng.ingest(7, [100, 101])
     at = eng.position("clicks")
-    eng.ingest(np.int64(8), users, timestamps=datetime(2024, 1, 1), position=("clicks", b"3"), expect=at)
+    eng.ingest(np.int64(8), items, timestamps=datetime(2024, 1, 1), position=("clicks", b"3"), expect=at)
     assert_type(eng.positions(), dict[str, bytes])
     eng.forget_position("views")
     return eng.ingest(7, 102, position=("clicks", b"4"), expect=b"3")
