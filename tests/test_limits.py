@@ -15,7 +15,6 @@ MOST_LINES_OF_A_FILE = {"engine": 400, "csrc": 400, "tests": 500, "benchmarks": 
 
 # What is over a limit, how far it is today, and why it may be. It may shrink; what is back within its limit goes.
 LONG_FUNCTIONS = {
-    "engine/__init__.py open": (74, "every setting of the engine, each with what it means"),
     "tests/bindings/test_native_arguments.py methods": (76, "one line for each function of the core"),
 }
 LONG_FILES = {

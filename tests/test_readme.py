@@ -23,7 +23,7 @@ def test_the_table_is_the_public_surface():
     table = "".join(line for line in README.splitlines(keepends=True) if line.startswith("| `eng"))
     methods = {f"eng.{name}" for name in dir(engine.Engine) if not name.startswith("_")}
     calls = {"engine.open", "engine.verify", "engine.evaluate.prequential"}
-    named = dict(re.findall(r"`(eng[a-z.]*)(\([^`]*\))?`", table))
+    named = dict(re.findall(r"`(eng[a-z._]*)(\([^`]*\))?`", table))
     assert named.keys() == methods | calls
     for name, arguments in named.items():
         what = eval(name, {"engine": engine, "eng": engine.Engine})

@@ -322,13 +322,16 @@ def test_only_typed_errors_come_out(memory, data):
 
     calls = [
         lambda: memory.ingest(
-            *(data.draw(ANYTHING) for _ in range(2)), **draw("values", "weights", "timestamps", "durable", "position")
+            *(data.draw(ANYTHING) for _ in range(2)),
+            **draw("values", "weights", "timestamps", "durable", "position", "expect"),
         ),
         lambda: memory.topk(
             data.draw(ANYTHING), **draw("k", "vectors", "exclude_seen", "exclude", "include", "unknown")
         ),
-        lambda: memory.similar(data.draw(ANYTHING), **draw("k", "exclude", "include")),
-        lambda: memory.score(data.draw(ANYTHING), data.draw(ANYTHING)),
+        lambda: memory.similar(data.draw(ANYTHING), **draw("k", "exclude", "include", "unknown")),
+        lambda: memory.score(data.draw(ANYTHING), data.draw(ANYTHING), **draw("unknown")),
+        lambda: memory.history(data.draw(ANYTHING)),
+        lambda: memory.forget_position(data.draw(ANYTHING)),
         lambda: memory.vectors(**draw("users", "items")),
         lambda: memory.position(data.draw(ANYTHING)),
         lambda: engine.open(
