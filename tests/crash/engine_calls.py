@@ -66,12 +66,12 @@ OPERATIONS = [
     (150, "hide", (), (-2998, 8)),
     (151, "forget", (-7, -(2**63), 555), (-2998, -3999)),
     (152, "show", (), (77, 78)),
-    (200, "forget_position", (), ()),
     (
         *(280, "forget"),
         (3, 100, 101, 102, SECRET_USERS[250], SECRET_USERS[275]),
         (8, *range(-5000, 5000, 3003), SECRET_ITEMS[255]),
     ),
+    (310, "forget_position", (), ()),
 ]
 START_LR = 0.2
 SETTINGS = {120: {"lr": 0.1}, 260: {"lr": 0.3, "admit_after": 3}}  # by seq; lr tells which are in force

@@ -143,6 +143,7 @@ def undisturbed(servers, seed: int) -> Report:
         ("roomy backup_copy_unsynced", power_cuts),
         ("roomy hide_unlogged", kills),
         ("roomy forget_unlogged", kills),
+        ("roomy forget_position_unlogged", kills),
         ("roomy purged_before_it_is", kills),
         ("roomy expire_at_epochs", kills),
         ("roomy sightings_unsaved", undisturbed),
