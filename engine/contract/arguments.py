@@ -7,7 +7,7 @@ resources pass ConfigError. Any thread.
 
 import math
 from collections.abc import Callable, Iterator, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +18,39 @@ from .tensors import array_of, is_tensor
 
 _INT64 = np.iinfo(np.int64)
 
-Fine = Callable[[Any], bool]
-"""Whether an element of a column is what is wanted."""
+
+class Wanted(NamedTuple):
+    """What a column should be: said of the whole and of one element, and whether an element is so."""
+
+    whole: str
+    one: str
+    fine: Callable[[Any], bool]
+
+
+def is_finite(x: Any) -> bool:
+    """A number of Python or numpy, but no bool, that is neither NaN nor infinite."""
+    try:
+        return (_is_integer(x) or isinstance(x, (float, np.floating))) and math.isfinite(x)
+    except OverflowError:
+        return False
+
+
+def _is_integer(x: Any) -> bool:
+    """To numpy a span of time is one; a bool is one to Python."""
+    return isinstance(x, (int, np.integer)) and not isinstance(x, (bool, np.timedelta64))
+
+
+def _fits(x: Any) -> bool:
+    return _is_integer(x) and _INT64.min <= x <= _INT64.max
+
+
+_PADDED_IDS = Wanted("integers that fit int64", "an int64", _fits)
+_IDS = Wanted(
+    "integers that fit int64, none of them -1 (the padding of answers)",
+    "an int64 but not -1",
+    lambda x: _fits(x) and x != PADDING,
+)
+_NUMBERS = Wanted("a finite number or a column of them", "a finite number", is_finite)
 
 
 def describe(x: Any) -> str:
@@ -59,17 +90,17 @@ def first_place(bad: Mask) -> tuple[int, ...]:
     return tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
 
 
-def wrong_type(name: str, x: Any, wanted: str, fine: Fine, one: str) -> InputError:
-    """The error for a column of a wrong type: for its first element that is not `fine`, if its elements have types of
-    their own; else for the whole. `one`: what an element should be."""
+def wrong_type(name: str, x: Any, wanted: Wanted) -> InputError:
+    """The error for a column of a wrong type: for its first element that is not fine, if its elements have types of
+    their own; else for the whole."""
     if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype.kind == "O"):
         try:
-            found = next(((place, element) for place, element in _elements(x) if not fine(element)), None)
+            found = next(((place, element) for place, element in _elements(x) if not wanted.fine(element)), None)
         except Exception:  # the caller's own code, or a list that holds itself
             found = None
         if found is not None:
-            return bad_element(name, *found, one)
-    return InputError(f"{name}: got {describe(x)}, wanted {wanted}")
+            return bad_element(name, *found, wanted.one)
+    return InputError(f"{name}: got {describe(x)}, wanted {wanted.whole}")
 
 
 def _elements(x: Any, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Any]]:
@@ -84,39 +115,33 @@ def _elements(x: Any, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, 
         yield place, x
 
 
-def plain_array(name: str, x: Any, wanted: str, fine: Fine, one: str) -> NDArray[Any]:
-    """`x` as an array of whatever type it has: a tensor, or anything that numpy understands. The rest: as in
-    `wrong_type`."""
+def plain_array(name: str, x: Any, wanted: Wanted) -> NDArray[Any]:
+    """`x` as an array of whatever type it has: a tensor, or anything that numpy understands."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted}")
+        raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted.whole}")
     try:
         return array_of(x) if is_tensor(x) else np.asarray(x)
     except MemoryError:
         raise
     except Exception as e:  # whatever the __array__ of an unknown type raises
-        raise wrong_type(name, x, wanted, fine, one) from e
+        raise wrong_type(name, x, wanted) from e
 
 
 def id_array(name: str, x: Any, *, padding: bool = False) -> Ids:
     """Ids of any shape as a C-contiguous int64 array that nobody else holds. -1 only where `padding` allows it."""
-    one = "an int64" if padding else "an int64 but not -1"
-    wanted = "integers that fit int64" + ("" if padding else ", none of them -1 (the padding of answers)")
-
-    def fine(element: Any) -> bool:
-        return _is_integer(element) and _INT64.min <= element <= _INT64.max and (padding or element != PADDING)
-
-    a = plain_array(name, x, wanted, fine, one)
+    wanted = _PADDED_IDS if padding else _IDS
+    a = plain_array(name, x, wanted)
     if a.dtype != np.int64:
         if a.size == 0 and a.dtype.kind == "f" and not isinstance(x, np.ndarray):
             a = a.astype(np.int64)  # an empty list has no type of its own
         elif a.dtype.kind not in "iu":
-            raise wrong_type(name, a if a.dtype.kind == "O" and a.ndim else x, wanted, fine, one)
+            raise wrong_type(name, a if a.dtype.kind == "O" and a.ndim else x, wanted)
         elif a.dtype.kind == "u" and a.size and a.max() > _INT64.max:
             place = first_place(a > _INT64.max)
-            raise bad_element(name, place, a[place], one)
+            raise bad_element(name, place, a[place], wanted.one)
     out = np.array(a, dtype=np.int64, order="C")
     if not padding and (out == PADDING).any():
-        raise bad_element(name, first_place(out == PADDING), out[first_place(out == PADDING)], one)
+        raise bad_element(name, first_place(out == PADDING), PADDING, wanted.one)
     return out
 
 
@@ -146,34 +171,32 @@ def id_column(name: str, x: Any) -> Ids:
 
 def query_vectors(name: str, x: Any, dim: int) -> tuple[Floats, bool]:
     """Finite float32 [n, dim], and whether it was one vector [dim]."""
-    wanted = f"finite numbers of shape ({dim},) or (n, {dim})"
-    a = numbers(name, x, wanted)
+    a = numbers(name, x)
     if a.ndim not in (1, 2) or a.shape[-1] != dim:
-        raise InputError(f"{name}: got shape {a.shape}, wanted {wanted}")
+        raise InputError(f"{name}: got shape {a.shape}, wanted finite numbers of shape ({dim},) or (n, {dim})")
     return finite(name, a, np.float32).reshape(-1, dim), a.ndim == 1
 
 
 def float_column(name: str, x: Any, n: int, dtype: Any = np.float32) -> NDArray[Any]:
     """Finite numbers [n], C-contiguous, nobody else's; a scalar counts for all n."""
-    wanted = f"a finite number or a column of {n}"
-    a = numbers(name, x, wanted)
+    a = numbers(name, x)
     return spread(name, finite(name, a, dtype), n) if a.ndim == 0 else finite(name, spread(name, a, n), dtype)
 
 
 def spread(name: str, column: NDArray[Any], n: int) -> NDArray[Any]:
     """A column [n] as it is, a scalar n times; InputError for any other shape."""
     if column.ndim == 0:
-        return np.full(n, column)
+        return column.reshape(1) if n == 1 else np.full(n, column)
     if column.shape != (n,):
         raise InputError(f"{name}: got shape {column.shape}, wanted a scalar or as many as events ({n})")
     return column
 
 
-def numbers(name: str, x: Any, wanted: str, one: str = "a finite number") -> NDArray[Any]:
-    """Integers or floats of any shape and width; `wanted` says so of the whole, `one` of an element."""
-    a = plain_array(name, x, wanted, is_finite, one)
+def numbers(name: str, x: Any, wanted: Wanted = _NUMBERS) -> NDArray[Any]:
+    """Integers or floats of any shape and width."""
+    a = plain_array(name, x, wanted)
     if a.dtype.kind not in "fiu":
-        raise wrong_type(name, a if a.dtype.kind == "O" and a.ndim else x, wanted, is_finite, one)
+        raise wrong_type(name, a if a.dtype.kind == "O" and a.ndim else x, wanted)
     return a
 
 
@@ -183,21 +206,8 @@ def finite(name: str, a: NDArray[Any], dtype: Any) -> NDArray[Any]:
         out = np.array(a, dtype=dtype, order="C")
     if not np.isfinite(out).all():
         place = first_place(~np.isfinite(out))
-        raise bad_element(name, place, a[place], "a finite number")
+        raise bad_element(name, place, a[place], _NUMBERS.one)
     return out
-
-
-def is_finite(x: Any) -> bool:
-    """A number of Python or numpy, but no bool, that is neither NaN nor infinite."""
-    try:
-        return (_is_integer(x) or isinstance(x, (float, np.floating))) and math.isfinite(x)
-    except OverflowError:
-        return False
-
-
-def _is_integer(x: Any) -> bool:
-    """To numpy a span of time is one; a bool is one to Python."""
-    return isinstance(x, (int, np.integer)) and not isinstance(x, (bool, np.timedelta64))
 
 
 def whole_number(name: str, x: Any, low: int, high: int, error: type[EngineError] = InputError) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import bad_element, describe, first_place, float_column, ids_or_one, is_finite, plain_array
+from .arguments import Wanted, bad_element, describe, first_place, float_column, ids_or_one, is_finite, plain_array
 from .arrays import Floats, Ids
 from .errors import InputError
 from .losses import POINTWISE
@@ -16,13 +16,13 @@ from .times import timestamp_column
 def _id_columns(users: Any, items: Any) -> tuple[Ids, Ids]:
     """Ids of equal length; a scalar counts for the whole of the other column."""
     (u, one_user), (i, one_item) = ids_or_one("users", users), ids_or_one("items", items)
+    if len(u) == len(i):
+        return u, i
     if one_user:
         return np.repeat(u, len(i)), i
     if one_item:
         return u, np.repeat(i, len(u))
-    if len(u) != len(i):
-        raise InputError(f"items: got {len(i)} of them, wanted a scalar or as many as users ({len(u)})")
-    return u, i
+    raise InputError(f"items: got {len(i)} of them, wanted a scalar or as many as users ({len(u)})")
 
 
 def _value_column(x: Any, n: int, loss: str) -> Floats | None:
@@ -37,7 +37,7 @@ def _value_column(x: Any, n: int, loss: str) -> Floats | None:
                 f"values: got None, wanted {wanted} for each event: the loss {loss!r} learns to predict it"
             )
         return np.empty(0, np.float32)
-    a = plain_array("values", x, f"{wanted} for each event", is_finite, wanted)
+    a = plain_array("values", x, Wanted(f"{wanted} for each event", wanted, is_finite))
     given = a.astype(np.int8) if a.dtype.kind == "b" else a if a.dtype.kind in "fiu" else x
     values = float_column("values", given, n)
     if loss == "logistic" and not ((values == 0) | (values == 1)).all():

@@ -6,17 +6,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import bad_element, describe, finite, first_place, is_finite, numbers, plain_array, spread, wrong_type
+from .arguments import (
+    Wanted,
+    bad_element,
+    describe,
+    finite,
+    first_place,
+    is_finite,
+    numbers,
+    plain_array,
+    spread,
+    wrong_type,
+)
 from .errors import InputError
 
 _NAME = "timestamps"
-_WANTED = "Unix seconds, datetime64 or datetimes, from 1970 to 2199"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _END = datetime(2200, 1, 1, tzinfo=UTC).timestamp()
 _RECENT = datetime(1990, 1, 1, tzinfo=UTC).timestamp()
 _UNITS = {"milliseconds": 1e3, "microseconds": 1e6, "nanoseconds": 1e9}
 _MOST_YEARS = 290_000  # numpy's seconds reach much further
 _BELOW_MICROSECONDS = ("ps", "fs", "as")  # numpy cannot say their year, and none reaches beyond 1970
+
+
+_TEXT = "Unix seconds, datetime64 or datetimes, from 1970 to 2199"
+_WANTED = Wanted(_TEXT, _TEXT, lambda x: isinstance(x, datetime) or is_finite(x))
 
 
 def timestamp_column(x: Any, n: int) -> NDArray[np.float64]:
@@ -30,7 +44,7 @@ def timestamp_column(x: Any, n: int) -> NDArray[np.float64]:
     elif a.dtype.kind == "O":
         seconds = _of_datetimes(a)
     else:
-        seconds = finite(_NAME, numbers(_NAME, a if a.dtype.kind in "fiu" else x, _WANTED, _WANTED), np.float64)
+        seconds = finite(_NAME, numbers(_NAME, a if a.dtype.kind in "fiu" else x, _WANTED), np.float64)
     if seconds.size and not (seconds.min() >= 0 and seconds.max() < _END):
         place = first_place((seconds < 0) | (seconds >= _END))
         raise _out_of_range(place, a[place], float(seconds[place]))
@@ -41,16 +55,16 @@ def _array(x: Any) -> NDArray[Any]:
     try:
         zone = x.dtype.tz  # a column of pandas, which numpy would make a datetime of Python for each element
     except Exception:
-        return plain_array(_NAME, x, _WANTED, _is_time, _WANTED)
+        return plain_array(_NAME, x, _WANTED)
     try:
         return np.asarray(x, None if zone is None else "datetime64[us]")  # in UTC
     except Exception as e:
-        raise InputError(f"{_NAME}: got {describe(x)}, wanted {_WANTED}") from e
+        raise InputError(f"{_NAME}: got {describe(x)}, wanted {_WANTED.one}") from e
 
 
 def _of_datetime64(a: NDArray[Any]) -> NDArray[np.float64]:
     if (none := np.isnat(a)).any():
-        raise bad_element(_NAME, first_place(none), np.datetime64("NaT"), _WANTED)
+        raise bad_element(_NAME, first_place(none), np.datetime64("NaT"), _WANTED.one)
     if np.datetime_data(a.dtype)[0] not in _BELOW_MICROSECONDS:
         years = a.astype("datetime64[Y]").astype(np.int64)  # since 1970; microseconds would overflow far off
         if (far := (years < 0) | (years >= 230)).any():
@@ -67,16 +81,12 @@ def _of_datetimes(a: NDArray[Any]) -> NDArray[np.float64]:
     microseconds = np.empty(a.shape, np.int64)
     for place, element in np.ndenumerate(a):
         if not isinstance(element, datetime):
-            raise wrong_type(_NAME, a, _WANTED, _is_time, _WANTED)
+            raise wrong_type(_NAME, a, _WANTED)
         since = _microseconds(element)
         if since is None:
-            raise bad_element(_NAME, place, element, _WANTED)
+            raise bad_element(_NAME, place, element, _WANTED.one)
         microseconds[place] = since
     return microseconds / 1e6
-
-
-def _is_time(x: Any) -> bool:
-    return isinstance(x, datetime) or is_finite(x)
 
 
 def _microseconds(x: datetime) -> int | None:
@@ -95,4 +105,4 @@ def _out_of_range(place: tuple[int, ...], x: Any, seconds: float) -> InputError:
         if _RECENT <= seconds / factor < _END:
             day = datetime.fromtimestamp(seconds / factor, UTC).date()
             return bad_element(_NAME, place, x, "Unix seconds", f", which is {day} in {unit};")
-    return bad_element(_NAME, place, x, _WANTED)
+    return bad_element(_NAME, place, x, _WANTED.one)
