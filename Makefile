@@ -11,7 +11,10 @@ SEED ?=
 # The interpreter that has PyTorch with CUDA and Triton: `make gpu` uses what it finds there and installs nothing.
 GPU_PYTHON ?= python3
 
-.PHONY: demo test lint crash heavy stress sanitize fuzz bench gpu clean
+# The tool that makes a site of the pages has packages of its own and needs neither the engine nor a compiler.
+SITE_TOOLS := $(VENV)/site-tools
+
+.PHONY: demo test lint docs crash heavy stress sanitize fuzz bench gpu clean
 
 $(VENV)/made:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rowtide needs Python 3.11 or newer; set PYTHON=")'
@@ -31,6 +34,11 @@ $(VENV)/bench: $(VENV)/cli
 	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[bench,peers]'
 	touch $@
 
+$(SITE_TOOLS)/made:
+	$(PYTHON) -m venv $(SITE_TOOLS)
+	$(SITE_TOOLS)/bin/python -m pip install -q --disable-pip-version-check 'zensical>=0.0.73,<0.1' 'mkdocstrings-python>=2,<3'
+	touch $@
+
 demo: $(VENV)/cli
 	$(PY) -m engine demo
 
@@ -42,6 +50,9 @@ lint: $(VENV)/test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/clang-format --dry-run -Werror $(NATIVE_SOURCES) tests/crash/*.c tests/crash/*.h tests/native/*.cpp tests/native/*.h
+
+docs: $(SITE_TOOLS)/made
+	$(SITE_TOOLS)/bin/python docs/make_site.py site
 
 crash: $(VENV)/test
 	$(PY) -m pytest -m 'heavy or not heavy' tests/crash -s
@@ -65,4 +76,4 @@ gpu:
 	$(GPU_PYTHON) benchmarks/gpu/run.py
 
 clean:
-	rm -rf $(VENV) build *.egg-info engine/_native*.so engine/_cuda*.so
+	rm -rf $(VENV) build site *.egg-info engine/_native*.so engine/_cuda*.so
