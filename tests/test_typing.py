@@ -22,6 +22,34 @@ PROGRAM = Path(__file__).parent / "typed_program.py"
 STUB = ast.parse((ROOT / "engine" / "_native.pyi").read_text())
 
 
+# Lines that a type checker must refuse, each of them.
+WRONG = [
+    "eng.seq + 'a'",
+    "eng.topk(1).idss",
+    "eng.topk('alice')",
+    "eng.topk(['alice'])",
+    "eng.topk(1.5)",
+    "eng.topk({1})",
+    "eng.topk(1, exclude='a')",
+    "eng.topk(1, include={'a'})",
+    "eng.topk(1, exclude=[{'a'}])",
+    "eng.ingest('a', 'b')",
+    "eng.ingest([1], ['b'])",
+    "eng.ingest(1, 2, position=('clicks', b''), expect='')",
+    "eng.similar('a')",
+    "eng.score('a', 1)",
+    "eng.score(1, [['a']])",
+    "eng.vectors('a')",
+    "eng.vectors(items=['a'])",
+    "eng.history('a')",
+    "eng.history([1])",
+    "eng.hide('a')",
+    "eng.show(['a'])",
+    "eng.forget(users='a')",
+    "eng.forget(items=['a'])",
+]
+
+
 def run(*command, cwd):
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -50,11 +78,12 @@ def test_a_users_program_is_strictly_typed(installed, tmp_path):
     options += ["--cache-dir", str(ROOT / ".mypy_cache")]  # numpy's stubs take a while
     run(sys.executable, "-m", "mypy", *options, str(PROGRAM), cwd=tmp_path)
     wrong = tmp_path / "wrong.py"  # and it is not that everything passes
-    wrong.write_text("import engine\neng = engine.open('x')\neng.seq + 'a'\neng.topk(1).idss\n")
+    wrong.write_text("import engine\neng = engine.open('x')\n" + "\n".join(WRONG))
     done = subprocess.run(
         [sys.executable, "-m", "mypy", *options, str(wrong)], cwd=tmp_path, capture_output=True, text=True
     )
-    assert "Found 2 errors" in done.stdout, done.stdout
+    found = {int(line) for line in re.findall(r"^wrong\.py:(\d+): error", done.stdout, re.M)}
+    assert found == set(range(3, 3 + len(WRONG))), done.stdout
 
 
 def test_the_program_uses_the_whole_surface_and_runs(tmp_path):
@@ -102,6 +131,7 @@ def test_arguments_of_the_stub_are_the_natives():
 
 EXAMPLES = ["open", "verify", "evaluate.prequential", "TopK", "IngestReport"]
 EXAMPLES += [f"Engine.{name}" for name in ("ingest", "topk", "similar", "score", "vectors", "position", "checkpoint")]
+EXAMPLES += ["Engine.history", "Engine.hidden", "Engine.positions", "Engine.forget_position", "TopK.to_list"]
 EXAMPLES += ["Engine.digest", "Engine.stats", "Engine.backup", "Engine.refresh", "Reader", "Reader.refresh"]
 
 

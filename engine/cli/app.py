@@ -57,6 +57,7 @@ def replay(
     item: Annotated[str, typer.Option(help="Column of item ids.")],
     value: Annotated[str | None, typer.Option(help="Column of ratings or 0/1, for losses that take them.")] = None,
     time: Annotated[str | None, typer.Option(help="Column of times; must not decrease.")] = None,
+    time_unit: Annotated[str, typer.Option(help="Of times that are numbers: s, ms, us or ns.")] = "s",
     basket: Annotated[
         str | None, typer.Option(help="Column of baskets, judged as one request. With --evaluate.")
     ] = None,
@@ -82,7 +83,7 @@ def replay(
         raise InputError("basket, csv: only --evaluate uses them")
     if csv is not None and not csv.absolute().parent.is_dir():
         raise InputError(f"csv: got {csv}, wanted a file in a directory that is there")
-    events = EventFile(file, Columns(user, item, value, time, basket, where))
+    events = EventFile(file, Columns(user, item, value, time, basket, where, time_unit))
     name = source or str(file.resolve())
     settings: dict[str, Any] = {"dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr}
     settings |= {"negatives": negatives, "batch_size": batch_size, "device": device}
