@@ -11,11 +11,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
-import engine
-from engine.contract.errors import EngineError, InputError
-from engine.contract.losses import LOSSES, OPTIMIZERS, POINTWISE
-from engine.directory.directory import exists
-from engine.machine import backend
+from .. import __version__
+from .. import open as open_model
+from .. import verify as verify_model
+from ..contract.errors import EngineError, InputError
+from ..contract.losses import LOSSES, OPTIMIZERS, POINTWISE
+from ..directory.directory import exists
+from ..machine import backend
 
 _NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip install 'rowtide[cli]'"
 
@@ -29,7 +31,6 @@ except ImportError as missing:
     raise SystemExit(_NEEDS.format(missing.name)) from missing
 
 app = typer.Typer(
-    help="An online-learning engine that serves what it learned in the next request.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -39,6 +40,21 @@ out, err = Console(markup=False), Console(stderr=True, markup=False)
 _LOSSES, _POINTWISE, _OPTIMIZERS = (", ".join(names) for names in (LOSSES, POINTWISE, OPTIMIZERS))
 
 EngineDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"rowtide {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """An online-learning engine that serves what it learned in the next request."""
 
 
 @app.command()
@@ -76,7 +92,7 @@ def replay(
     name = source or str(file.resolve())
     settings: dict[str, Any] = {"dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr}
     settings |= {"negatives": negatives, "batch_size": batch_size, "device": device}
-    with engine.open(str(path), **settings) as eng:
+    with open_model(str(path), **settings) as eng:
         if evaluate:
             with _bar("judging") as step:
                 done = judge_source(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
@@ -113,7 +129,7 @@ def topk(
     exclude_seen: Annotated[bool, typer.Option("--exclude-seen", help="Without the items that the user had.")] = False,
 ) -> None:
     """Print the best items for a user."""
-    with engine.open(_present(directory)) as eng:
+    with open_model(_present(directory)) as eng:
         answer = eng.topk(user, k, exclude_seen=exclude_seen)
     table = Table("rank", "item", "score", title=f"user {user} at seq {answer.seq:,}")
     for rank in range(int(answer.counts)):
@@ -126,7 +142,7 @@ def info(directory: Annotated[Path | None, typer.Argument(metavar="[DIR]")] = No
     """Print which backends are alive here and why the others are not; with DIR also its rows, bytes and seqs."""
     out.print(_pairs(f"rowtide on Python {sys.version.split()[0]}", backend.implementations()))
     if directory is not None:
-        with engine.open(_present(directory)) as eng:
+        with open_model(_present(directory)) as eng:
             settings, stats = dict(eng.settings), eng.stats()
         out.print(_pairs(f"settings of {directory}", settings))
         out.print(_pairs(f"state of {directory}", stats))
@@ -135,7 +151,7 @@ def info(directory: Annotated[Path | None, typer.Argument(metavar="[DIR]")] = No
 @app.command()
 def verify(directory: EngineDirectory) -> None:
     """Read every byte of a directory and check it. Changes nothing."""
-    report = engine.verify(_present(directory))
+    report = verify_model(_present(directory))
     out.print(_pairs(f"{directory} is whole", dataclasses.asdict(report)))
 
 

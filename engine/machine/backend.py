@@ -20,7 +20,7 @@ _NO_CUDA = ""
 try:
     from .. import _cuda as cuda
 except ImportError as missing:
-    _NO_CUDA = f"not built, for which nvcc is needed ({missing})"
+    _NO_CUDA = f"not built, which takes nvcc and ROWTIDE_CUDA=1 ({missing})"
 
 __all__ = [
     "cuda",
