@@ -9,6 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec, spec_from_loader
@@ -95,7 +96,8 @@ class _SecondName(MetaPathFinder, Loader):
 
 
 if _engine_is_ours():
-    importlib.import_module("engine")
+    _engine = importlib.import_module("engine")
+    vars(_this)["__getattr__"] = partial(getattr, _engine)  # for a thread that took it before it was popped
     sys.meta_path.insert(0, _SecondName())
     _register()
 else:
