@@ -150,8 +150,8 @@ class Writer:
     def _log_and_learn(
         self, events: Events, position: tuple[str, bytes] | None, durable: bool, progress: OnProgress
     ) -> Tally:
-        """Each record is durable before it is learned; its fsync overlaps the learning of the one before. So do its
-        plan and its rows' way to a device: what that has under way is waited for at the end."""
+        """Each record is logged, and if `durable` synced, before it is learned. Of several, the fsync of one overlaps
+        the learning of the one before. What a device has under way is waited for at the end."""
         tally = Tally()
         waiting: Record | None = None
         try:
@@ -356,7 +356,7 @@ class Writer:
             raise self.epochs.error
 
     def _make_room(self, seq: int) -> None:
-        """Every row in RAM is dirty: ends an epoch, in the middle of a record if need be (its log is durable)."""
+        """Every row in RAM is dirty: ends an epoch, in the middle of a record if need be (an epoch syncs the log)."""
         if self.epochs is None:
             raise EngineError("no memory for more rows")
         self.seq = seq

@@ -30,7 +30,7 @@ FOLDERS = {
     "isa": {"steps", "kernels", "memory"},
     "table": {"kernels", "memory"},
     "steps": {"kernels", "memory"},
-    "kernels": set(),
+    "kernels": {"memory"},
     "disk": set(),
     "memory": set(),
 }

@@ -4,6 +4,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "kernels/float_mode.h"
 #include "kernels/score_topk.h"
 #include "table/catalogue.h"
 
@@ -201,7 +202,7 @@ bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows,
         std::memcpy(row.data(), bytes_of(rows) + i * width, row.size() * 4);
         if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
     }
-    c.show_all();
+    c.show_new();
     return true;
 }
 
@@ -219,7 +220,7 @@ void bind_catalogue(py::module_& m) {
         .def("read_tile", &read_tile, py::arg("first"), fixed("vectors"), fixed("biases"), fixed("ids"))
         .def("ranked", &ranked, py::arg("items"))
         .def_property_readonly("flips", &Catalogue::flips)
-        .def("score", &score_pairs, fixed("queries"), fixed("ordinals"))
+        .def("score", &score_pairs, fixed("queries"), fixed("ordinals"), py::call_guard<DefaultFloats>())
         .def("restore", &restore, fixed("ids"), fixed("rows"), py::arg("dim"), py::arg("limit"))
         .def(
             "reserve_for",
@@ -247,7 +248,8 @@ void bind_catalogue(py::module_& m) {
             "hold", [](Catalogue& c) { return std::make_unique<Catalogue::Hold>(c); }, py::keep_alive<0, 1>())
         .def("topk", &topk, fixed("queries"), fixed("query_biases").none(true), py::arg("k"), py::arg("items"),
              fixed("exclude_all").none(true), fixed("exclude").none(true), fixed("exclude_offsets").none(true),
-             fixed("include").none(true), fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"))
+             fixed("include").none(true), fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"),
+             py::call_guard<DefaultFloats>())
         .def_property_readonly("bytes", &Catalogue::bytes)
         .def("__len__", &Catalogue::size);
 }

@@ -5,6 +5,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/checks.h"
+#include "kernels/float_mode.h"
 #include "learn/learner.h"
 #include "memory/turn.h"
 #include "table/hot.h"
@@ -141,7 +142,7 @@ void bind_tier(py::class_<Hot>& hot) {
 void bind_windows(py::module_& m) {
     m.def(
         "fill_fresh", [](Learner& l, const LearnSettings& s) { l.fill_fresh(s); }, py::arg("learner"),
-        py::arg("settings"), py::call_guard<py::gil_scoped_release>());
+        py::arg("settings"), py::call_guard<py::gil_scoped_release, DefaultFloats>());
     py::class_<WindowPlaces>(m, "WindowPlaces", "Places by event; negatives: -1 for none; fresh: 1 at a new user.")
         .def_readonly("users", &WindowPlaces::users)
         .def_readonly("items", &WindowPlaces::items)
@@ -149,9 +150,9 @@ void bind_windows(py::module_& m) {
         .def_readonly("fresh", &WindowPlaces::fresh)
         .def_readonly("offsets", &WindowPlaces::offsets);
     m.def("window_places", &window_places, py::arg("learner"), py::arg("settings"), py::arg("events"), py::arg("users"),
-          py::arg("items"));
+          py::arg("items"), py::call_guard<DefaultFloats>());
     m.def("device_marked", &device_marked, py::arg("learner"), py::arg("settings"), py::arg("events"), py::arg("users"),
-          py::arg("items"));
+          py::arg("items"), py::call_guard<DefaultFloats>());
     m.def(
         "draw_on_device",
         [](Learner& l, const Hot* items) {

@@ -3,9 +3,10 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "kernels/draws.h"
+#include "kernels/float_mode.h"
 #include "kernels/kernels.h"
 #include "kernels/score_topk.h"
-#include "memory/random.h"
 
 namespace py = pybind11;
 
@@ -68,7 +69,7 @@ void loss_grads(int loss, const Array<float>& queries, Array<float> rows, int64_
     for (int64_t b = 0; b < events; ++b) q.push_back(queries.data() + b * dim), p.push_back(r.at(positives.data()[b]));
     for (int64_t k = 0; k < negatives.size(); ++k)
         n.push_back(negatives.data()[k] < 0 ? nullptr : r.at(negatives.data()[k]));
-    const LossStep step{.loss = static_cast<Loss>(loss),
+    const LossTask step{.loss = static_cast<Loss>(loss),
                         .events = events,
                         .negatives = K,
                         .dim = dim,
@@ -112,7 +113,7 @@ int64_t update_rows(int optimizer, Array<float> rows, int64_t dim, const Array<i
     std::vector<float*> group_rows;
     for (uint32_t s : groups.slot) group_rows.push_back(r.at(s));
     std::vector<float> scratch(static_cast<size_t>(3 * (dim + 15)));
-    const UpdateStep step{kind, dim, pointers.data(), coefs.data(), data_or_null(bias_coefs), lr, l2};
+    const UpdateTask step{kind, dim, pointers.data(), coefs.data(), data_or_null(bias_coefs), lr, l2};
     return kernels().update_groups(step, groups, 0, groups.size(), group_rows.data(), scratch.data());
 }
 
@@ -185,21 +186,22 @@ void bind_kernels(py::module_& m) {
     m.def("set_isa", &select_kernels, py::arg("isa").none(false),
           "Chooses the instruction set; False where this CPU lacks it.");
     m.def("pool_rows", &pool_rows, fixed("rows"), fixed("dim"), fixed("slots"), fixed("offsets").none(true),
-          fixed("weights").none(true), fixed("out"));
+          fixed("weights").none(true), fixed("out"), py::call_guard<DefaultFloats>());
     m.def("loss_grads", &loss_grads, fixed("loss"), fixed("queries"), fixed("rows"), fixed("dim"), fixed("positives"),
           fixed("negatives"), fixed("weights").none(true), fixed("values").none(true), fixed("offsets").none(true),
-          fixed("losses"), fixed("query_grads"), fixed("positive_coefs"), fixed("negative_coefs"));
+          fixed("losses"), fixed("query_grads"), fixed("positive_coefs"), fixed("negative_coefs"),
+          py::call_guard<DefaultFloats>());
     m.def(
         "state_floats",
         [](int optimizer, int64_t dim) { return state_floats(checked_optimizer(optimizer), checked_dim(dim)); },
         py::arg("optimizer"), py::arg("dim"), "Floats that an optimizer keeps behind the bias of a row.");
     m.def("update_rows", &update_rows, fixed("optimizer"), fixed("rows"), fixed("dim"), fixed("slots"),
           fixed("sources"), fixed("source_index"), fixed("coefs"), fixed("bias_coefs").none(true), py::arg("lr"),
-          py::arg("l2"));
+          py::arg("l2"), py::call_guard<DefaultFloats>());
     m.def("draw_negatives", &draw_negatives, fixed("known"), fixed("slots"), py::arg("seed"), py::arg("first_seq"),
           py::arg("batch_size"), py::arg("negatives"), fixed("out"));
     m.def("score_topk", &topk, fixed("queries"), fixed("dim"), fixed("vectors"), fixed("biases"), fixed("ids"),
           fixed("k"), fixed("exclude_positions").none(true), fixed("exclude_offsets").none(true),
           fixed("include_positions").none(true), fixed("include_offsets").none(true), fixed("cosine"), fixed("out_ids"),
-          fixed("out_scores"), fixed("out_counts"), fixed("threads"));
+          fixed("out_scores"), fixed("out_counts"), fixed("threads"), py::call_guard<DefaultFloats>());
 }

@@ -6,6 +6,7 @@
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
 #include "bindings/checks.h"
+#include "kernels/float_mode.h"
 #include "learn/learner.h"
 
 namespace py = pybind11;
@@ -142,7 +143,7 @@ void bind_learner(py::module_& m) {
         [](int loss, double value_sum, double value_weight) {
             return base_score(checked_loss(loss), value_sum, value_weight);
         },
-        py::arg("loss"), py::arg("value_sum"), py::arg("value_weight"),
+        py::arg("loss"), py::arg("value_sum"), py::arg("value_weight"), py::call_guard<DefaultFloats>(),
         "The score of a pair of which nothing is known.");
     bind_rules(m);
     bind_events(m);
@@ -179,12 +180,12 @@ void bind_learner(py::module_& m) {
              py::keep_alive<1, 3>(), py::keep_alive<1, 4>(), py::keep_alive<1, 5>())
         .def("accompany", &accompany, py::arg("table"), py::arg("keyed_by"), py::arg("rule"), py::keep_alive<1, 2>(),
              py::keep_alive<1, 4>(), "Every event touches one row of this table, too.")
-        .def("plan", &plan, py::arg("settings"), py::arg("events"), py::arg("start"))
+        .def("plan", &plan, py::arg("settings"), py::arg("events"), py::arg("start"), py::call_guard<DefaultFloats>())
         .def_property_readonly("wanted", &wanted,
                                "Ids to be delivered, by table: users, items, then the others as they were added.")
         .def("rows_removed", &Learner::rows_removed, "Rows left the tables, which know it.")
         .def("delivered", &Learner::delivered, "What was missing has come. Rows that did not are new; items: False.")
-        .def("learn", &learn, py::arg("settings"), py::arg("events"))
+        .def("learn", &learn, py::arg("settings"), py::arg("events"), py::call_guard<DefaultFloats>())
         .def_property(
             "value_sums",
             [](const Learner& l) {

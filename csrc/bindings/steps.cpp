@@ -1,6 +1,7 @@
 // Windows of small steps for Python: their order, and how the CPU learns them. Slots are int32 here.
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "kernels/float_mode.h"
 #include "steps/learn_steps.h"
 #include "steps/step_order.h"
 
@@ -127,5 +128,6 @@ void bind_steps(py::module_& m) {
           fixed("item_slots"), fixed("negative_slots"), fixed("user_before"), fixed("user_next"), fixed("item_before"),
           fixed("item_next"), fixed("negative_before"), fixed("negative_next"), fixed("weights").none(true),
           fixed("values").none(true), fixed("offsets").none(true), fixed("fresh").none(true), fixed("mean"),
-          fixed("mean_count"), fixed("losses"), fixed("vectors"), fixed("threads"), fixed("strands"), fixed("staged"));
+          fixed("mean_count"), fixed("losses"), fixed("vectors"), fixed("threads"), fixed("strands"), fixed("staged"),
+          py::call_guard<DefaultFloats>());
 }

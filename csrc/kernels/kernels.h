@@ -24,7 +24,7 @@ ROWTIDE_HD constexpr bool is_pointwise(Loss loss) { return loss == Loss::logisti
 // One micro-batch before its update. Pointers to rows; a negative that is null is masked for every event.
 // softmax and bpr rank the positive against negatives. Pointwise losses predict `values` by the score of the
 // positive plus the event's offset; they have no negatives.
-struct LossStep {
+struct LossTask {
     Loss loss;
     int64_t events, negatives, dim;     // B, K, D
     const float* const* queries;        // [B] pooled user vectors, D floats each
@@ -42,7 +42,7 @@ struct LossStep {
 
 // What one optimizer step needs: term t adds coefs[t] * sources[t] to the gradient of its row's vector, and
 // bias_coefs[t] to that of its bias.
-struct UpdateStep {
+struct UpdateTask {
     Optimizer optimizer;
     int64_t dim;
     const float* const* sources;  // [terms]
@@ -81,10 +81,10 @@ struct Kernels {
     const char* name;
     // out[B, dim] = sum of weights * rows of each bag
     void (*pool_bag)(const float* const* rows, const float* weights, int64_t n, int64_t dim, float* out);
-    void (*loss_grads)(const LossStep& step);
+    void (*loss_grads)(const LossTask& step);
     // One optimizer step on the rows of groups [from, to); rows[g] is the row of group g. Returns how many were left
     // unchanged because something was not finite. `scratch` has 3 * dim rounded up to 16 floats.
-    int64_t (*update_groups)(const UpdateStep& step, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+    int64_t (*update_groups)(const UpdateTask& step, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                              float* scratch);
     // One step of a window, by a strand of a team (steps/learn_steps.h). Returns as update_groups does.
     int64_t (*learn_step)(const Steps& steps, int64_t step, const StepSpace& space, const StepTeam& team);

@@ -4,7 +4,7 @@ namespace {
 
 // The gradient of event b's query, from the coefficients of its positive and of `rows`. Null rows are left out.
 template <int64_t kDim>
-inline void ranking_grad(const LossStep& s, int64_t b, const float* const* rows) {
+inline void ranking_grad(const LossTask& s, int64_t b, const float* const* rows) {
     const int64_t D = kDim ? kDim : s.dim;
     const float* coefs = s.negative_coefs + b * s.negatives;
     const float* positive = s.positives[b];
@@ -23,7 +23,7 @@ inline void ranking_grad(const LossStep& s, int64_t b, const float* const* rows)
 
 // Scores of the K shared negatives go into the event's row of negative_coefs, and become probabilities there.
 template <int64_t kDim>
-void softmax_grads_dim(const LossStep& s) {
+void softmax_grads_dim(const LossTask& s) {
     const int64_t K = s.negatives, D = kDim ? kDim : s.dim;
     constexpr float kMasked = -INFINITY;
     for (int64_t b = 0; b < s.events; ++b) {
@@ -56,10 +56,10 @@ void softmax_grads_dim(const LossStep& s) {
     }
 }
 
-void softmax_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, softmax_grads_dim, s) }
+void softmax_grads(const LossTask& s) { ROWTIDE_FOR_DIM(s.dim, softmax_grads_dim, s) }
 
 template <int64_t kDim>
-void bpr_grads_dim(const LossStep& s) {
+void bpr_grads_dim(const LossTask& s) {
     const int64_t K = s.negatives, D = kDim ? kDim : s.dim;
     const auto rows_of = [&](int64_t b, auto prefetch) {
         prefetch(s.queries[b], D);
@@ -86,7 +86,7 @@ void bpr_grads_dim(const LossStep& s) {
 
 // The same with one negative: sixteen events at a time, each in its lane.
 template <int64_t kDim>
-void bpr_pairs_dim(const LossStep& s) {
+void bpr_pairs_dim(const LossTask& s) {
     const int64_t D = kDim ? kDim : s.dim;
     const auto rows_of = [&](int64_t b, auto prefetch) {
         prefetch(s.queries[b], D);
@@ -125,7 +125,7 @@ void bpr_pairs_dim(const LossStep& s) {
     }
 }
 
-void bpr_grads(const LossStep& s) {
+void bpr_grads(const LossTask& s) {
     if (s.negatives == 1) ROWTIDE_FOR_DIM(s.dim, bpr_pairs_dim, s)
     ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s)
 }

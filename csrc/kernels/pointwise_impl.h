@@ -4,7 +4,7 @@ namespace ISA {
 namespace {
 
 template <int64_t kDim>
-void pointwise_grads_dim(const LossStep& s) {
+void pointwise_grads_dim(const LossTask& s) {
     const int64_t D = kDim ? kDim : s.dim;
     constexpr int64_t kAhead = 6;
     for (int64_t from = 0; from < s.events; from += 16) {
@@ -37,9 +37,9 @@ void pointwise_grads_dim(const LossStep& s) {
     }
 }
 
-void pointwise_grads(const LossStep& s) { ROWTIDE_FOR_DIM(s.dim, pointwise_grads_dim, s) }
+void pointwise_grads(const LossTask& s) { ROWTIDE_FOR_DIM(s.dim, pointwise_grads_dim, s) }
 
-void loss_grads(const LossStep& s) {
+void loss_grads(const LossTask& s) {
     if (is_pointwise(s.loss)) return pointwise_grads(s);
     s.loss == Loss::softmax ? softmax_grads(s) : bpr_grads(s);
 }

@@ -11,7 +11,7 @@ using UnderWay = Vector<(kDim > 0 && kOneRegister) ? kDim : 0>;
 
 // The gradient of one group's vector into `grad`, of its bias as the result: segments of terms, each summed in order.
 template <int64_t kDim>
-[[gnu::always_inline]] inline float sum_terms(const UpdateStep& s, const Groups& groups, int64_t g,
+[[gnu::always_inline]] inline float sum_terms(const UpdateTask& s, const Groups& groups, int64_t g,
                                               UnderWay<kDim>* grad, UnderWay<kDim>* part) {
     const int64_t D = kDim ? kDim : s.dim;
     uint32_t t = groups.head[static_cast<size_t>(g)];
@@ -40,7 +40,7 @@ template <int64_t kDim>
 }
 
 template <int64_t kDim, Optimizer kOptimizer>
-inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+inline int64_t step_groups(const UpdateTask& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                            float* scratch) {
     const int64_t D = kDim ? kDim : s.dim, floats = D + 1 + state_floats(kOptimizer, D);
     const OptimizerSettings settings{kOptimizer, D, s.lr, s.l2, s.bias_coefs != nullptr};
@@ -62,7 +62,7 @@ inline int64_t step_groups(const UpdateStep& s, const Groups& groups, int64_t fr
     return skipped;
 }
 
-using StepGroups = int64_t (*)(const UpdateStep&, const Groups&, int64_t, int64_t, float* const*, float*);
+using StepGroups = int64_t (*)(const UpdateTask&, const Groups&, int64_t, int64_t, float* const*, float*);
 
 template <int64_t kDim, int... kOf>
 StepGroups step_groups_of(Optimizer optimizer, std::integer_sequence<int, kOf...>) {
@@ -71,13 +71,13 @@ StepGroups step_groups_of(Optimizer optimizer, std::integer_sequence<int, kOf...
 }
 
 template <int64_t kDim>
-int64_t update_groups_dim(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+int64_t update_groups_dim(const UpdateTask& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                           float* scratch) {
     const auto step = step_groups_of<kDim>(s.optimizer, std::make_integer_sequence<int, kOptimizers>());
     return step(s, groups, from, to, rows, scratch);
 }
 
-int64_t update_groups(const UpdateStep& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
+int64_t update_groups(const UpdateTask& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                       float* scratch) {
     ROWTIDE_FOR_DIM(s.dim, update_groups_dim, s, groups, from, to, rows, scratch)
 }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <thread>
 
-#include "steps/learn_steps.h"
-
 namespace {
 constexpr int64_t kPrefetchRefs = 512;  // a micro-batch of more rows prefetches inside its kernels only
 // Rows after which the writer steps aside for whoever waits for its core: a reader that was preempted by it would
@@ -51,7 +49,7 @@ void Learner::gather_rows(Warm& table) {
 }
 
 // Terms stand event by event, the positive's before those of its negatives: `per_event` of them.
-int64_t Learner::update_items(const UpdateStep& step, int64_t per_event, uint64_t first_seq) {
+int64_t Learner::update_items(const UpdateTask& step, int64_t per_event, uint64_t first_seq) {
     gather_rows(items_);
     int64_t skipped = 0;
     const auto slot = [this](int64_t g) { return groups_.slot[static_cast<size_t>(g)]; };
@@ -66,7 +64,8 @@ int64_t Learner::update_items(const UpdateStep& step, int64_t per_event, uint64_
                 for (uint32_t t = groups_.head[static_cast<size_t>(i)]; t != Groups::kEnd; t = groups_.next[t])
                     if (t % per_event == 0) items_.meta(slot(i)).named(first_seq + t / per_event);
         }
-        // While the rows are in the cache. Only rows of durable records come here, so readers may see them.
+        // While the rows are in the cache. Readers may see them: the log has the record, synced if the caller wants
+        // that.
         uint32_t ordinals[kLockRows];
         for (int64_t i = g; i < end; ++i) ordinals[i - g] = static_cast<uint32_t>(items_.meta(slot(i)).ordinal);
         catalogue_.publish(ordinals, rows_.data() + g, end - g);
@@ -76,7 +75,7 @@ int64_t Learner::update_items(const UpdateStep& step, int64_t per_event, uint64_
 
 // Groups stand in order of their first event, so what an event changes besides the row can follow its group at once,
 // while the row is in the cache, and still happens in the order of events.
-int64_t Learner::update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
+int64_t Learner::update_users(const UpdateTask& step, const uint32_t* users, const int64_t* items, int64_t events,
                               uint64_t first_seq) {
     gather_rows(users_);
     int64_t skipped = 0, g = 0;
@@ -141,7 +140,7 @@ void Learner::find_grads(const LearnSettings& s, const RecordView& r, const Micr
     }
     for (int64_t k = 0; k < m.n_negatives; ++k)
         negatives_[at(k)] = m.negatives[k] == kNone ? nullptr : items_.row(m.negatives[k]);
-    const LossStep grads{.loss = s.loss,
+    const LossTask grads{.loss = s.loss,
                          .events = B,
                          .negatives = K,
                          .dim = D,
@@ -177,7 +176,7 @@ int64_t Learner::step_items(const LearnSettings& s, const MicroBatch& m, uint64_
         }
     }
     groups_.build(term_slots_.data(), terms);
-    const UpdateStep update{s.optimizer, dim(), sources_.data(), term_coefs_.data(), term_coefs_.data(), s.lr, s.l2};
+    const UpdateTask update{s.optimizer, dim(), sources_.data(), term_coefs_.data(), term_coefs_.data(), s.lr, s.l2};
     return update_items(update, 1 + K, first_seq);
 }
 
@@ -188,12 +187,12 @@ int64_t Learner::step_users(const LearnSettings& s, const RecordView& r, const M
     groups_.build(m.users, B);
     // A user's bias adds to the score of a pair; among the items of one user it would rank nothing.
     const float* bias_coefs = is_pointwise(s.loss) ? coefs_.data() : nullptr;
-    const UpdateStep update{s.optimizer, D, sources_.data(), term_coefs_.data(), bias_coefs, s.lr, s.l2};
+    const UpdateTask update{s.optimizer, D, sources_.data(), term_coefs_.data(), bias_coefs, s.lr, s.l2};
     return update_users(update, m.users, r.items + m.b0, B, r.first_seq + static_cast<uint64_t>(m.b0));
 }
 
 // One micro-batch: gradients at the rows as they are, then one step of each row, then what else its events touch.
-int64_t Learner::step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss) {
+int64_t Learner::learn_batch(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss) {
     const bool shared = s.loss == Loss::softmax;
     const int64_t first = b0 - begin_, B = b1 - b0, K = s.negatives;
     const MicroBatch m{.b0 = b0,
@@ -274,14 +273,14 @@ Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
             for (size_t k = first; k < std::min(first + static_cast<size_t>(refs), negative_slots_.size()); ++k)
                 items_.prefetch_slot(negative_slots_[k]);
         }
-        out.skipped += step(s, r, b0, std::min(end_, b0 + s.batch_size), &out.loss);
+        out.skipped += learn_batch(s, r, b0, std::min(end_, b0 + s.batch_size), &out.loss);
     }
     end_window(&out);
     return out;
 }
 
 void Learner::end_window(Learned* out) {
-    catalogue_.show_all();
+    catalogue_.show_new();
     out->events = end_ - begin_;
     out->new_users = made_users_;
     out->new_items = made_items_;

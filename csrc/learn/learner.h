@@ -7,7 +7,9 @@
 #include <array>
 #include <unordered_map>
 
+#include "kernels/draws.h"
 #include "kernels/kernels.h"
+#include "kernels/mean.h"
 #include "learn/companion.h"
 #include "table/catalogue.h"
 #include "table/history.h"
@@ -147,13 +149,13 @@ class Learner {
     void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
                     int64_t n_items);
     struct MicroBatch;
-    int64_t step(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
+    int64_t learn_batch(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
     void find_grads(const LearnSettings& s, const RecordView& r, const MicroBatch& m);
     int64_t step_items(const LearnSettings& s, const MicroBatch& m, uint64_t first_seq);
     int64_t step_users(const LearnSettings& s, const RecordView& r, const MicroBatch& m);
     void learn_companions(const RecordView& r, int64_t from, int64_t to);
-    int64_t update_items(const UpdateStep& step, int64_t per_event, uint64_t first_seq);
-    int64_t update_users(const UpdateStep& step, const uint32_t* users, const int64_t* items, int64_t events,
+    int64_t update_items(const UpdateTask& step, int64_t per_event, uint64_t first_seq);
+    int64_t update_users(const UpdateTask& step, const uint32_t* users, const int64_t* items, int64_t events,
                          uint64_t first_seq);
     void gather_rows(Warm& table);
     void count_values(const RecordView& r, int64_t b0, int64_t b1);

@@ -2,7 +2,6 @@
 #include <algorithm>
 
 #include "learn/learner.h"
-#include "steps/learn_steps.h"
 
 namespace {
 constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in a window, at most

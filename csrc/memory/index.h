@@ -7,8 +7,8 @@
 #include <cstring>
 #include <utility>
 
+#include "memory/hash.h"
 #include "memory/huge.h"
-#include "memory/random.h"
 
 #if defined(__SSE2__)
 #include <immintrin.h>

@@ -7,14 +7,16 @@
 // users' vectors behind, and the mean follows them in the order of events. A step with a new user waits for the mean up
 // to itself.
 //
-// This header is for the CPU and for CUDA, and has no containers. A step's arithmetic is in learn_steps_impl.h, how CPU
-// threads run a window in learn_steps.cpp, how a GPU does in cuda/learn_steps.cu. Rows are float32 slabs, int64 counts;
-// no ids, no files, no tables.
+// An Engine on a CPU does not come here: learn/learner.cpp takes one step after the other. A GPU does, and so does the
+// kernel learn_steps for callers of their own. This header is for the CPU and for CUDA, and has no containers. A step's
+// arithmetic is in learn_steps_impl.h, how CPU threads run a window in learn_steps.cpp, how a GPU does in
+// cuda/learn_steps.cu. Rows are float32 slabs, int64 counts; no ids, no files, no tables.
 #pragma once
 #include <cstdint>
 
 #include "kernels/host_device.h"
 #include "kernels/kernels.h"
+#include "kernels/mean.h"
 
 // How a step's reference to a row stands to the others of that row.
 struct StepLinks {
@@ -57,13 +59,6 @@ struct Steps {
     ROWTIDE_HD int64_t first_negative(int64_t step) const { return step * negatives * (shared() ? 1 : batch_size); }
     ROWTIDE_HD int64_t negatives_of(int64_t events) const { return shared() ? negatives : events * negatives; }
 };
-
-inline constexpr int64_t kMeanHorizon = 4096;  // events over which the running mean forgets
-
-// How much the mean moves towards the vector of its event number `count`, the first being 1.
-ROWTIDE_HD inline float mean_rate(int64_t count) {
-    return 1.0f / static_cast<float>(count < kMeanHorizon ? count : kMeanHorizon);
-}
 
 // Where a step keeps what it needs only until its end. Its slots and links are those of Steps, or a copy.
 // `staged`: the rows are copied here first, one image for each reference, read from here, and written where they

@@ -55,7 +55,7 @@ uint32_t Catalogue::reserve(int64_t id) {
     return ordinal;
 }
 
-void Catalogue::show_all() {
+void Catalogue::show_new() {
     // Who looked up filters must not meet an item that they could not find: first it can be found, and when all that
     // looked before have gone, it is ranked.
     bool again = false;
@@ -214,7 +214,7 @@ void Catalogue::reserve_for(int64_t n, int64_t end) {
 bool Catalogue::restored(int64_t n, int64_t end) {
     if (populating_.joinable()) populating_.join();
     if (std::ssize(pending_) != n || reserved_ != end) return false;
-    show_all();
+    show_new();
     for (int64_t o = 0; o < reserved_; ++o)
         if (chunks_[static_cast<size_t>(o >> kShift)] == nullptr || !state(o).load(std::memory_order_relaxed))
             reach(o), free_.push_back(static_cast<uint32_t>(o));  // rising: a heap

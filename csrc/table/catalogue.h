@@ -38,10 +38,11 @@ class Catalogue {
         return o;
     }
     uint32_t reserve(int64_t id);  // the lowest free ordinal, for an id that has none
-    // Shows rows as they are now (each: vector, then bias) to every reader; n <= kMostPublished.
+    // Copies item rows (each: vector, then bias) here, for every reader; n <= kMostPublished. New items are not ranked
+    // before show_new().
     static constexpr int64_t kMostPublished = 64;
     void publish(const uint32_t* ordinals, const float* const* rows, int64_t n);
-    void show_all();  // what was reserved and published
+    void show_new();  // items that were reserved and published are ranked from now on
     // At opening, before readers: n items are coming, the last with the ordinal end - 1; and whether all of them came.
     // If not, nothing of it can be used.
     void reserve_for(int64_t n, int64_t end);

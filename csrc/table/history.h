@@ -8,7 +8,7 @@
 #include <unordered_map>
 
 #include "memory/block_pool.h"
-#include "memory/random.h"
+#include "memory/hash.h"
 #include "table/warm.h"
 
 struct HistoryEntry {

@@ -7,7 +7,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "memory/random.h"
+#include "memory/hash.h"
 
 class Sightings {
   public:

@@ -77,7 +77,8 @@ class Catalogue:
         return self.native.moves
 
     def held(self) -> AbstractContextManager[None]:
-        """For `with`: ordinals keep their meaning in the block. Short, for the writer may have to wait for its end."""
+        """For `with`: ordinals keep their meaning in the block. A writer that gives a removed item's place to a new one
+        waits for the end of the block."""
         return self.native.hold()
 
     def follow(self, ids: Ids, rows: RowBytes) -> bool:

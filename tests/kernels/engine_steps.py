@@ -23,7 +23,7 @@ def mix64(x: Any) -> Any:
 
 
 def noise(seed: int, table: int, ids: Any, dim: int) -> np.ndarray:
-    """float32 [len(ids), dim], uniform over [-1, 1), as csrc/memory/random.h."""
+    """float32 [len(ids), dim], uniform over [-1, 1), as csrc/kernels/draws.h."""
     with np.errstate(over="ignore"):
         x = mix64(
             mix64(mix64(U64(seed ^ table << 56)) ^ np.asarray(ids).astype(U64))[:, None] + np.arange(dim, dtype=U64)

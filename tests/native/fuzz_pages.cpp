@@ -20,7 +20,7 @@
 #include <vector>
 
 #include "disk/check_pages.h"
-#include "memory/random.h"
+#include "kernels/draws.h"
 
 namespace {
 

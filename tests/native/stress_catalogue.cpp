@@ -268,7 +268,7 @@ void publish_and_read() {
     uint32_t ordinals[kFew];
     for (int64_t i = 0; i < kFew; ++i) ordinals[i] = catalogue.reserve(i + 1);
     catalogue.publish(ordinals, rows, kFew);
-    catalogue.show_all();
+    catalogue.show_new();
     std::atomic<bool> done{false};
     std::thread reading([&] {
         std::vector<float> seen(kWide + 1);

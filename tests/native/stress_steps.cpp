@@ -11,7 +11,7 @@
 #include <cstring>
 #include <vector>
 
-#include "memory/random.h"
+#include "kernels/draws.h"
 #include "steps/learn_steps.h"
 #include "steps/step_order.h"
 #include "stream.h"

@@ -26,7 +26,7 @@ def draw_negatives(
     """The slots of `negatives` items for each of S steps of `batch_size` events, the first of which has `first_seq`.
 
     Step s draws uniformly among the items with ordinals below known[s], with replacement; where they are no more than
-    `negatives`, it takes each of them once, and -1 for the rest. Draw k is `draw_below` of csrc/memory/random.h: of the
+    `negatives`, it takes each of them once, and -1 for the rest. Draw k is `draw_below` of csrc/kernels/draws.h: of the
     seq of the step's first event, by SplitMix64.
 
     known   int64 [S], items that there were before the step, 0 to N

@@ -23,7 +23,7 @@ ANY = {
 
 @triton.jit
 def mix64(x):
-    """csrc/memory/random.h, of uint64."""
+    """csrc/kernels/draws.h, of uint64."""
     x += 0x9E3779B97F4A7C15
     x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9
     x = (x ^ (x >> 27)) * 0x94D049BB133111EB

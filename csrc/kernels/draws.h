@@ -1,14 +1,9 @@
-// Counter-based randomness: pure functions of their keys, the same on every machine.
+// What is drawn at random, negatives and the noise of new rows: pure functions of their keys, the same on every
+// machine.
 #pragma once
 #include <cstdint>
 
-// The finalizer of SplitMix64 (Steele, Lea, Flood 2014): every input bit moves every output bit.
-inline uint64_t mix64(uint64_t x) {
-    x += 0x9E3779B97F4A7C15ull;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-    return x ^ (x >> 31);
-}
+#include "memory/hash.h"
 
 // Draw number `draw` of event `seq`, uniform over [0, n).
 inline uint64_t draw_below(uint64_t seed, uint64_t seq, uint64_t draw, uint64_t n) {
