@@ -32,8 +32,8 @@ def main(wheel: Path) -> None:
         if there := [name for name in COMPILERS if (home / "bin" / name).exists()]:
             sys.exit(f"try_out: {there} on PATH")
 
-        def run(*words: str, status: int = 0) -> str:
-            print(f"--- {' '.join(words) if len(words) < 3 else words[0]}", flush=True)
+        def run(what: str, *words: str, status: int = 0) -> str:
+            print(f"--- {what}", flush=True)
             done = subprocess.run(
                 [home / "bin" / words[0], *words[1:]], cwd=bare, env=environment, capture_output=True, text=True
             )
@@ -43,14 +43,22 @@ def main(wheel: Path) -> None:
             return done.stdout + done.stderr
 
         pip = ("python", "-m", "pip", "--disable-pip-version-check")
-        run(*pip, "install", "-q", "--only-binary", ":all:", str(wheel.resolve()))
-        version, place = run("python", "-c", ABOUT).split()
+        run(
+            f"install {wheel.name} in a new venv, without a compiler",
+            *pip,
+            "install",
+            "-q",
+            "--only-binary",
+            ":all:",
+            str(wheel.resolve()),
+        )
+        version, place = run("import it by both names", "python", "-c", ABOUT).split()
         assert wheel.name.split("-")[1] == version, version
         assert str(home) in place, place
         (bare / "example.py").write_text(example())
-        assert run("python", "example.py"), "the example prints nothing"
+        assert run("run README's example", "python", "example.py"), "the example prints nothing"
         assert (bare / "shop").is_dir()
-        assert "'rowtide[cli]'" in run("rowtide", status=1)  # the command is there, and names the extra that it needs
+        assert "'rowtide[cli]'" in run("the command names the extra that it needs", "rowtide", status=1)
         print(f"{wheel.name}: installed without a compiler, README's example ran")
 
 
