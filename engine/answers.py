@@ -93,7 +93,7 @@ class Answers(ABC):
                 "skip" gives an empty row.
 
         Returns TopK, of tensors if any of these is one, on its device (of several: the first named here). Raises
-        InputError (also for k > 2**24, or users x k > 2**27), UnknownIdError.
+        InputError (also for k > `2**24`, or users x k > `2**27`), UnknownIdError.
 
         >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
         >>> ids, scores = eng.topk(7, k=2)
@@ -130,7 +130,7 @@ class Answers(ABC):
             exclude, include: item ids, as in `topk`. An item is never in its own list.
 
         Returns TopK, its scores the cosines, in [-1, 1]; a vector of zeros has cosine 0 to every other. Tensors as in
-        `topk`. Raises InputError (also for k > 2**24, or items x k > 2**27), UnknownIdError for an item without a row.
+        `topk`. Raises InputError (also for k > `2**24`, or items x k > `2**27`), UnknownIdError for unknown items.
 
         >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
         >>> eng.similar(100, k=5, exclude=[102]).ids.tolist()

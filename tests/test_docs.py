@@ -1,23 +1,28 @@
 """What the pages point at exists: relative links with their headings, and the project's paths in code spans.
 
 A path may be a folder or a pattern, such as `csrc/isa/lanes_*.h`. Pages of docs/ are short, and stand in their index.
+Their code runs and prints what they say. Their sentences are short.
 """
 
 import re
-from pathlib import Path
 
 import pytest
+from pages import ROOT, has_code, run, sentences, strange_excerpts
 
-ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
-pages = pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS], ids=lambda page: str(page.relative_to(ROOT))
-)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
+
+
+def name_of(page):
+    return str(page.relative_to(ROOT))
+
+
+pages = pytest.mark.parametrize("page", PAGES, ids=name_of)
 
 CODE_BLOCK = re.compile(r"^```.*?^```", re.M | re.S)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
-PATH = re.compile(r"(?:engine|csrc|tests|benchmarks)/[\w./*-]*")
-MOST_LINES, MOST_COLUMNS = 150, 120
+PATH = re.compile(r"(?:engine|csrc|tests|benchmarks|docs|examples)/[\w./*-]*")
+MOST_LINES, MOST_COLUMNS, MOST_WORDS = 150, 120, 25
 
 
 def anchors(page):
@@ -53,7 +58,7 @@ def test_every_path_exists(page):
     assert list(missing_paths(page)) == []
 
 
-@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", DOCS, ids=name_of)
 def test_pages_are_short(page):
     lines = page.read_text().splitlines()
     assert len(lines) <= MOST_LINES
@@ -64,6 +69,30 @@ def test_every_page_is_in_the_index():
     index = ROOT / "docs" / "README.md"
     linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
     assert [str(page.relative_to(ROOT)) for page in DOCS if page != index and page.resolve() not in linked] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if has_code(page)], ids=name_of)
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    for line, printed, said in run(page, tmp_path):
+        assert printed == said, f"{page.name}, line {line}"
+
+
+@pages
+def test_excerpts_are_of_the_examples(page):
+    assert list(strange_excerpts(page)) == []
+
+
+@pages
+def test_sentences_are_short(page):
+    long = [" ".join(words) for words in sentences(page.read_text()) if len(words) > MOST_WORDS]
+    assert long == []
+
+
+def test_sentences_are_told_apart():
+    text = "# None\n\nOne `a b` c. Two [d e](f.md)!\n- three:\n  four\n\n| no | table |\n\n```text\nno code\n```\n"
+    assert list(sentences(text)) == [["One", "code", "c."], ["Two", "d", "e!"], ["three:", "four"]]
 
 
 def test_what_is_wrong_is_found(tmp_path):

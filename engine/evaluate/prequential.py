@@ -116,31 +116,31 @@ def prequential(
     resume: int = 0,
     ingest: Callable[[int, int], Ingested] | None = None,
 ) -> Report:
-    """Judge `eng` on rows in time order: list for the row's user, see where the row's item stands, then learn the
-    row.
+    """Judge `eng` on rows in time order: list for a row's user, see where its item stands, then learn the row.
 
-    users, items: integer ids [N], none -1. timestamps: [N] numbers or datetime64, not decreasing; given to
-    `ingest`. values: [N] labels or ratings, given to `ingest`; a row whose value is not above 0 is learned, but
-    nobody is asked to list its item. baskets: [N] of any type that compares: consecutive rows of one (user, basket)
-    are one request, listed once before any of them is learned; without it each row is a request. The lists of at
-    least `eng.settings["batch_size"]` rows (whole requests) are made before these rows are learned in one call. k:
-    list lengths of the measures. warmup: the share of rows, from the first, that are only learned, 0 <= warmup < 1;
-    a request that begins before that line is not judged. progress: called after every call learned with (rows done,
-    rows in all, mean loss of the call).
+    Args:
+        users, items: integer ids [N], none -1.
+        timestamps: [N] numbers or datetime64, not decreasing; given to `ingest`.
+        values: [N] labels or ratings, given to `ingest`; where not above 0, a row is learned and not judged.
+        baskets: [N] of any type that compares: consecutive rows of one (user, basket) are one request, listed once
+            before any of them is learned. Without it each row is a request.
+        k: list lengths of the measures.
+        warmup: the share of rows, from the first, in [0, 1), that are only learned, with requests begun there.
+        progress: called after every call learned with (rows done, rows in all, mean loss of the call).
+        resume: rows before it were learned by an earlier run; they only count as had.
+        ingest: learns rows [start, stop) in place of `eng.ingest(..., durable=False)`, at most 65,536, and stores what
+            a later `resume` needs. Calls are cut at the same rows, resumed or not, where no request is longer.
+
+    The lists of at least `eng.settings["batch_size"]` rows (whole requests) are made before these rows are learned in
+    one call.
 
     Two measures. *all*: over every judged row, items already had may be listed. *new*: over the rows whose item the
     user had in no row before the request, the items already had taken off the list. Ties count against the model, an
     unlisted item is a miss, so are users and items never seen before unless the ranker lists something for them. NDCG
     is that of one relevant item: 1 / log2(1 + rank) where rank <= k, else 0 (Jarvelin and Kekalainen, 2002).
 
-    resume: rows before it were learned by an earlier run: they are neither learned nor judged, and count as had.
-    ingest: learns rows [start, stop) in place of `eng.ingest(..., durable=False)`, and stores what a later `resume`
-    needs. Never more than 65,536 rows a call; without requests longer than that, a call is cut at the same rows
-    whether resumed or not.
-
     Raises InputError, before anything is learned, for columns of other lengths, shapes or types, an id of -1,
-    timestamps that decrease, warmup outside [0, 1), k that is not one or more positive integers, resume outside [0,
-    N].
+    timestamps that decrease, warmup outside [0, 1), k that is not positive integers, resume outside [0, N].
 
     >>> users, items = np.arange(1000) % 50, np.arange(1000) % 10
     >>> report = engine.evaluate.prequential(eng, users, items, k=[1, 5])

@@ -8,18 +8,22 @@
 // (item, seq) too, and the floats of a row are among those that the same events gave when one thread learned them, one
 // by one, with room for all. At the end every row must be the same, bit for bit. Any difference is printed and ends the
 // program with status 1; leaks, races and bad accesses are the sanitizers' to find.
+//
+// Three companion tables stand beside users and items: by user, by item, and of one row (companions.h).
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
+#include <deque>
 #include <map>
 #include <mutex>
 #include <string_view>
 #include <thread>
 #include <unordered_set>
 
+#include "companions.h"
 #include "kernels/score_topk.h"
 #include "stream.h"
 
@@ -36,7 +40,7 @@ uint64_t hashed(int64_t id, const void* data, size_t n) {
 // LMDB's part: what epochs have committed. A reader that missed a row in RAM looks here, later.
 struct Store {
     std::mutex mutex;
-    std::map<int64_t, Bytes> users, items;
+    std::map<const Warm*, std::map<int64_t, Bytes>> rows;
     std::map<std::pair<int64_t, uint8_t>, std::vector<HistoryEntry>> chunks;
 };
 
@@ -103,11 +107,12 @@ struct Truth {
 class Stress {
   public:
     Stress(const Stream& stream, const Kinds& kinds, const Truth& truth)
-        : stream_(stream),
-          kinds_(kinds),
-          truth_(truth),
-          t_(kinds.optimizer, kRoom, kSmallHistories),
-          stored_(t_.users.layout().stored_bytes) {}
+        : stream_(stream), kinds_(kinds), truth_(truth), t_(kinds.optimizer, kRoom, kSmallHistories) {
+        companions_.emplace_back(stream, KeyedBy::user, 3, kRoom * 2 / 3, kEvents);
+        companions_.emplace_back(stream, KeyedBy::item, 37, kRoom / 2, kEvents);
+        companions_.emplace_back(stream, KeyedBy::one, 1, 1, kEvents);
+        for (SummedTable& c : companions_) c.join(&t_.learner), tables_.push_back(&c.table);
+    }
 
     void run() {
         std::vector<std::thread> readers;
@@ -130,7 +135,11 @@ class Stress {
     }
     uint64_t looks() const { return looks_; }
     int64_t epochs() const { return epochs_; }
-    int64_t evicted() const { return t_.users.evicted() + t_.items.evicted(); }
+    int64_t evicted() const {
+        int64_t n = 0;
+        for (const Warm* table : tables_) n += table->evicted();
+        return n;
+    }
 
   private:
     template <class Look>
@@ -153,16 +162,7 @@ class Stress {
                                nullptr,      kRecord,      static_cast<uint64_t>(e + 1)};
             const LearnSettings s = kinds_.settings(e);
             for (int64_t from = 0; from < kRecord;) {
-                Learner::Plan plan;
-                while ((plan = t_.learner.plan(s, r, from)) != Learner::Plan::ready) {
-                    if (plan == Learner::Plan::blocked) {
-                        begin_epoch(true);
-                        finish_epoch();
-                        continue;
-                    }
-                    deliver();
-                    if (!t_.learner.delivered()) wrong("an item has no row", 0, r.first_seq);
-                }
+                make_ready(s, r, from);
                 from += t_.learner.learn(s, r).events;
                 learned_ = e + from;
                 if (t_.users.crowded() || t_.items.crowded() || ++windows % 3 == 0) begin_epoch(true);
@@ -171,27 +171,46 @@ class Stress {
         }
     }
 
+    // One epoch makes room, one delivery brings all rows: those that the window has in RAM are pinned meanwhile.
+    void make_ready(const LearnSettings& s, const RecordView& r, int64_t from) {
+        int epochs = 0, deliveries = 0;
+        Learner::Plan plan;
+        while ((plan = t_.learner.plan(s, r, from)) != Learner::Plan::ready) {
+            if (plan == Learner::Plan::blocked) {
+                if (epochs++) wrong("no room after an epoch", from, r.first_seq);
+                begin_epoch(true);
+                finish_epoch();
+                continue;
+            }
+            if (deliveries++) wrong("a planned window's row left", from, r.first_seq);
+            deliver();
+            if (!t_.learner.delivered()) wrong("an item has no row", 0, r.first_seq);
+        }
+    }
+
     void deliver() {
         std::lock_guard lock(store_.mutex);
         for (uint32_t slot : std::vector(t_.learner.missing_users)) {
             const int64_t id = t_.users.meta(slot).id;
-            const auto found = store_.users.find(id);
-            if (found == store_.users.end()) continue;
             for (uint8_t c = 0; c < 16; ++c)
                 if (const auto chunk = store_.chunks.find({id, c}); chunk != store_.chunks.end())
                     t_.history.load(slot, chunk->second.data(), std::ssize(chunk->second));
-            t_.users.fill(slot, found->second.data());
         }
-        for (uint32_t slot : std::vector(t_.learner.missing_items))
-            if (const auto found = store_.items.find(t_.items.meta(slot).id); found != store_.items.end())
-                t_.items.fill(slot, found->second.data());
+        fill(&t_.users, t_.learner.missing_users);
+        fill(&t_.items, t_.learner.missing_items);
+        for (const Companion& c : t_.learner.companions()) fill(c.table, c.missing);
+    }
+    void fill(Warm* table, const std::vector<uint32_t>& missing) {
+        const auto& stored = store_.rows[table];
+        for (uint32_t slot : missing)
+            if (const auto found = stored.find(table->meta(slot).id); found != stored.end())
+                table->fill(slot, found->second.data());
     }
 
     void begin_epoch(bool commits) {
         finish_epoch();
         frozen_at_ = learned_.load();
-        t_.users.freeze();
-        t_.items.freeze();
+        for (Warm* table : tables_) table->freeze();
         t_.history.freeze();
         {
             std::lock_guard lock(epoch_mutex_);
@@ -232,23 +251,24 @@ class Stress {
 
     void write_epoch(bool commits) {
         let_the_writer_on();
-        std::map<int64_t, Bytes> users, items;
-        for (auto [table, out] : {std::pair{&t_.users, &users}, std::pair{&t_.items, &items}}) {
+        std::map<Warm*, std::map<int64_t, Bytes>> written;
+        for (Warm* table : tables_) {
             const int64_t n = table->sort_frozen_count();
+            const int64_t stored = table->layout().stored_bytes;
             constexpr int64_t kPart = 7;
             for (int64_t from = 0; from < n; from += kPart) {
                 const int64_t part = std::min(kPart, n - from);
                 std::vector<int64_t> ids(static_cast<size_t>(part));
-                Bytes rows(static_cast<size_t>(part * stored_));
+                Bytes rows(static_cast<size_t>(part * stored));
                 table->collect(from, part, ids.data(), rows.data());
                 for (int64_t i = 0; i < part; ++i) {
                     uint64_t seq;
-                    std::memcpy(&seq, rows.data() + i * stored_ + table->layout().meta_offset, sizeof seq);
+                    std::memcpy(&seq, rows.data() + i * stored + table->layout().meta_offset, sizeof seq);
                     from_before_the_freeze(seq, ids[static_cast<size_t>(i)]);
                 }
                 for (int64_t i = 0; i < part; ++i)
-                    (*out)[ids[static_cast<size_t>(i)]] =
-                        Bytes(rows.begin() + i * stored_, rows.begin() + (i + 1) * stored_);
+                    written[table][ids[static_cast<size_t>(i)]] =
+                        Bytes(rows.begin() + i * stored, rows.begin() + (i + 1) * stored);
             }
         }
         std::vector<History::Chunk> chunks;
@@ -258,13 +278,12 @@ class Stress {
             for (const HistoryEntry& entry : chunk.entries) from_before_the_freeze(entry.seq, chunk.user);
         if (commits) {
             std::lock_guard lock(store_.mutex);
-            for (auto& [id, row] : users) store_.users[id] = std::move(row);
-            for (auto& [id, row] : items) store_.items[id] = std::move(row);
+            for (auto& [table, rows] : written)
+                for (auto& [id, row] : rows) store_.rows[table][id] = std::move(row);
             for (auto& c : chunks) store_.chunks[{c.user, c.number}] = std::move(c.entries);
         }
         t_.history.thaw(t_.users.frozen(), commits);
-        t_.users.thaw(commits);
-        t_.items.thaw(commits);
+        for (Warm* table : tables_) table->thaw(commits);
     }
 
     // --- the readers
@@ -318,12 +337,10 @@ class Stress {
         const int64_t before = learned_;
         if (!before) return;
         const uint64_t seq = 1 + n % static_cast<uint64_t>(before);  // this event's rows must be somewhere
-        Bytes row(static_cast<size_t>(stored_));
         const int64_t user = stream_.user(seq), item = stream_.item(seq);
-        if (!t_.users.peek(user, row.data())) take_stored(store_.users, user, &row);
-        check(row, user, true, seq);
-        if (!t_.items.peek(item, row.data())) take_stored(store_.items, item, &row);
-        check(row, item, false, seq);
+        check(seen(&t_.users, user), user, true, seq);
+        check(seen(&t_.items, item), item, false, seq);
+        for (SummedTable& c : companions_) c.check(seen(&c.table, c.id_of(seq)).data(), c.id_of(seq), seq);
         std::lock_guard lock(t_.users.mutex());
         const uint32_t slot = t_.users.find(user);
         if (slot == Warm::kNone || (t_.users.flags(slot) & (Warm::kFresh | Warm::kFetching))) return;
@@ -337,11 +354,14 @@ class Stress {
         if (!had) wrong("an item missing in a history", user, seq);
     }
 
-    void take_stored(const std::map<int64_t, Bytes>& from, int64_t id, Bytes* row) {
+    Bytes seen(Warm* table, int64_t id) {
+        Bytes row(static_cast<size_t>(table->layout().stored_bytes));
+        if (table->peek(id, row.data())) return row;
         std::lock_guard lock(store_.mutex);
-        const auto found = from.find(id);
-        if (found == from.end()) wrong("a row that is nowhere", id, 0);
-        *row = found->second;
+        const auto& stored = store_.rows[table];
+        const auto found = stored.find(id);
+        if (found == stored.end()) wrong("a row that is nowhere", id, 0);
+        return found->second;
     }
 
     void check(const Bytes& row, int64_t id, bool user, uint64_t least) const {
@@ -365,6 +385,12 @@ class Stress {
             wrong("a count", 0, n);
         for (int64_t id : ids)
             if (!truth_.users.contains(id)) wrong("a row of nobody", id, n);
+        for (SummedTable& c : companions_) {
+            c.table.resident(&ids);
+            if (std::ssize(ids) > c.table.capacity() || c.table.total > c.total || c.table.bytes() <= 0 ||
+                c.table.kept_bytes() < 0 || c.table.dirty() < 0)
+                wrong("a count of a companion", 0, n);
+        }
         std::lock_guard lock(t_.users.mutex());
         if (t_.learner.value_sum < 0 || t_.learner.value_sum > t_.learner.value_weight || t_.learner.mean.empty())
             wrong("what strangers get", 0, n);
@@ -373,14 +399,16 @@ class Stress {
     // --- the end
 
     void compare() {
-        for (auto [table, stored, right] : {std::tuple{&t_.users, &store_.users, &truth_.users},
-                                            std::tuple{&t_.items, &store_.items, &truth_.items}}) {
-            Bytes row(static_cast<size_t>(stored_));
-            for (const auto& [id, want] : *right) {
-                if (!table->peek(id, row.data())) take_stored(*stored, id, &row);
-                if (row != want) wrong("a row at the end", id, kEvents);
-            }
+        for (auto [table, right] : {std::pair{&t_.users, &truth_.users}, std::pair{&t_.items, &truth_.items}}) {
+            for (const auto& [id, want] : *right)
+                if (seen(table, id) != want) wrong("a row at the end", id, kEvents);
             if (table->total != std::ssize(*right)) wrong("rows in all", table->total, kEvents);
+        }
+        for (SummedTable& c : companions_) {
+            for (uint64_t seq = 1; seq <= kEvents; ++seq)  // no row may be older than its last event
+                c.check(seen(&c.table, c.id_of(seq)).data(), c.id_of(seq), seq);
+            if (c.table.total != c.total) wrong("rows of a companion in all", c.table.total, kEvents);
+            if (c.total > c.table.capacity() && !c.table.evicted()) wrong("no companion's row left", 0, kEvents);
         }
         for (const auto& [id, want] : truth_.histories) {
             std::vector<HistoryEntry> found;
@@ -402,8 +430,9 @@ class Stress {
     const Kinds& kinds_;
     const Truth& truth_;
     Store store_;
+    std::deque<SummedTable> companions_;  // they outlive the learner
     Tables t_;
-    int64_t stored_;
+    std::vector<Warm*> tables_{&t_.users, &t_.items};
     std::atomic<int64_t> learned_{0};
     std::atomic<uint64_t> looks_{0};
     std::atomic<bool> done_{false};

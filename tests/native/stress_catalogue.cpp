@@ -116,7 +116,9 @@ class Writer {
         const int64_t had_users = t_.users.size(), had_items = t_.items.size();
         t_.users.remove(users.data(), std::ssize(users));
         t_.items.remove(items.data(), std::ssize(items));
-        t_.learner.removed(had_users - t_.users.size(), had_items - t_.items.size());
+        t_.users.rows_removed(had_users - t_.users.size());
+        t_.items.rows_removed(had_items - t_.items.size());
+        t_.learner.rows_removed();
     }
 
     Tables& t_;
