@@ -24,6 +24,8 @@ from .engine import Engine
 from .opening import open_engine
 from .reader import Reader
 
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
 __all__ = [
     "BusyError",
     "ConfigError",

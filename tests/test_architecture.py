@@ -85,6 +85,17 @@ def test_arrows_point_down():
     assert upward == UPWARD.keys()
 
 
+@ids
+def test_no_module_names_its_package(path):
+    """Where a project has an `engine` of its own, the package is loaded as `rowtide`."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            named = [name.name for name in node.names]
+        else:
+            named = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert not {"engine", "rowtide"} & {name.split(".")[0] for name in named}, f"{path}:{node.lineno}"
+
+
 def test_no_module_imports_itself_in_a_circle():
     arrows = {dotted(path): {module_named(name) for _, name in imported(path)} & MODULE_OF.keys() for path in MODULES}
     done: list[str] = []

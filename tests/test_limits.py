@@ -11,7 +11,8 @@ import pytest
 from parsed import CORE, ENGINE, KERNELS, MODULES, ROOT, tree
 
 MOST_LINES_OF_A_FUNCTION, MOST_ARGUMENTS = 70, 6
-MOST_LINES_OF_A_FILE = {"engine": 400, "csrc": 400, "tests": 500, "benchmarks": 500, "examples": 150, "docs": 150}
+MOST_LINES_OF_A_FILE = {"engine": 400, "rowtide": 400, "csrc": 400, "wheels": 400}
+MOST_LINES_OF_A_FILE |= {"tests": 500, "benchmarks": 500, "examples": 150, "docs": 150}
 
 # What is over a limit, how far it is today, and why it may be. It may shrink; what is back within its limit goes.
 LONG_FUNCTIONS = {
