@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from engine import EngineError as EngineError
     from engine import IngestReport as IngestReport
     from engine import InputError as InputError
+    from engine import PositionError as PositionError
     from engine import Reader as Reader
     from engine import ReadOnlyError as ReadOnlyError
     from engine import StorageFullError as StorageFullError
