@@ -15,7 +15,7 @@ ROOMS = [
     "__main__",
     *("cli", "profiling", "serve", "refresh", "nn", "cluster", "sources"),
     "",
-    *("evaluate", "opening", "engine", "saving", "removing", "reader", "writer", "answers"),
+    *("evaluate", "opening", "engine", "stats", "reader", "writer", "answers"),
     *("device", "directory", "rank", "store", "learn", "features", "table", "cold", "log"),
     *("kernels", "machine", "contract"),
     *("_native", "_cuda"),
