@@ -13,9 +13,11 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .answers import Answers
+from .cold.cold import Snapshot
 from .contract.arguments import checked_position, describe, flag, id_column
 from .contract.arrays import NO_IDS, Ids
 from .contract.errors import ConfigError, InputError
@@ -31,6 +33,8 @@ from .writer import Writer
 
 if TYPE_CHECKING:
     from .device.device import Device
+
+T = TypeVar("T")
 
 
 class Engine(Answers):
@@ -52,7 +56,7 @@ class Engine(Answers):
             self._writer.complete_epoch()  # a directory of format 1 is migrated before its log gets a record
         if wanted != self._store.model.settings:
             self._writer.change_settings(wanted)
-        self._stop = threading.Event()
+        self._stop: SimpleQueue[None] = SimpleQueue()
         self._ticker: threading.Thread | None = None
         if directory:
             seconds = max(0.05, resources.epoch_seconds / 4)
@@ -61,17 +65,20 @@ class Engine(Answers):
 
     def _tick(self, seconds: float) -> None:
         """Begins the epoch that is due by time while nobody ingests."""
-        while not self._stop.wait(seconds):
-            self._writer.begin_if_due()
+        while True:
+            try:
+                return self._stop.get(timeout=seconds)
+            except Empty:
+                self._writer.begin_if_due()
 
     @property
     def _seq(self) -> int:
         return self._writer.seq
 
-    def _alone(self, call: str) -> AbstractContextManager[None]:
-        """The writer's lock for the length of a call."""
+    def _alone(self, call: str, work: Callable[[], T]) -> T:
+        """What `work` returns, which has the writer's lock."""
         self._alive()
-        return self._writer.alone(call)
+        return self._writer.alone(call, work)
 
     # --- learning
 
@@ -116,9 +123,8 @@ class Engine(Answers):
         durable = flag("durable", durable)
         if progress is not None and not callable(progress):
             raise InputError(f"progress: got {describe(progress)}, wanted a function of (events done, events in all)")
-        with self._alone("ingest"):
-            tally = self._writer.ingest(events, position, durable, progress)
-            seq = self._writer.seq
+        writer = self._writer
+        tally, seq = self._alone("ingest", lambda: (writer.ingest(events, position, durable, progress), writer.seq))
         return IngestReport(
             events=tally.events + tally.unlearned,
             seq=seq,
@@ -161,8 +167,7 @@ class Engine(Answers):
         )
 
     def _operate(self, kind: str, users: Ids, items: Ids) -> None:
-        with self._alone(kind):
-            self._writer.operate(kind, users, items)
+        self._alone(kind, lambda: self._writer.operate(kind, users, items))
 
     # --- saving
 
@@ -175,8 +180,7 @@ class Engine(Answers):
         >>> eng.checkpoint() == seq
         True
         """
-        with self._alone("checkpoint"):
-            return self._writer.checkpoint()
+        return self._alone("checkpoint", self._writer.checkpoint)
 
     def backup(self, dst: Any) -> int:
         """Makes a second directory `dst` of what is learned now, while learning goes on; returns its seq.
@@ -193,12 +197,15 @@ class Engine(Answers):
         """
         if self._directory is None:
             raise ConfigError("backup: ':memory:' has no directory to make a second one of")
-        path = backup.checked_target(dst, self._directory.path)
+        directory = self._directory
+        path = backup.checked_target(dst, directory.path)
         with ExitStack() as until_written:
-            with self._alone("backup"):
+
+            def saved() -> Snapshot:
                 self._writer.complete_epoch()
-                snapshot = until_written.enter_context(self._directory.cold.snapshot())
-            return backup.write_backup(snapshot, path)
+                return until_written.enter_context(directory.cold.snapshot())
+
+            return backup.write_backup(self._alone("backup", saved), path)
 
     def digest(self) -> str:
         """Hex digest over all state, in id order, wherever it lives: a function of the log alone.
@@ -208,10 +215,13 @@ class Engine(Answers):
         >>> eng.digest() == empty
         False
         """
-        with self._alone("digest"):
+
+        def now() -> str:
             if self._device:
                 self._device.refresh()
             return self._store.digest(self._writer.applied)
+
+        return self._alone("digest", now)
 
     # --- state
 
@@ -274,7 +284,7 @@ class Engine(Answers):
             "hidden_items": len(store.catalogue.native.hidden),
             "expired_rows": store.removal.expired,
         }
-        if self._directory and writer.epochs:
+        if self._directory and writer.epochs and writer.syncer:
             lmdb = out["lmdb"] = self._directory.cold.stats()
             out["log_bytes"] = self._directory.log.bytes
             out["disk"] = {
@@ -282,7 +292,7 @@ class Engine(Answers):
                 "free_bytes": lmdb["free_pages"] * lmdb["page_bytes"],
                 "log_bytes": self._directory.log.bytes,
             }
-            out["sync_seconds"] = writer.sync_seconds
+            out["sync_seconds"] = writer.syncer.seconds
             out["opening"] = dict(self._opening)
             out |= writer.epochs.stats()
         return out
@@ -303,7 +313,7 @@ class Engine(Answers):
                 return
             self._writer.require_outside("close")
             self._closed = self._writer.closed = True
-            self._stop.set()
+            self._stop.put(None)
             try:
                 if not self._temporary:
                     self._writer.write_last_epoch()

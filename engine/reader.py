@@ -9,7 +9,7 @@ thread may call anything; a call that finds a newer epoch moves the catalogue on
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -23,6 +23,7 @@ from .contract.arrays import Floats
 from .contract.errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
 from .contract.settings import Settings
 from .directory.directory import exists, hold
+from .machine.calls import Calls, this_call
 from .machine.files import as_engine_error
 from .rank.ranker import CatalogueRanker
 from .store.catalogue import Catalogue
@@ -31,58 +32,6 @@ from .store.history import StoredHistory, stored_chunks
 from .store.state import State
 from .store.tables import ITEMS, TABLES, USERS
 from .table.stored import StoredTable
-
-
-class _Turns:
-    """Many at once, or one alone, who may let the others in again before it is done."""
-
-    def __init__(self) -> None:
-        self._condition = threading.Condition()
-        self._shared = 0
-        self._waiting = 0  # for a turn alone: no new shared ones meanwhile
-        self._alone = False
-
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        with self._condition:
-            self._condition.wait_for(lambda: not self._alone and not self._waiting)
-            self._shared += 1
-        try:
-            yield
-        finally:
-            with self._condition:
-                self._shared -= 1
-                self._condition.notify_all()
-
-    @contextmanager
-    def alone(self) -> Iterator[Callable[[], None]]:
-        """Gives a function that lets the others in for the rest of the block."""
-        with self._condition:
-            self._waiting += 1
-            try:
-                self._condition.wait_for(lambda: not self._alone and not self._shared)
-                self._alone = True
-            finally:
-                self._waiting -= 1
-                self._condition.notify_all()
-
-        sharing = False
-
-        def share() -> None:
-            nonlocal sharing
-            with self._condition:
-                self._alone, self._shared, sharing = False, self._shared + 1, True
-                self._condition.notify_all()
-
-        try:
-            yield share
-        finally:
-            with self._condition:
-                if sharing:
-                    self._shared -= 1
-                else:
-                    self._alone = False
-                self._condition.notify_all()
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +67,9 @@ class Reader(Answers):
         self._cold = cold
         self._threads = threads
         super().__init__()
-        self._turns = _Turns()
+        self._door = threading.RLock()  # whoever has it keeps new calls out
+        self._calls = Calls()  # that are inside
+        self._moving = False
         if lock is not None:
             self._at_end.callback(os.close, lock)
         self._moves = {"whole": 0, "followed": 0}
@@ -166,30 +117,53 @@ class Reader(Answers):
     def _at_newest(self) -> Iterator[Snapshot]:
         """The newest epoch for the length of a block, with the catalogue at it."""
         self._alive()
-        with self._turns.shared():
-            self._alive()
+        call = this_call()
+        try:
+            with self._door:
+                self._enter()
+                self._calls.add(call)
             if self._cold.current:
                 with self._cold.snapshot() as now:
                     if changes.epoch_of(now) == self._epoch:
                         yield now
                         return
-        with self._turns.alone() as let_others_in:
-            self._alive()
-            if not self._cold.current:
-                newer = Cold.open(self._path / "rows", readonly=True)
-                self._cold.close()
-                self._cold = newer
-            with self._cold.snapshot() as now:
-                self._move(now)
-                let_others_in()
+        finally:
+            self._calls.discard(call)
+        try:
+            with ExitStack() as stack:
+                with self._door:
+                    self._enter()
+                    try:
+                        self._moving = True
+                        self._calls.wait_for_others()
+                        now = stack.enter_context(self._newest_file().snapshot())
+                        self._move(now)
+                    finally:
+                        self._moving = False
+                    self._calls.add(call)
                 yield now
+        finally:
+            self._calls.discard(call)
+
+    def _enter(self) -> None:
+        self._alive()
+        if self._moving:
+            raise EngineError("called by a signal's handler inside a call of the same thread that moves to a new epoch")
+
+    def _newest_file(self) -> Cold:
+        if not self._cold.current:
+            newer = Cold.open(self._path / "rows", readonly=True)
+            self._cold.close()
+            self._cold = newer
+        return self._cold
 
     def _move(self, now: Snapshot) -> None:
         """Brings the catalogue to the epoch of `now`. If it fails, the next call tries again, with a whole scan."""
         epoch, at = changes.epoch_of(now), self._epoch
         if epoch == at:
             return
-        ids = changes.between(now, at, epoch) if 0 <= at < epoch else None
+        # A call of this thread that a signal interrupted may still be reading the catalogue.
+        ids = changes.between(now, at, epoch) if 0 <= at < epoch and not self._calls else None
         self._epoch = -1
         if ids is not None:
             found, rows = now.fetch(ITEMS.number, ids, ITEMS.stored_bytes(self._state.settings))
@@ -271,13 +245,15 @@ class Reader(Answers):
     # --- lifetime
 
     def close(self) -> None:
-        """Waits for the calls in progress and lets go of the directory. Closing twice is fine."""
+        """Waits for the calls in progress and lets go of the directory. Closing twice is fine, also after an
+        interrupt."""
         if self._pid != os.getpid():
             return
-        with self._turns.alone():
-            if self._closed:
-                return
+        with self._door:
+            if not self._closed:
+                self._enter()
             self._closed = True
+            self._calls.wait_for_others()
             self._cold.close()
             self._at_end.close()
 

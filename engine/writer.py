@@ -8,10 +8,9 @@ the log. One thread at a time; `seq`, `positions`, `failure` and `skipped` may b
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, TypeVar
 
 from .contract.arrays import NO_IDS, Ids
 from .contract.errors import CorruptionError, EngineError
@@ -22,6 +21,7 @@ from .directory.epochs import Epochs
 from .directory.recovery import beyond
 from .learn.model import Tally
 from .log.record import Record, operations, records
+from .log.syncer import Syncer
 from .machine.backend import native
 from .machine.resources import Resources
 from .store.store import Applied, Store
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .device.device import Device
 
 OnProgress = Callable[[int, int], None] | None
+T = TypeVar("T")
 
 
 class Writer:
@@ -44,13 +45,13 @@ class Writer:
         self.bit_exact = True
         self.skipped = 0
         self.failure: str | None = None
-        self.sync_seconds = 0.0
         self.inside: str | None = None  # the call that the thread is in that holds the lock
         self.lock = threading.RLock()
         self.closed = False  # by the Engine, which has the lock then
         self._roomy: Settings | None = None  # for whose micro-batches there is room
         self._turn: AbstractContextManager[None] = device.turn if device else nullcontext()  # readers rank with it, too
-        self._syncer = ThreadPoolExecutor(1, "rowtide-sync") if directory else None
+        self.syncer = Syncer(directory.log) if directory else None
+        self._applied = 0  # records, of those that the log was given
 
     # --- opening
 
@@ -67,6 +68,7 @@ class Writer:
         self.seq, self.positions, self.bit_exact = state.seq, dict(state.positions), state.bit_exact
         for record, start in beyond(self.directory):
             self.apply(record, Tally(), start)
+        self._applied = 0
         return {
             "scan_seconds": scanned - began,
             "scanned_items": state.items,
@@ -86,32 +88,45 @@ class Writer:
     def change_settings(self, settings: Settings) -> None:
         """Has these settings in force from here on; the log has them first."""
         if self.directory:
-            changeable = {name: x for name, x in settings.as_dict().items() if name not in Settings.FIXED}
-            record = Record(self.seq + 1, settings.batch_size, NO_IDS, NO_IDS, settings=changeable)
-            self.directory.log.append(record)
+            changed = {name: x for name, x in settings.as_dict().items() if name not in Settings.FIXED}
+            self.directory.log.append(Record(self.seq + 1, settings.batch_size, NO_IDS, NO_IDS, settings=changed))
             self.directory.log.sync()
+            self._applied += 1
         self.store.model.settings = settings
 
     # --- who may write
 
-    @contextmanager
-    def alone(self, call: str) -> Iterator[None]:
-        """The lock for the length of a call; refused inside another call of the thread, and after a failure."""
+    def alone(self, call: str, work: Callable[[], T]) -> T:
+        """What `work` returns, which has the lock; refused inside another call of the thread, and after a failure.
+
+        No context manager: an interrupt could come between the lock that one takes and the block.
+        """
         with self.lock:
             if self.closed:
                 raise EngineError("this Engine is closed")
             self.require_outside(call)
+            self._note()
             self.require_sound()
             if self.epochs is not None:
-                if self.epochs.ended():
+                if self.epochs.unattended():
                     self.epochs.finish()
                 if self.epochs.error is not None:  # raises if it fails again; its rows were dirty again
                     self.complete_epoch()
             try:
                 self.inside = call
-                yield
+                return work()
+            except BaseException as e:
+                self._note(e)
+                raise
             finally:
                 self.inside = None
+
+    def _note(self, error: BaseException | None = None) -> None:
+        """Notes a failure if RAM is behind the log or a device's steps; a replay alone mends that. After a call, and
+        again before the next, for a second interrupt may have come."""
+        behind = self.directory is not None and self.directory.log.appended_records != self._applied
+        if behind or (self.device and self.device.under_way):
+            self._failed(error or InterruptedError("in the middle of a call"))
 
     def require_outside(self, call: str) -> None:
         """Raises EngineError in a progress function or a signal handler that runs inside another call."""
@@ -137,9 +152,7 @@ class Writer:
         try:
             return self._log_and_learn(events, position, durable, progress)
         except BaseException as e:
-            if (self.device and self.device.under_way) or (self.directory and self.directory.log.last_seq != self.seq):
-                # Whatever it was, an interrupt perhaps: RAM is behind the log, and only a replay brings it there.
-                self._failed(e)
+            self._note(e)
             if isinstance(e, MemoryError):
                 e = EngineError(f"out of memory; close and open the directory again: {e}")
             if isinstance(e, EngineError):
@@ -156,30 +169,29 @@ class Writer:
         waiting: Record | None = None
         try:
             for record in records(events, self.seq + 1, self.store.model.settings.batch_size, position):
-                if self.directory is None:
+                if self.directory is None or self.syncer is None:
                     self.apply(record, tally)
                     continue
                 self.directory.log.append(record)
                 if not durable:
                     self.apply(record, tally, wait=False)
                 elif waiting is None and record.count == len(events):
-                    self.sync()  # the only record: no thread to go through
+                    self.syncer.sync()  # the only record: no thread to go through
                     self.apply(record, tally, wait=False)
                 else:
-                    assert self._syncer
-                    synced = self._syncer.submit(self.sync)
+                    self.syncer.begin()
                     last, waiting = waiting, None
                     try:
                         if last is not None:
                             self.apply(last, tally, wait=False)
                     finally:
-                        synced.result()
+                        self.syncer.finish()
                         waiting = record
                 if progress:
                     progress(tally.events + tally.unlearned, len(events))
         finally:
             try:
-                if waiting is not None and self.failure is None:
+                if waiting is not None and self.failure is None and waiting.first_seq == self.seq + 1:
                     self.apply(waiting, tally, wait=False)
             finally:  # also where what follows a record's learning, an epoch, was interrupted
                 if self.failure is None:
@@ -194,28 +206,13 @@ class Writer:
             return self.seq
         return self.directory.log.synced_seq if durable else self.directory.log.last_seq
 
-    def sync(self) -> None:
-        """Makes durable what the log has."""
-        assert self.directory
-        began = time.perf_counter()
-        self.directory.log.sync()
-        self.sync_seconds += time.perf_counter() - began
-
     def operate(self, kind: str, users: Ids, items: Ids) -> None:
         """Logs and applies an operation: "hide", "show" or "forget"."""
-        log = self.directory.log if self.directory else None
         for record in operations(kind, users, items, self.seq + 1, self.store.model.settings.batch_size):
-            before = log.appended_bytes if log else 0
-            try:
-                if log:
-                    log.append(record)
-                    self.sync()
-                self.apply(record, Tally())
-            except BaseException as e:
-                if log and log.appended_bytes != before:
-                    # An interrupt, perhaps: RAM is behind the log, and only a replay brings it there.
-                    self._failed(e)
-                raise
+            if self.directory and self.syncer:
+                self.directory.log.append(record)
+                self.syncer.sync()
+            self.apply(record, Tally())
 
     # --- one record
 
@@ -234,6 +231,7 @@ class Writer:
         except BaseException as e:
             self.failure = f"{type(e).__name__}: {e}"
             raise
+        self._applied += 1
         if self.epochs:
             if self.epochs.crowded():
                 self.epochs.finish()
@@ -367,6 +365,7 @@ class Writer:
         assert self.epochs
         if self.epochs.due() and self.lock.acquire(blocking=False):
             try:
+                self._note()
                 if self.failure is None and self.epochs.due():
                     self.begin_epoch()
             except Exception as e:
@@ -384,6 +383,7 @@ class Writer:
 
     def write_last_epoch(self) -> None:
         """At closing: writes an epoch of now if LMDB lacks anything; raises if it fails."""
+        self._note()
         if self.epochs is None or self.failure is not None:
             return
         self.epochs.finish()
@@ -394,7 +394,7 @@ class Writer:
         """Ends the threads and lets go of the directory."""
         if self.epochs:
             self.epochs.close()
-        if self._syncer:
-            self._syncer.shutdown()
+        if self.syncer:
+            self.syncer.close()
         if self.directory:
             self.directory.close()

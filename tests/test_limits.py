@@ -64,6 +64,8 @@ COVERED_BY = {
     "kernels/checks": "kernels/test_update_rows.py",
     "kernels/launch": "kernels/test_ahead_of_time.py",
     "kernels/tolerances": "kernels/conftest.py",
+    "log/syncer": "laws/test_interrupted_waits.py",
+    "machine/calls": "laws/test_interrupts.py",
     "machine/files": "log/test_log_failures.py",
     "machine/resources": "contract/test_settings.py",
     "opening": "directory/test_directory.py",

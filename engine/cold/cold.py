@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from ..contract.arrays import Ids, RowBytes
 from ..contract.errors import EngineError, ReadOnlyError, StorageFullError
 from ..machine.backend import native
+from ..machine.calls import Call, Calls, this_call
 from ..machine.files import sync_directory
 from . import file as cold_file
 from .file import check_file, data_file, map_file, newest, translated, verify
@@ -41,7 +42,7 @@ class _Mapped:
         self.generation = generation
         self.path = data_file(directory, generation)
         self.env: Any = map_file(self.path, readonly=readonly)
-        self.inside: set[object] = set()  # calls that are using the map now; closing waits for them
+        self.inside = Calls()  # that are using the map now; closing waits for them
         self.scans = 0  # unfinished ones: a newer generation leaves the map to them, closing does not
 
 
@@ -55,10 +56,7 @@ class Cold:
         self._retired: list[_Mapped] = []
         self._pid = os.getpid()
         self._writing = threading.Lock()
-        # Taken by itself, not as the Condition that it belongs to: that one's way in is Python, where an interrupt
-        # could leave it taken.
-        self._lock = threading.RLock()
-        self._left = threading.Condition(self._lock)
+        self._lock = threading.RLock()  # no Condition: its way in is Python, where an interrupt could leave it taken
         self._closed = False
         self._failed: str | None = None
         self.entries: dict[int, int] = {}  # by table, when it was opened
@@ -109,6 +107,7 @@ class Cold:
             break
         try:
             if not readonly:
+                cold._within(_settle)
                 # Who made this generation may have been killed before its name was durable: not before are older ones
                 # deleted.
                 _sync(directory)
@@ -135,41 +134,45 @@ class Cold:
         return self._mapped.path.exists()
 
     def close(self) -> None:
-        """Waits for the calls that are in progress, then unmaps. Unfinished scans raise at their next step."""
+        """Waits for other threads' calls that are in progress, then unmaps. Unfinished scans raise at their next step.
+        Again is fine, also after an interrupt."""
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
             every = [self._mapped, *self._retired]
-            while any(mapped.inside for mapped in every):
-                self._left.wait(0.1)  # whoever leaves may be interrupted before it can say so
+        for mapped in every:
+            mapped.inside.wait_for_others()
         if os.getpid() == self._pid:  # a child that closed it would take the parent's locks away
             for mapped in every:
                 cold_file.unmap(mapped.env)
 
-    @contextmanager
-    def _using(self, of: _Mapped | None = None) -> Iterator[_Mapped]:
-        """Keeps the map (the current one if none is given) in place for a block; translates what LMDB raises in it."""
-        if os.getpid() != self._pid:
-            raise EngineError("a cold tier cannot be used after fork; open it in the child")
-        call, mapped = object(), of or self._mapped
+    def _within(self, work: Callable[[_Mapped], T], of: _Mapped | None = None) -> T:
+        """What `work` returns, with the map (the current one if none is given) in place; translates LMDB's errors.
+
+        No context manager: an interrupt between its two halves would leave a call inside, and `close` waiting for it.
+        """
+        call, mapped = this_call(), of or self._mapped
         try:
-            with self._lock:
-                if self._closed:
-                    raise EngineError("the cold tier is closed")
-                mapped = of or self._mapped
-                mapped.inside.add(call)
-            yield mapped
+            mapped = self._enter(call, of)
+            return work(mapped)
         except lmdb.Error as e:
             raise translated(e, mapped.path) from e
         finally:
             mapped.inside.discard(call)  # in one step, and first: an interrupt may end the rest
             self._leave(mapped)
 
+    def _enter(self, call: Call, of: _Mapped | None = None) -> _Mapped:
+        if os.getpid() != self._pid:
+            raise EngineError("a cold tier cannot be used after fork; open it in the child")
+        with self._lock:
+            if self._closed:
+                raise EngineError("the cold tier is closed")
+            mapped = of or self._mapped
+            mapped.inside.add(call)
+        return mapped
+
     def _leave(self, mapped: _Mapped, *, scans: int = 0) -> None:
         with self._lock:
             mapped.scans -= scans
-            self._left.notify_all()
             idle = mapped in self._retired and not mapped.inside and not mapped.scans and not self._closed
             if idle:
                 self._retired.remove(mapped)
@@ -181,23 +184,41 @@ class Cold:
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """What is in LMDB now, unchanged for the length of the block. `close` waits for its end."""
-        with self._using() as mapped, mapped.env.begin() as txn:
-            yield Snapshot(txn, str(mapped.path))
+        call, mapped = this_call(), self._mapped
+        try:
+            mapped = self._enter(call)
+            txn = mapped.env.begin()
+            try:
+                yield Snapshot(txn, str(mapped.path))
+            finally:
+                txn.abort()  # which is fine where `close` has done it
+        except lmdb.Error as e:
+            raise translated(e, mapped.path) from e
+        finally:
+            mapped.inside.discard(call)
+            self._leave(mapped)
+
+    def _now(self, read: Callable[[Snapshot], T]) -> T:
+        def begin(mapped: _Mapped) -> T:
+            txn = mapped.env.begin()
+            try:
+                return read(Snapshot(txn, str(mapped.path)))
+            finally:
+                txn.abort()
+
+        return self._within(begin)
 
     def fetch(self, table: int, ids: Ids, width: int) -> tuple[NDArray[np.bool_], RowBytes]:
         """`Snapshot.fetch`, of now."""
-        with self.snapshot() as now:
-            return now.fetch(table, ids, width)
+        return self._now(lambda now: now.fetch(table, ids, width))
 
     def fetch_chunks(self, user: int, table: int = HISTORY) -> list[tuple[int, bytes]]:
         """`Snapshot.fetch_chunks`, of now."""
-        with self.snapshot() as now:
-            return now.fetch_chunks(user, table)
+        return self._now(lambda now: now.fetch_chunks(user, table))
 
     def meta(self, name: str) -> bytes | None:
         """`Snapshot.meta`, of now."""
-        with self.snapshot() as now:
-            return now.meta(name)
+        return self._now(lambda now: now.meta(name))
 
     def scan(self, table: int, width: int, chunk: int = CHUNK) -> Iterator[tuple[Ids, RowBytes]]:
         """`Snapshot.scan`, of when it begins."""
@@ -208,16 +229,18 @@ class Cold:
         return self._walk(lambda then: then.scan_raw(table, chunk))
 
     def _walk(self, begin: Callable[[Snapshot], Iterator[T]]) -> Iterator[T]:
-        with self._using() as mapped:
+        def first(mapped: _Mapped) -> tuple[_Mapped, Any]:
             txn = mapped.env.begin()
             with self._lock:
                 mapped.scans += 1
+            return mapped, txn
+
+        mapped, txn = self._within(first)
         try:
             steps = begin(Snapshot(txn, str(mapped.path)))
             end = object()
             while True:
-                with self._using(mapped):
-                    step = next(steps, end)
+                step = self._within(lambda _: next(steps, end), mapped)
                 if step is end:
                     return
                 yield step  # type: ignore[misc]  # not the end, so a T
@@ -236,22 +259,24 @@ class Cold:
         StorageFullError: free space and call again. EngineError otherwise; when a commit failed for another reason than
         space, the disk is not trusted: open the tier again.
         """
-        with self._sole_writer() as mapped:
+
+        def write(mapped: _Mapped) -> None:
             mapped.env.reader_check()  # readers that died would keep pages from being used again
             last = native.seal_values([(meta_key(k), v) for k, v in sorted(meta.items())])
             self._transact(mapped, deletes, batches, last)
 
-    @contextmanager
-    def _sole_writer(self) -> Iterator[_Mapped]:
+        self._alone(write)
+
+    def _alone(self, work: Callable[[_Mapped], None]) -> None:
+        """As `_within`, for the only one who writes."""
         if self.readonly:
             raise ReadOnlyError(f"{self.directory} was opened for reading")
         if not self._writing.acquire(blocking=False):
             raise EngineError("another thread is writing the cold tier")
         try:
-            with self._using() as mapped:
-                if self._failed:
-                    raise EngineError(f"an earlier write failed ({self._failed}); open the directory again")
-                yield mapped
+            if self._failed:
+                raise EngineError(f"an earlier write failed ({self._failed}); open the directory again")
+            self._within(work)
         finally:
             self._writing.release()
 
@@ -290,37 +315,38 @@ class Cold:
         nothing more is written until the directory is opened again. If only the deletion failed, the next compaction or
         opening deletes.
         """
-        with self._sole_writer() as old:
-            data = data_file(self.directory, old.generation + 1)
-            aside = cold_file.aside_file(data)
-            cold_file.sweep(self.directory, keep=old.generation)
-            try:
-                with old.env.begin() as txn:
-                    Snapshot(txn, str(old.path)).copy(aside)
-                cold_file.reserve_lock(data)  # while it can still fail for want of room
-                self._failed = "a compaction was interrupted"  # from here on either file may be the one that is found
-                os.rename(aside, data)
-            except BaseException as e:
-                with contextlib.suppress(OSError):  # if this fails, too, `sweep` will find it
-                    os.unlink(aside)
-                    self._failed = None
-                if isinstance(e, OSError) and not isinstance(e, EngineError):
-                    raise translated(e, data) from e
-                raise
-            _sync(self.directory)
-            mapped = _Mapped(self.directory, old.generation + 1, readonly=False)
-            with self._lock:
-                self._mapped = mapped
-                self._retired.append(old)
-            self._failed = None
-            cold_file.sweep(self.directory, keep=mapped.generation)
+        self._alone(self._compact)
+
+    def _compact(self, old: _Mapped) -> None:
+        data = data_file(self.directory, old.generation + 1)
+        aside = cold_file.aside_file(data)
+        cold_file.sweep(self.directory, keep=old.generation)
+        try:
+            with old.env.begin() as txn:
+                Snapshot(txn, str(old.path)).copy(aside)
+            cold_file.reserve_lock(data)  # while it can still fail for want of room
+            self._failed = "a compaction was interrupted"  # from here on either file may be the one that is found
+            os.rename(aside, data)
+        except BaseException as e:
+            with contextlib.suppress(OSError):  # if this fails, too, `sweep` will find it
+                os.unlink(aside)
+                self._failed = None
+            if isinstance(e, OSError) and not isinstance(e, EngineError):
+                raise translated(e, data) from e
+            raise
+        _sync(self.directory)
+        mapped = _Mapped(self.directory, old.generation + 1, readonly=False)
+        with self._lock:
+            self._mapped = mapped
+            self._retired.append(old)
+        self._failed = None
+        cold_file.sweep(self.directory, keep=mapped.generation)
 
     def stats(self) -> dict[str, int]:
         """`file_bytes`, `disk_bytes`, `map_bytes`, `page_bytes`, `used_pages`, `free_pages` (LMDB's own list included),
         `entries`, `txnid`, `generation`, and `readers`: the most transactions at once since the first process opened
         it."""
-        with self._using() as mapped:
-            stat, info = mapped.env.stat(), mapped.env.info()
+        mapped, stat, info = self._within(lambda mapped: (mapped, mapped.env.stat(), mapped.env.info()))
         try:
             file = os.stat(mapped.path)
             sizes = file.st_size, file.st_blocks * 512
@@ -339,6 +365,15 @@ class Cold:
             "generation": mapped.generation,
             "readers": info["num_readers"],
         }
+
+
+def _settle(mapped: _Mapped) -> None:
+    """Has LMDB look for its newest transaction in the file, which was checked.
+
+    Its lock file says which one that is. A writer that was killed in a commit leaves it one behind the file, and a
+    process that has it open keeps it so. To begin a write, LMDB mends what a dead writer left.
+    """
+    mapped.env.begin(write=True).abort()
 
 
 def _sync(directory: Path) -> None:

@@ -1,14 +1,14 @@
 """Epochs: freeze what is dirty, write it to LMDB in one transaction, then drop old log. recovery.py is the mirror.
 
 Invariants: nothing dirty reaches LMDB before its epoch; the log is durable up to the epoch's seq before LMDB is; the
-log is kept one epoch back; one thread, this file's, writes LMDB. The writer's lock is needed for all but `due`,
-`crowded` and `stats`.
+log is kept one epoch back; one thread, this file's, writes LMDB, so that no signal's handler raises there. The writer's
+lock is needed for all but `due`, `crowded` and `stats`.
 """
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..cold.keys import Pair
 from ..contract.arrays import NO_IDS, Ids
 from ..contract.errors import EngineError
 from ..machine.resources import Resources
+from ..machine.worker import Task, Worker
 from ..store.removal import FrozenRemoval
 from ..store.state import State
 from ..store.store import Store
@@ -33,8 +34,9 @@ class Epochs:
         self._store = store
         self._seconds = resources.epoch_seconds
         self._kept_limit = resources.warm_bytes // 4
-        self._thread = ThreadPoolExecutor(1, "rowtide-epoch")
-        self._running: Future[None] | None = None
+        self._worker = Worker("rowtide-epoch")
+        self._running: Task | None = None
+        self._purging: Task | None = None
         self._saved_seq = directory.state.seq  # in LMDB
         self._saved = directory.state.to_meta()
         with directory.cold.snapshot() as saved:
@@ -91,23 +93,29 @@ class Epochs:
         self._began = time.monotonic()
         self._interrupted = True  # until it is handed over: a KeyboardInterrupt may come anywhere
         self._store.tables.freeze()
-        self._running = self._thread.submit(self._write, state, self._store.removal.freeze())
+        self._running = Task(partial(self._write, state, self._store.removal.freeze()))
+        self._worker.give(self._running)
         self._interrupted = False
 
-    def ended(self) -> bool:
-        """Has an epoch come to its end that nobody has waited for?"""
-        return self._running is not None and self._running.done()
+    def unattended(self) -> bool:
+        """Has an epoch ended that nobody has waited for, or was an interrupt in the way of waiting for a purge? That
+        empties the log, which must not grow meanwhile."""
+        return self._purging is not None or (self._running is not None and self._running.ended)
 
     def finish(self) -> None:
-        """Waits for the running epoch, if there is one. What made it fail is kept as `error`."""
-        if self._running is None:
+        """Waits for the running epoch, if there is one. What made it fail is kept as `error`. An interrupt may come at
+        every step: whoever calls it next goes on."""
+        if self._purging is not None:
+            self._worker.drain()
+            self._purging = None
+        if self._running is None or self._interrupted:
             return
         began = time.monotonic()
-        wait([self._running])  # an interrupt leaves it tracked
+        self._worker.drain()
         self._wait_seconds += time.monotonic() - began
-        self._error = self._running.exception()
-        self._running = None
+        self._error = self._running.error
         self._store.removal.ended(self._error is None)
+        self._running = None
         if self._error is None:
             self._directory.log.drop_through(self._drop_seq)
 
@@ -117,16 +125,15 @@ class Epochs:
         After an epoch of now, so that LMDB has everything; `state` is the one of now. If it fails or is cut off, the
         state in LMDB still says that it is to be done.
         """
-        self._directory.cold.compact()
-        self._directory.log.empty()
-        self._log_mark = self._directory.log.appended_bytes
-        done = replace(state, purge=False).to_meta()
-        self._directory.cold.write((), done)
-        self._saved = done
-        self._store.removal.purge = False
+        purging = self._purging = Task(partial(self._purge, state))
+        self._worker.give(purging)
+        self.finish()
+        if purging.error is not None:
+            raise purging.error
 
     def close(self) -> None:
-        self._thread.shutdown()
+        """Waits for what runs, and ends the thread. Again is fine."""
+        self._worker.close()
 
     def stats(self) -> dict[str, float]:
         """How many epochs, and what they took."""
@@ -137,6 +144,15 @@ class Epochs:
         }
 
     # --- the epoch's thread
+
+    def _purge(self, state: State) -> None:
+        self._directory.cold.compact()
+        self._directory.log.empty()
+        self._log_mark = self._directory.log.appended_bytes
+        done = replace(state, purge=False).to_meta()
+        self._directory.cold.write((), done)
+        self._saved = done
+        self._store.removal.purge = False
 
     def _write(self, state: State, removed: FrozenRemoval) -> None:
         began = time.monotonic()

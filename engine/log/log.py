@@ -10,6 +10,7 @@ Threads: one at a time, save that `drop_through` or `replay` may run beside `app
 may be read anywhere.
 """
 
+import contextlib
 import errno
 import os
 from collections.abc import Iterator
@@ -52,7 +53,8 @@ class Log:
         self._last_seq = self._synced_seq = segments[-1].last_seq
         self._synced_bytes = segments[-1].size  # of the last segment
         self._directory_synced = True
-        self._appended_bytes = 0
+        self._drop_unsynced = False
+        self._appended_bytes = self._appended_records = 0
         self._failure: str | None = None  # why nothing more is taken
 
     @classmethod
@@ -131,6 +133,11 @@ class Log:
         """Bytes appended since this log was opened or created; never falls."""
         return self._appended_bytes
 
+    @property
+    def appended_records(self) -> int:
+        """Records appended since this log was opened or created."""
+        return self._appended_records
+
     def append(self, record: Record) -> None:
         """Write one record: it survives SIGKILL when this returns, and power loss after the next `sync`.
 
@@ -158,6 +165,7 @@ class Log:
         segment.size += len(data)
         segment.records += 1
         self._appended_bytes += len(data)
+        self._appended_records += 1
         self._failure = None
 
     def sync(self) -> None:
@@ -207,17 +215,26 @@ class Log:
             self._drop_first()
 
     def _drop_first(self) -> None:
+        if self._drop_unsynced:  # an interrupt came in between
+            self._sync_drop()
         path = self._segments[0].path
+        self._drop_unsynced = True
         try:
-            os.unlink(path)
+            with contextlib.suppress(FileNotFoundError):  # an interrupt came after it
+                os.unlink(path)
         except OSError as error:
+            self._drop_unsynced = False
             raise as_engine_error(f"cannot delete {path}", error) from error
         self._segments.pop(0)
+        self._sync_drop()
+
+    def _sync_drop(self) -> None:
+        """After each one, so that no order of the disk's own can leave a gap between those that stay."""
         try:
-            # After each one, so that no order of the disk's own can leave a gap between those that stay.
             sync_directory(self._directory)
         except OSError as error:
             raise self._fail(f"cannot sync {self._directory}", error) from error
+        self._drop_unsynced = False
 
     def empty(self) -> None:
         """Delete every record. Only when a state saved elsewhere, and durable, has all that they say.

@@ -47,7 +47,7 @@ def lmdb_before_log():
             self.apply(record, tally)
             self.complete_epoch()
             self.directory.log.append(record)
-            self.sync()
+            self.syncer.sync()
         return tally
 
     whole.Writer._log_and_learn = learn_first
@@ -102,7 +102,7 @@ def ack_before_sync():
         append(self, record)
 
     directory.Log.append = append_after_sync
-    whole.Writer.sync = lambda self: None
+    whole.Syncer.sync = lambda self: None
 
 
 def trust_tail():
@@ -209,13 +209,13 @@ def in_epochs_alone(kind):
 
 def purged_before_it_is():
     """The state says that a purge is done, and then it is done."""
-    purge = epoch.Epochs.purge
+    purge = epoch.Epochs._purge
 
     def said_first(self, state):
         self._directory.cold.write((), replace(state, purge=False).to_meta())
         purge(self, state)
 
-    epoch.Epochs.purge = said_first
+    epoch.Epochs._purge = said_first
 
 
 def expire_at_epochs():

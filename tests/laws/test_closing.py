@@ -11,7 +11,7 @@ from killed import kill
 import engine
 from engine import EngineError, InputError, StorageFullError
 from engine.cold.cold import Cold
-from engine.directory import epochs as epoch
+from engine.machine.worker import Worker
 
 QUIET = SMALL | {"epoch_seconds": 1e9}
 
@@ -232,10 +232,10 @@ def test_an_interrupt_while_closing(home, stream, monkeypatch):
     eng.ingest(*stream(100))
     digest = eng.digest()
 
-    def wait(futures):
+    def drain(worker):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(epoch, "wait", wait)
+    monkeypatch.setattr(Worker, "drain", drain)
     with pytest.raises(KeyboardInterrupt):
         eng.close()
     monkeypatch.undo()
@@ -250,7 +250,7 @@ def test_an_engine_that_failed_writes_no_epoch(home, stream, monkeypatch, writes
     eng = engine.open(home, **QUIET)
     eng.ingest(*first)
     made = len(writes)
-    monkeypatch.setattr(eng._writer, "sync", lambda: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(eng._writer.syncer, "sync", lambda: signal.raise_signal(signal.SIGINT))
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):

@@ -8,7 +8,7 @@ import pytest
 
 import engine
 from engine.contract.errors import ConfigError, CorruptionError, EngineError
-from engine.directory import epochs as epoch
+from engine.machine.worker import Worker
 
 SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 1, "seed": 3}
 
@@ -33,21 +33,22 @@ def test_an_interrupted_checkpoint_goes_on(home, stream, monkeypatch):
     first, second = stream(300), stream(200)
     waited = []
 
-    def wait(futures):
-        waited.append(futures[0])
+    def drain(worker):
+        waited.append(worker)
         if len(waited) == 1:
             raise KeyboardInterrupt
-        return plain(futures)
+        return plain(worker)
 
-    plain = epoch.wait
-    monkeypatch.setattr(epoch, "wait", wait)
+    plain = Worker.drain
+    monkeypatch.setattr(Worker, "drain", drain)
     with engine.open(home, **SMALL, epoch_seconds=1e6) as eng:
         eng.ingest(*first)
         with pytest.raises(KeyboardInterrupt):
             eng.checkpoint()
+        interrupted = eng._writer.epochs._running
         eng.ingest(*second)
         eng.checkpoint()
-        assert waited[1] is waited[0]
+        assert interrupted.ended
     assert engine.verify(home).lmdb_seq == 500
     with engine.open(home) as eng:
         assert eng.digest() == reference(first, second)
@@ -108,7 +109,8 @@ def test_an_interrupt_between_log_and_learning_closes_the_engine(home, stream, m
     first, second = stream(100), stream(60)
     eng = engine.open(home, **SMALL, epoch_seconds=1e6)
     eng.ingest(*first)
-    monkeypatch.setattr(eng._writer, step, lambda *args, **how: signal.raise_signal(signal.SIGINT))
+    place = eng._writer.syncer if step == "sync" else eng._writer
+    monkeypatch.setattr(place, step, lambda *args, **how: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         eng.ingest(*second)
     monkeypatch.undo()

@@ -345,7 +345,7 @@ def test_a_digest_does_not_see_what_is_deleted_while_it_reads(home, monkeypatch,
             steps = read(*args)
             first = next(steps)
             go_on.set()
-            eng._writer.epochs._running.result()
+            eng._writer.epochs._worker.drain()
             yield first
             yield from steps
 
