@@ -284,6 +284,16 @@ def readers_follow_removals():
     removal.Removal.freeze = lambda self: freeze(self)._replace(can_be_followed=True)
 
 
+def lock_file_believed():
+    """To open for writing, LMDB's lock file is believed about which transaction was the last."""
+    cold._settle = lambda mapped: None
+
+
+def readers_keep_the_file():
+    """A reader does not notice that the writer has moved to a new file."""
+    cold.Cold.current = True
+
+
 SABOTAGES = {
     sabotage.__name__: sabotage
     for sabotage in (
@@ -291,6 +301,6 @@ SABOTAGES = {
         *(ack_before_sync, trust_tail, sync_again, no_directory_sync, names_unsynced),
         *(backup_unsynced, backup_copy_unsynced, hide_unlogged, forget_unlogged, forget_position_unlogged),
         *(purged_before_it_is, expire_at_epochs, sightings_unsaved, decision_unsaved, readers_follow_removals),
-        *(value_sums_unsaved, moments_lost),
+        *(value_sums_unsaved, moments_lost, lock_file_believed, readers_keep_the_file),
     )
 }

@@ -63,6 +63,10 @@ class Mark:
         """Events up to `n` were acknowledged with the promise that they outlive the process, but not the power."""
         self._shim.crash_mark(2, ctypes.c_int64(n))
 
+    def onlooker(self, fd):
+        """From here on another process is asked to look before every call: by a byte on `fd`, where one must answer."""
+        self._shim.crash_onlooker(fd)
+
 
 def in_child(task, seconds):
     """Run `task()` in a fork. Returns {"end": "ok" | "raised" | "hang" | "killed" | "signal n", "error": ...}."""

@@ -2,7 +2,8 @@
 //
 // It counts those calls, and on request writes one line of text for each (the trace), kills the process before, in the
 // middle of or after call n, lets call n fail or come up short, and keeps a journal of all that happened, bytes
-// included, from which powerloss.py builds what a disk may hold after a power cut. Not its job: judging anything.
+// included, from which powerloss.py builds what a disk may hold after a power cut. Another process may be had look on
+// before each of them. Not its job: judging anything.
 //
 // Invariants: one mutex orders all watched calls, so the journal's order is the true one. Only a sync runs outside the
 // mutex, as two journal entries (begun, ended), since writes may land while it runs. A kill is sent under the
@@ -49,7 +50,7 @@ static char root[PATH_MAX];
 static size_t root_len;
 static int fault, fault_errno, sticky, sync_delay_us;
 static int64_t fault_at;
-static int trace_fd = -1, journal_fd = -1;
+static int trace_fd = -1, journal_fd = -1, onlooker_fd = -1;
 
 static int below_root(const char* path) {
     return strncmp(path, root, root_len) == 0 && (path[root_len] == '/' || path[root_len] == 0);
@@ -121,6 +122,13 @@ static void die(void) {
     for (;;) pause();
 }
 
+// Another process looks at the files as they are before this call; the call waits for it.
+static void have_looked(void) {
+    char byte = '?';
+    if (onlooker_fd < 0) return;
+    if (syscall(SYS_write, onlooker_fd, &byte, 1) != 1 || syscall(SYS_read, onlooker_fd, &byte, 1) != 1) abort();
+}
+
 // Counts a call and says what becomes of it. Sticky: all later calls fail, after a SHORT too. The mutex is held by the
 // caller, before and after.
 static enum action count(const char* name, const char* path, int64_t offset, int64_t len, int traits) {
@@ -130,6 +138,7 @@ static enum action count(const char* name, const char* path, int64_t offset, int
                         inside(path), (long long)offset, (long long)len, traits & IS_WRITE ? " write" : "",
                         traits & NEEDS_ROOM ? " room" : "");
     if (trace_fd >= 0) put_all(trace_fd, line, (size_t)size);
+    have_looked();
     int again = sticky && board->fired;
     if (!(n == fault_at || again) || fault == NONE) return RUN;
     int fail = fault == FAIL || again;
@@ -306,6 +315,13 @@ void crash_start(struct board* shared, const char* dir, int kind, int64_t at, in
     if (*journal_path) journal_fd = (int)syscall(SYS_openat, AT_FDCWD, journal_path, flags, 0600);
     board = shared;
     journal((struct entry){.op = START}, NULL, NULL, NULL, 0);
+}
+
+// From here on a byte on `fd` asks another process to look before every call, and the call waits for one in return.
+void crash_onlooker(int fd) {
+    pthread_mutex_lock(&mutex);
+    onlooker_fd = fd;
+    pthread_mutex_unlock(&mutex);
 }
 
 // Up to event n all was: 0 submitted, 1 acknowledged, 2 acknowledged as safe from a kill, not from power loss. None of

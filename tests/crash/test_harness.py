@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from .explore import explore
-from .sweep import KINDS, Start, crashed, serving, sweep, trace_calls, workspace
+from .sweep import KINDS, Start, begin, crashed, serving, sweep, trace_calls, workspace
 
 HERE = Path(__file__).parent
 TOY, CALLS, LMDB = HERE / "toy_wal.py", HERE / "toy_calls.py", HERE / "toy_lmdb.py"
@@ -99,6 +99,17 @@ def test_no_call_escapes(act):
         }
     elif act == "threads":
         assert len(lines) == 5 + 4 * 30 * 3
+
+
+def test_an_onlooker_sees_what_was_before_each_call():
+    with serving(CALLS, "onlooker", count=1) as (server,), workspace() as place:
+        ran = server.run(begin(place, Start()))
+    assert (ran["end"], ran["calls"]) == ("ok", 5 + 4 * 30 * 3)
+    seen = ran["value"]
+    assert len(seen) == ran["calls"]
+    assert seen[0] == 0
+    assert seen == sorted(seen)
+    assert seen[-1] == 5
 
 
 @pytest.mark.parametrize("act", ["mapping", "stdio"])

@@ -1,14 +1,15 @@
 """Programs that prove the shim and the server rather than a log: every kind of call, LMDB, threads, and bad ends.
 
-`sabotage` names the act: calls, lmdb, threads, or one that the harness must refuse or report: mapping and stdio (writes
-that the shim cannot see), untyped, hang and abort (how a run may end once a call has failed). They promise nothing, so
-every directory passes the check.
+`sabotage` names the act: calls, lmdb, threads, onlooker, or one that the harness must refuse or report: mapping and
+stdio (writes that the shim cannot see), untyped, hang and abort (how a run may end once a call has failed). They
+promise nothing, so every directory passes the check.
 """
 
 import ctypes
 import mmap
 import os
 import shutil
+import socket
 import threading
 import time
 from pathlib import Path
@@ -135,8 +136,36 @@ class Program:
         pass
 
 
+class LookedOn(Program):
+    """Another process looks on; the run's value is what it saw each time: how many names there are."""
+
+    def __init__(self):
+        super().__init__(threads)
+
+    def run(self, root, mark):
+        ours, theirs = socket.socketpair()
+        told, tell = os.pipe()
+        if os.fork() == 0:
+            ours.close()
+            seen = bytearray()
+            while theirs.recv(1):
+                seen.append(len(os.listdir(root)))
+                theirs.send(b"!")
+            os.write(tell, seen)
+            os._exit(0)
+        theirs.close()
+        os.close(tell)
+        mark.onlooker(ours.fileno())
+        super().run(root, mark)
+        mark.onlooker(-1)
+        ours.close()
+        seen = os.read(told, 4096)
+        os.wait()
+        return list(seen)
+
+
 ACTS = {"calls": calls, "lmdb": in_lmdb, "threads": threads, "mapping": mapping, "stdio": stdio}
 
 
 def make(sabotage):
-    return Program(ACTS.get(sabotage) or ends_badly(sabotage))
+    return LookedOn() if sabotage == "onlooker" else Program(ACTS.get(sabotage) or ends_badly(sabotage))
