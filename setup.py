@@ -1,16 +1,14 @@
-"""Builds the C++ core, `engine._native`, and where nvcc is, `engine._cuda`. The rest stands in pyproject.toml."""
+"""Builds the C++ core, `engine._native`, and with ROWTIDE_CUDA=1 `engine._cuda`. The rest stands in pyproject.toml."""
 
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from pybind11.setup_helpers import ParallelCompile, Pybind11Extension, build_ext
 from setuptools import setup
-
-if not sys.platform.startswith("linux"):
-    sys.exit("rowtide: the C++ core is built on Linux only")
 
 # -ffp-contract=off: a product and a sum are fused only where the source says fma, so every path gives the same bits.
 FLAGS = ["-O3", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wall", "-Wextra", "-pthread"]
@@ -22,14 +20,17 @@ CUDA_FLAGS = [
     *("-gencode", "arch=compute_90,code=[sm_90,compute_90]"),
 ]
 
-
-def find_nvcc() -> Path | None:
-    for home in (os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")):
-        if home and (Path(home) / "bin" / "nvcc").is_file():
-            return Path(home) / "bin" / "nvcc"
-    found = shutil.which("nvcc")
-    return Path(found) if found else None
-
+NO_COMPILER = """rowtide: no C++20 compiler. Installing from source compiles the C++ core; GCC 12 is known to do.
+  Debian, Ubuntu:  apt install g++
+  Fedora:          dnf install gcc-c++
+  another one:     set CXX
+What was tried: """
+NO_HEADERS = """rowtide: no Python.h. Compiling the C++ core needs the headers of this Python.
+  Debian, Ubuntu:  apt install python3-dev
+  Fedora:          dnf install python3-devel
+What was tried: """
+NO_NVCC = """rowtide: ROWTIDE_CUDA=1 asks for the CUDA kernels, and there is no nvcc.
+Install NVIDIA's CUDA toolkit, and put nvcc on PATH or set CUDA_HOME. Without ROWTIDE_CUDA they are left out."""
 
 CUDA = Path("csrc/cuda")
 core = sorted(path for path in Path("csrc").rglob("*") if CUDA not in path.parents)
@@ -44,46 +45,80 @@ native = Pybind11Extension(
     extra_compile_args=FLAGS,
     extra_link_args=["-pthread"],
 )
-modules = [native]
+cuda = Pybind11Extension(
+    "engine._cuda",
+    sorted(str(path) for path in CUDA.glob("*.cpp")),
+    depends=[*headers, *sorted(str(path) for path in CUDA.iterdir())],
+    cxx_std=20,
+    include_dirs=["csrc"],
+    libraries=["cudart_static", "dl", "rt"],
+    extra_compile_args=FLAGS,
+    extra_link_args=["-pthread"],
+)
 
-if nvcc := find_nvcc():
-    # What stands in PATH may be a script: nvcc itself knows where it lives.
-    said = subprocess.run([str(nvcc), "--dryrun", "-c", "none.cu"], capture_output=True, text=True).stderr
-    home = next(Path(line.split("TOP=", 1)[1].strip()) for line in said.splitlines() if "TOP=" in line).resolve()
-    libraries = [str(path) for path in (home / "lib64", home / "lib", *home.glob("targets/*/lib")) if path.is_dir()]
-    includes = [str(path) for path in (home / "include", *home.glob("targets/*/include")) if path.is_dir()]
-    modules.append(
-        Pybind11Extension(
-            "engine._cuda",
-            sorted(str(path) for path in CUDA.glob("*.cpp")),
-            depends=[*headers, *sorted(str(path) for path in CUDA.iterdir())],
-            cxx_std=20,
-            include_dirs=["csrc", *includes],
-            library_dirs=libraries,
-            libraries=["cudart_static", "dl", "rt"],
-            extra_compile_args=FLAGS,
-            extra_link_args=["-pthread"],
-        )
-    )
+
+def cuda_is_asked_for() -> bool:
+    asked = os.environ.get("ROWTIDE_CUDA", "")
+    if asked not in ("", "0", "1"):
+        sys.exit(f"rowtide: ROWTIDE_CUDA: got {asked!r}, wanted 1, or 0 for a build without CUDA")
+    return asked == "1"
+
+
+def find_nvcc() -> Path:
+    homes = [os.environ.get("CUDA_HOME"), os.environ.get("CUDA_PATH")]
+    places = [str(Path(home) / "bin" / "nvcc") for home in homes if home]
+    found = next((place for place in [*places, "nvcc"] if shutil.which(place)), None)
+    return Path(str(shutil.which(found))) if found else sys.exit(NO_NVCC)
 
 
 class BuildExt(build_ext):
-    """Compiles the .cu files first, unless what they made before is newer than all sources."""
+    """Says what is missing before it compiles, and compiles the .cu files first."""
 
-    def build_extension(self, ext: Pybind11Extension) -> None:
-        if ext.name == "engine._cuda":
-            objects = Path("build") / "cuda"
-            objects.mkdir(parents=True, exist_ok=True)
-            newest = max(Path(path).stat().st_mtime for path in [*ext.depends, __file__])
-            for source in sorted(CUDA.glob("*.cu")):
-                target = objects / f"{source.stem}.o"
-                if not target.exists() or target.stat().st_mtime < newest:
-                    command = [str(nvcc), *CUDA_FLAGS, "-Icsrc", "-c", str(source), "-o", str(target)]
-                    print(" ".join(command), flush=True)
-                    subprocess.run(command, check=True)
-                ext.extra_objects.append(str(target))
-        super().build_extension(ext)
+    def build_extensions(self) -> None:
+        nvcc = find_nvcc() if cuda in self.extensions else None
+        self.need("#include <bit>\n#include <span>\nconstexpr auto width = std::bit_width(1u);\n", NO_COMPILER)
+        self.need("#include <Python.h>\n", NO_HEADERS)
+        if nvcc:
+            self.compile_cuda(nvcc)
+        super().build_extensions()
+
+    def need(self, source: str, otherwise: str) -> None:
+        """Ends with a text, and what the compiler said, unless the compiler takes the source."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "small.cpp"
+            path.write_text(source)
+            includes = [f"-I{include}" for include in self.compiler.include_dirs]
+            command = [*self.compiler.compiler_so_cxx, "-std=c++20", *includes]
+            command += ["-c", str(path), "-o", str(path.with_suffix(".o"))]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True)
+            except OSError as error:
+                sys.exit(f"{otherwise}{command[0]}: {error.strerror}")
+        if done.returncode:
+            sys.exit(f"{otherwise}{' '.join(command)}\n{done.stderr}")
+
+    def compile_cuda(self, nvcc: Path) -> None:
+        """Unless what was compiled before is newer than all sources."""
+        # What stands in PATH may be a script: nvcc itself knows where it lives.
+        said = subprocess.run([nvcc, "--dryrun", "-c", "none.cu"], capture_output=True, text=True).stderr
+        home = next(Path(line.split("TOP=", 1)[1].strip()) for line in said.splitlines() if "TOP=" in line).resolve()
+        libraries = [home / "lib64", home / "lib", *home.glob("targets/*/lib")]
+        includes = [home / "include", *home.glob("targets/*/include")]
+        cuda.library_dirs += [str(path) for path in libraries if path.is_dir()]
+        cuda.include_dirs += [str(path) for path in includes if path.is_dir()]
+        objects = Path("build") / "cuda"
+        objects.mkdir(parents=True, exist_ok=True)
+        newest = max(Path(path).stat().st_mtime for path in [*cuda.depends, __file__])
+        for source in sorted(CUDA.glob("*.cu")):
+            target = objects / f"{source.stem}.o"
+            if not target.exists() or target.stat().st_mtime < newest:
+                command = [str(nvcc), *CUDA_FLAGS, "-Icsrc", "-c", str(source), "-o", str(target)]
+                print(" ".join(command), flush=True)
+                subprocess.run(command, check=True)
+            cuda.extra_objects.append(str(target))
 
 
+if not sys.platform.startswith("linux"):
+    sys.exit("rowtide: the C++ core is built on Linux only")
 with ParallelCompile(default=len(os.sched_getaffinity(0))):
-    setup(ext_modules=modules, cmdclass={"build_ext": BuildExt})
+    setup(ext_modules=[native, cuda] if cuda_is_asked_for() else [native], cmdclass={"build_ext": BuildExt})

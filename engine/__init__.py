@@ -13,6 +13,7 @@ from .contract.errors import (
     DeviceError,
     EngineError,
     InputError,
+    PositionError,
     ReadOnlyError,
     StorageFullError,
     UnknownIdError,
@@ -23,6 +24,8 @@ from .engine import Engine
 from .opening import open_engine
 from .reader import Reader
 
+__version__ = "0.1.0"  # pyproject.toml reads it here
+
 __all__ = [
     "BusyError",
     "ConfigError",
@@ -32,6 +35,7 @@ __all__ = [
     "EngineError",
     "IngestReport",
     "InputError",
+    "PositionError",
     "ReadOnlyError",
     "Reader",
     "StorageFullError",
@@ -90,6 +94,10 @@ def open(
             may be changing. The copy lies among the system's temporary files and is deleted on closing, with all that
             was learned since.
 
+    Any thread may call any method. Calls that read, as `topk`, `history` and `stats` do, run together, also beside one
+    that writes. Calls that write, and `digest` and `close`, run one at a time; the others wait. A progress function of
+    `ingest` may only read. A forked child cannot use its parent's Engine.
+
     Raises ConfigError, DeviceError, BusyError, ReadOnlyError, CorruptionError, StorageFullError.
 
     >>> with engine.open("shop", dim=16) as eng:
@@ -99,22 +107,11 @@ def open(
     (3, 16)
     """
     settings = {
-        "dim": dim,
-        "loss": loss,
-        "optimizer": optimizer,
-        "lr": lr,
-        "l2": l2,
-        "negatives": negatives,
-        "batch_size": batch_size,
-        "seed": seed,
-        "row_ttl": row_ttl,
-        "admit_after": admit_after,
-    }
+        "dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr, "l2": l2, "negatives": negatives,
+        "batch_size": batch_size, "seed": seed, "row_ttl": row_ttl, "admit_after": admit_after,
+    }  # fmt: skip
     resources = {
-        "device": device,
-        "hot_bytes": hot_bytes,
-        "warm_bytes": warm_bytes,
-        "epoch_seconds": epoch_seconds,
+        "device": device, "hot_bytes": hot_bytes, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds,
         "threads": threads,
-    }
+    }  # fmt: skip
     return open_engine(path, mode, settings, resources, untrusted)

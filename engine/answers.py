@@ -10,14 +10,14 @@ import warnings
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, Self, SupportsIndex, overload
 
 from .contract.arguments import id_column
-from .contract.arrays import Floats
+from .contract.arrays import FilterLike, Floats, HasArray, Ids, IdsLike
 from .contract.errors import EngineError, InputError
 from .contract.reports import TopK
 from .contract.tensors import TensorT, device_of, given
-from .rank.ranker import CatalogueRanker, Request
+from .rank.ranker import Alike, CatalogueRanker, Request
 
 
 class Answers(ABC):
@@ -25,7 +25,8 @@ class Answers(ABC):
 
     _holds: Path | None = None  # the directory that it has open; None also before it is opened
 
-    def __init__(self) -> None:
+    def __init__(self, where: Path | str):
+        self._where = where
         self._pid = os.getpid()
         self._closed = False
         self._at_end = ExitStack()  # what to do when it is closed
@@ -45,35 +46,47 @@ class Answers(ABC):
         """Events applied so far."""
         return self._seq
 
+    @abstractmethod
+    def _described(self) -> tuple[dict[str, int], str]:
+        """The rows of each table, and the device."""
+
+    def __repr__(self) -> str:
+        name = f"{type(self).__name__} {str(self._where)!r}"
+        if self._closed:
+            return f"<{name}, closed>"
+        rows, device = self._described()
+        counted = ", ".join(f"{n:,} {table}" for table, n in rows.items())
+        return f"<{name} at seq {self._seq:,}: {counted}, on {device}>"
+
     # What type checkers are told: a tensor among the arguments makes tensors of the answer.
     @overload
     def topk(
         self, users: TensorT, k: int = 10, *, vectors: None = None, exclude_seen: bool = False,
-        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+        exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: None = None, k: int = 10, *, vectors: TensorT, exclude_seen: bool = False,
-        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+        exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
-        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
-        exclude: TensorT, include: Any = None, unknown: str = "fallback",
+        self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: TensorT, include: FilterLike = None, unknown: str = "fallback",
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
-        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
-        exclude: Any = None, include: TensorT, unknown: str = "fallback",
+        self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: FilterLike = None, include: TensorT, unknown: str = "fallback",
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
-        self, users: Any = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
-        exclude: Any = None, include: Any = None, unknown: str = "fallback",
+        self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
+        exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
     ) -> TopK: ...  # fmt: skip
 
     def topk(
@@ -93,8 +106,8 @@ class Answers(ABC):
             users: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
             vectors: instead of users, query vectors float [dim] or [n, dim].
             exclude_seen: leave out what the user has had: the most recent 1,024 distinct items.
-            exclude, include: item ids, 1-D for all users or one list for each (2-D may be padded with -1);
-                unknown ids are passed over; `exclude` wins over `include`.
+            exclude, include: item ids, 1-D or a set for all users, or a list or set for each (2-D may be padded with
+                -1); unknown ids are passed over; `exclude` wins over `include`.
             unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
                 "skip" gives an empty row.
 
@@ -116,27 +129,40 @@ class Answers(ABC):
 
     @overload
     def similar(
-        self, items: TensorT, k: int = 10, *, exclude: Any = None, include: Any = None
-    ) -> TopK[TensorT, TensorT]: ...
+        self, items: TensorT, k: int = 10, *, exclude: FilterLike = None, include: FilterLike = None,
+        unknown: str = "raise",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
-    def similar(self, items: Any, k: int = 10, *, exclude: TensorT, include: Any = None) -> TopK[TensorT, TensorT]: ...
+    def similar(
+        self, items: IdsLike, k: int = 10, *, exclude: TensorT, include: FilterLike = None,
+        unknown: str = "raise",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
-    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: TensorT) -> TopK[TensorT, TensorT]: ...
+    def similar(
+        self, items: IdsLike, k: int = 10, *, exclude: FilterLike = None, include: TensorT,
+        unknown: str = "raise",
+    ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
-    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> TopK: ...
+    def similar(
+        self, items: IdsLike, k: int = 10, *, exclude: FilterLike = None, include: FilterLike = None,
+        unknown: str = "raise",
+    ) -> TopK: ...  # fmt: skip
 
-    def similar(self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None) -> Any:
+    def similar(
+        self, items: Any, k: int = 10, *, exclude: Any = None, include: Any = None, unknown: str = "raise"
+    ) -> Any:
         """The k items whose vectors have the highest cosine to each item's, exactly; biases don't count.
 
         Args:
             items: a scalar id (the answer is 1-D) or ids [n] (the answer is [n, k]).
             exclude, include: item ids, as in `topk`. An item is never in its own list.
+            unknown: for items without a row: "raise" is UnknownIdError, "skip" gives an empty row.
 
         Returns TopK, its scores the cosines, in [-1, 1]; a vector of zeros has cosine 0 to every other. Tensors as in
-        `topk`. Raises InputError (also for k > `2**24`, or items x k > `2**27`), UnknownIdError for unknown items.
+        `topk`. Raises InputError (also for k > `2**24`, or items x k > `2**27`), UnknownIdError.
 
         >>> report = eng.ingest([7, 7, 8, 9], [100, 101, 100, 102])
         >>> eng.similar(100, k=5, exclude=[102]).ids.tolist()
@@ -144,24 +170,25 @@ class Answers(ABC):
         """
         device = device_of(items, exclude, include)
         with self._answering() as (seq, ranker):
-            found = ranker.similar(seq, items, k, exclude, include)
+            found = ranker.similar(seq, Alike(items, k, exclude, include, unknown))
         return _given(found, device)
 
-    def score(self, users: Any, items: Any) -> Any:
+    def score(self, users: IdsLike, items: IdsLike, *, unknown: str = "raise") -> Any:
         """The scores of items for users, float32, broadcast against each other: what `topk` ranks by.
 
         They are what the loss learns to predict. "squared": the rating, which is the mean of all ratings + the biases
         of user and item + user . item. "logistic": the log odds of a 1, in the same way; 1 / (1 + exp(-score)) is its
         probability. "softmax" and "bpr": user . item + the item's bias, a number that ranks.
 
-        A tensor if either is one. Raises InputError, UnknownIdError for an id without a row.
+        unknown: for a pair with an id that has no row: "raise" is UnknownIdError, "skip" gives NaN. A tensor if users
+        or items are one. Raises InputError, UnknownIdError.
 
         >>> report = eng.ingest([7, 8], [100, 101])
         >>> eng.score([[7], [8]], [100, 101]).shape
         (2, 2)
         """
         with self._answering() as (_, ranker):
-            scores = ranker.score(users, items)
+            scores = ranker.score(users, items, unknown)
         return given([scores], device_of(users, items))[0]
 
     @overload
@@ -171,7 +198,7 @@ class Answers(ABC):
     def vectors(self, users: None = None, *, items: TensorT) -> TensorT: ...
 
     @overload
-    def vectors(self, users: Any = None, items: Any = None) -> Floats: ...
+    def vectors(self, users: IdsLike | None = None, items: IdsLike | None = None) -> Floats: ...
 
     def vectors(self, users: Any = None, items: Any = None) -> Any:
         """The vectors of users or of items, float32 [n, dim], in the order asked for; a tensor if those are one.
@@ -190,6 +217,26 @@ class Answers(ABC):
             else:
                 found = ranker.user_vectors(id_column("users", users))
         return given([found], device_of(users, items))[0]
+
+    @overload
+    def history(self, user: TensorT) -> TensorT: ...
+
+    @overload
+    def history(self, user: SupportsIndex | HasArray) -> Ids: ...
+
+    def history(self, user: Any) -> Any:
+        """The items that a user has had, int64 [n], the most recent last: 1,024 at most, each once; a stranger has
+        none.
+
+        A tensor if `user` is one. Raises InputError.
+
+        >>> report = eng.ingest(7, [100, 101, 100])
+        >>> eng.history(7).tolist()
+        [101, 100]
+        """
+        with self._answering() as (_, ranker):
+            found = ranker.history(user)
+        return given([found], device_of(user))[0]
 
     @abstractmethod
     def close(self) -> None: ...

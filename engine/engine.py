@@ -7,27 +7,29 @@ for what a list is made from (rank/). One writer at a time; readers take no lock
 anything.
 """
 
-import math
 import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .answers import Answers
 from .cold.cold import Snapshot
-from .contract.arguments import checked_position, describe, flag, id_column
-from .contract.arrays import NO_IDS, Ids
+from .contract.arguments import callback, flag, id_column
+from .contract.arrays import NO_IDS, Ids, IdsLike
 from .contract.errors import ConfigError, EngineError, InputError
 from .contract.events import Events
+from .contract.positions import checked_expected, checked_position, checked_source, require_expected
 from .contract.reports import IngestReport
 from .contract.settings import Settings
 from .directory import backup
-from .directory.directory import Directory
+from .directory.directory import MEMORY, Directory
 from .learn.model import Tally
 from .machine.resources import Resources
 from .machine.ticker import Ticker
 from .rank.ranker import CatalogueRanker
+from .stats import stats
 from .store.store import Store
 from .store.working_set import WorkingSet
 from .writer import Writer
@@ -38,16 +40,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class _Inside(NamedTuple):
-    """What an open Engine is made of. Closing lets go of it as a whole, and so of all tables."""
-
-    directory: Directory | None
-    store: Store
-    device: "Device | None"
-    writer: Writer
-    ranker: CatalogueRanker
-
-
 class Engine(Answers):
     """A model that learns from events and ranks items. Made by `engine.open`.
 
@@ -55,11 +47,11 @@ class Engine(Answers):
     the last epoch lacks.
     """
 
-    _inside: _Inside | None = None
+    _parts: tuple[Writer, CatalogueRanker] | None = None  # closing lets go of them, and so of all tables
 
     def __init__(self, directory: Directory | None, settings: Settings, resources: Resources, given: dict[str, Any]):
         """`settings`: of the last epoch, for the replay; `given`: what the caller wants after it, None for as it is."""
-        super().__init__()
+        super().__init__(directory.path if directory else MEMORY)
         warm_bytes, cold = (resources.warm_bytes, directory.cold) if directory else (None, None)
         store = Store(settings, warm_bytes, cold)
         device = _device(settings, resources, store)
@@ -75,37 +67,36 @@ class Engine(Answers):
         if directory:  # begins the epoch that is due by time while nobody ingests
             self._ticker = Ticker("rowtide-tick", max(0.05, resources.epoch_seconds / 4), writer.begin_if_due)
         ranker = CatalogueRanker(device or store, resources.threads)
-        self._inside = _Inside(directory, store, device, writer, ranker)
-        self._working_set = WorkingSet(str(directory.path) if directory else ":memory:")
+        self._parts = writer, ranker
+        self._working_set = WorkingSet(str(self._where))
         self._at_close = writer.seq, wanted  # what a closed Engine still says
         self._holds = directory.path if directory else None
 
     @property
-    def _open(self) -> _Inside:
-        if (inside := self._inside) is None:
+    def _open(self) -> tuple[Writer, CatalogueRanker]:
+        if (parts := self._parts) is None:
             raise EngineError("this Engine is closed")
-        return inside
-
-    @property
-    def _directory(self) -> Directory | None:
-        return self._open.directory
-
-    @property
-    def _store(self) -> Store:
-        return self._open.store
-
-    @property
-    def _device(self) -> "Device | None":
-        return self._open.device
+        return parts
 
     @property
     def _writer(self) -> Writer:
-        return self._open.writer
+        return self._open[0]
+
+    @property
+    def _directory(self) -> Directory | None:
+        return self._writer.directory
+
+    @property
+    def _store(self) -> Store:
+        return self._writer.store
+
+    @property
+    def _device(self) -> "Device | None":
+        return self._writer.device
 
     @property
     def _seq(self) -> int:
-        inside = self._inside
-        return inside.writer.seq if inside else self._at_close[0]
+        return self._parts[0].seq if self._parts else self._at_close[0]
 
     def _alone(self, call: str, work: Callable[[], T]) -> T:
         """What `work` returns, which has the writer's lock."""
@@ -116,26 +107,30 @@ class Engine(Answers):
 
     def ingest(
         self,
-        users: Any,
-        items: Any,
+        users: IdsLike,
+        items: IdsLike,
         values: Any = None,
         *,
         weights: Any = None,
         timestamps: Any = None,
         durable: bool = True,
         position: tuple[str, bytes] | None = None,
+        expect: bytes | EllipsisType | None = ...,
         progress: Callable[[int, int], None] | None = None,
     ) -> IngestReport:
         """Learns the events (users[i], items[i]) in order; when it returns they are on disk and in every later answer.
 
         Args:
-            users, items: ids, scalars or 1-D columns of equal length; any int64 but -1.
+            users, items: ids, 1-D columns of equal length; any int64 but -1. A scalar here or below counts for all.
             values: float [n], required with pointwise losses, as "logistic" (each 0 or 1) and "squared" (finite
                 ratings), which learn to predict them; None with losses that learn from positives, as "softmax".
             weights: float [n] >= 0, scale each event's loss; 1 by default.
-            timestamps: Unix seconds or datetime64 [n]; kept in the log.
+            timestamps: [n], from 1970 to 2199: Unix seconds, datetime64 or datetimes, also of pandas and with zones,
+                else UTC; kept in the log.
             durable: False: in the page cache only; survives SIGKILL, not power loss.
             position: (source, bytes) stored in the same log record, so at most 65,536 events; `position()` reads it.
+            expect: the position that this source must have until now, None for none; else PositionError, and nothing is
+                learned. So two processes that read one source, one after the other, learn no event twice.
             progress: called as progress(events done, events in all) now and then.
 
         A progress function may ask for answers, positions and `stats`; calls that change the Engine or need it to stand
@@ -155,37 +150,28 @@ class Engine(Answers):
             loss = self._store.model.settings.loss
             events = Events.check(users, items, values=values, weights=weights, timestamps=timestamps, loss=loss)
             position = checked_position(position, len(events))
+            expect = checked_expected(expect, position)
             durable = flag("durable", durable)
-            if progress is not None and not callable(progress):
-                wanted = "wanted a function of (events done, events in all)"
-                raise InputError(f"progress: got {describe(progress)}, {wanted}")
+            progress = callback("progress", progress, "(events done, events in all)")
             writer = self._writer
 
             def learn() -> Tally:
                 nonlocal seq
+                require_expected(writer.positions, position, expect)
                 tally = writer.ingest(events, position, durable, progress)
                 seq = writer.seq
                 self._working_set.add(tally, writer.store.tables)
                 return tally
 
             tally = self._alone("ingest", learn)
-            return IngestReport(
-                events=tally.events + tally.unlearned,
-                seq=seq or 0,
-                loss=tally.loss / tally.events if tally.events else math.nan,
-                new_users=tally.new_users,
-                new_items=tally.new_items,
-                seconds=time.perf_counter() - began,
-                found={"warm": tally.warm, "cold": tally.cold, "made": tally.new_users + tally.new_items},
-                unlearned=tally.unlearned,
-            )
+            return tally.report(seq or 0, time.perf_counter() - began)
         except BaseException as e:  # a KeyboardInterrupt, too: whoever catches it asks what was accepted
             vars(e).setdefault("seq", seq)
             raise
 
     # --- removing
 
-    def hide(self, items: Any) -> None:
+    def hide(self, items: IdsLike) -> None:
         """These items are in no answer of `topk` until `show` is called, not even by `include`; on disk at return.
 
         items: a scalar or a column of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
@@ -193,11 +179,11 @@ class Engine(Answers):
         """
         self._operate("hide", NO_IDS, id_column("items", items))
 
-    def show(self, items: Any) -> None:
+    def show(self, items: IdsLike) -> None:
         """These items are ranked again; as `hide`."""
         self._operate("show", NO_IDS, id_column("items", items))
 
-    def forget(self, users: Any = None, items: Any = None) -> None:
+    def forget(self, users: IdsLike | None = None, items: IdsLike | None = None) -> None:
         """Removes rows, histories and catalogue entries of these ids; on disk at return.
 
         Forgotten items leave the histories of all users, too, and are hidden no more. After the next `checkpoint()` no
@@ -212,6 +198,16 @@ class Engine(Answers):
             NO_IDS if users is None else id_column("users", users),
             NO_IDS if items is None else id_column("items", items),
         )
+
+    def hidden(self) -> Ids:
+        """The ids that are hidden now, int64 [n], rising.
+
+        >>> eng.hide([101, 100])
+        >>> eng.hidden().tolist()
+        [100, 101]
+        """
+        self._alive()
+        return self._store.catalogue.hidden
 
     def _operate(self, kind: str, users: Ids, items: Ids) -> None:
         self._alone(kind, lambda: self._writer.operate(kind, users, items))
@@ -242,9 +238,8 @@ class Engine(Answers):
         ...     copy.seq == seq == 2
         True
         """
-        if self._directory is None:
+        if (directory := self._directory) is None:
             raise ConfigError("backup: ':memory:' has no directory to make a second one of")
-        directory = self._directory
         path = backup.checked_target(dst, directory.path)
         with ExitStack() as until_written:
 
@@ -274,10 +269,10 @@ class Engine(Answers):
 
     def _answering(self) -> AbstractContextManager[tuple[int, CatalogueRanker]]:
         self._alive()
-        inside = self._open
-        if inside.device:
-            inside.writer.require_sound()  # what was under way on the device is in nobody's hands
-        return nullcontext((inside.writer.seq, inside.ranker))  # the seq before anything is read
+        writer, ranker = self._open
+        if writer.device:
+            writer.require_sound()  # what was under way on the device is in nobody's hands
+        return nullcontext((writer.seq, ranker))  # the seq before anything is read
 
     def refresh(self) -> int:
         """The seq. An Engine that learns is always at its newest state; see `Reader.refresh`.
@@ -288,11 +283,14 @@ class Engine(Answers):
         self._alive()
         return self._seq
 
+    def _described(self) -> tuple[dict[str, int], str]:
+        return self._store.tables.rows, self._device.name if self._device else "cpu"
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings in force, by name."""
-        inside = self._inside
-        return (inside.store.model.settings if inside else self._at_close[1]).as_dict()
+        parts = self._parts
+        return (parts[0].store.model.settings if parts else self._at_close[1]).as_dict()
 
     def position(self, source: str) -> bytes | None:
         """What the last `ingest` with a position of this source stored; None if there was none.
@@ -302,9 +300,35 @@ class Engine(Answers):
         b'file 3, row 41'
         """
         self._alive()
-        if not isinstance(source, str):
-            raise InputError(f"source: got {describe(source)}, wanted a str")
-        return self._writer.positions.get(source)
+        return self._writer.positions.get(checked_source(source))
+
+    def positions(self) -> dict[str, bytes]:
+        """The position of every source that has one.
+
+        >>> report = eng.ingest(7, 100, position=("clicks", b"41"))
+        >>> eng.positions()
+        {'clicks': b'41'}
+        """
+        self._alive()
+        return dict(self._writer.positions)
+
+    def forget_position(self, source: str) -> None:
+        """This source has no position any more, as if none had been stored; on disk at return. Twice is fine.
+
+        Raises InputError, StorageFullError.
+
+        >>> report = eng.ingest(7, 100, position=("clicks", b"41"))
+        >>> eng.forget_position("clicks")
+        >>> eng.position("clicks") is None
+        True
+        """
+        source = checked_source(source)
+
+        def forget() -> None:
+            if source in self._writer.positions:
+                self._writer.operate("forget_position", source=source)
+
+        self._alone("forget_position", forget)
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seqs by tier (on a device without the rows that it drew and nobody has asked for yet in
@@ -317,34 +341,9 @@ class Engine(Answers):
         (2, 1)
         """
         self._alive()
-        writer, store, device = self._writer, self._store, self._device
-        tables = {table.name: table.stats() | (device.stats(table.name) if device else {}) for table in store.tables}
-        out: dict[str, Any] = {
-            "seq": writer.seq,
-            "durable_seq": self._directory.log.synced_seq if self._directory else 0,
-            "lmdb_seq": writer.epochs.saved_seq if writer.epochs else 0,
-            "bit_exact": writer.bit_exact,
-            "skipped_updates": writer.skipped,
-            **tables,
-            "device": device.name if device else "cpu",
-            "catalogue_bytes": store.catalogue.bytes,
-            **(device.catalogue.stats() if device else {}),
-            "history_bytes": store.history.ram_bytes,
-            "hidden_items": len(store.catalogue.native.hidden),
-            "expired_rows": store.removal.expired,
-        }
-        if self._directory and writer.epochs and writer.syncer:
-            lmdb = out["lmdb"] = self._directory.cold.stats()
-            out["log_bytes"] = self._directory.log.bytes
-            out["disk"] = {
-                "live_bytes": lmdb["used_pages"] * lmdb["page_bytes"],
-                "free_bytes": lmdb["free_pages"] * lmdb["page_bytes"],
-                "log_bytes": self._directory.log.bytes,
-            }
-            out["sync_seconds"] = writer.syncer.seconds
-            out["opening"] = dict(self._opening)
-            out |= writer.epochs.stats()
-        return out
+        self._alive()
+        opening = {"opening": dict(self._opening)} if self._directory else {}
+        return stats(self._writer) | opening
 
     # --- lifetime
 
@@ -356,17 +355,18 @@ class Engine(Answers):
         has it, and the directory is let go of all the same. Memory is given back. After a KeyboardInterrupt that cut it
         off, call it again: it goes on.
         """
-        inside = self._inside
-        if inside is None or self._pid != os.getpid():
+        parts = self._parts
+        if parts is None or self._pid != os.getpid():
             return
-        with inside.writer.lock:
-            if self._inside is None:
+        writer = parts[0]
+        with writer.lock:
+            if self._parts is None:
                 return
-            inside.writer.require_outside("close")
+            writer.require_outside("close")
             first, self._closed = not self._closed, True
             try:
                 if first and not self._temporary:
-                    inside.writer.write_last_epoch()
+                    writer.write_last_epoch()
             except MemoryError as e:
                 raise EngineError(f"out of memory for the last epoch; the log has what it would have held: {e}") from e
             finally:
@@ -388,7 +388,7 @@ class Engine(Answers):
             finally:
                 if done:
                     self._at_close = writer.seq, writer.store.model.settings
-                    self._inside = self._holds = None
+                    self._parts = self._holds = None
                     self._at_end.close()
 
 

@@ -12,15 +12,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import EllipsisType
 from typing import Any, NoReturn, Self
 
 from .answers import Answers
 from .cold import changes
 from .cold.cold import Cold, Snapshot
 from .cold.keys import HIDDEN, HISTORY
-from .contract.arguments import describe
-from .contract.arrays import Floats
-from .contract.errors import ConfigError, CorruptionError, EngineError, InputError, ReadOnlyError
+from .contract.arrays import Floats, Ids, IdsLike
+from .contract.errors import ConfigError, CorruptionError, EngineError, ReadOnlyError
+from .contract.positions import checked_source
 from .contract.settings import Settings
 from .directory import backup
 from .directory.directory import exists
@@ -71,7 +72,7 @@ class Reader(Answers):
         self._path = path
         self._given = given
         self._threads = threads
-        super().__init__()
+        super().__init__(path)
         self._door = threading.RLock()  # whoever has it keeps new calls out
         self._calls = Calls()  # that are inside
         self._moving = False
@@ -242,6 +243,9 @@ class Reader(Answers):
             epoch = _Epoch(users, self._catalogue, StoredHistory(now), state.mean, state.base)
             yield state.seq, CatalogueRanker(epoch, self._threads)
 
+    def _described(self) -> tuple[dict[str, int], str]:
+        return self._state.rows, "cpu"
+
     @property
     def settings(self) -> dict[str, Any]:
         """The settings in force at `seq`, by name."""
@@ -249,17 +253,25 @@ class Reader(Answers):
 
     def position(self, source: str) -> bytes | None:
         """As `Engine.position`, at the newest epoch."""
-        if not isinstance(source, str):
-            raise InputError(f"source: got {describe(source)}, wanted a str")
         with self._at_newest():
-            return self._state.positions.get(source)
+            return self._state.positions.get(checked_source(source))
+
+    def positions(self) -> dict[str, bytes]:
+        """As `Engine.positions`, at the newest epoch."""
+        with self._at_newest():
+            return dict(self._state.positions)
+
+    def hidden(self) -> Ids:
+        """As `Engine.hidden`, at the newest epoch."""
+        with self._at_newest():
+            return self._catalogue.hidden
 
     def digest(self) -> str:
         """As `Engine.digest`, at the newest epoch: what the writer's was at this seq."""
         with self._at_newest() as now:
             state = self._state
             tables = [StoredTable(d.number, d.stored_bytes(state.settings), now) for d in TABLES.values()]
-            return digest(state, tables, self._catalogue.native.hidden, stored_chunks(now.scan_raw(HISTORY)))
+            return digest(state, tables, self._catalogue.hidden, stored_chunks(now.scan_raw(HISTORY)))
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seq of the newest epoch; `moves`: how often a whole scan, or lists, led to a newer one."""
@@ -322,30 +334,35 @@ class Reader(Answers):
 
     def ingest(
         self,
-        users: Any,
-        items: Any,
+        users: IdsLike,
+        items: IdsLike,
         values: Any = None,
         *,
         weights: Any = None,
         timestamps: Any = None,
         durable: bool = True,
         position: tuple[str, bytes] | None = None,
+        expect: bytes | EllipsisType | None = ...,
         progress: Callable[[int, int], None] | None = None,
     ) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("ingest")
 
-    def hide(self, items: Any) -> NoReturn:
+    def hide(self, items: IdsLike) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("hide")
 
-    def show(self, items: Any) -> NoReturn:
+    def show(self, items: IdsLike) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("show")
 
-    def forget(self, users: Any = None, items: Any = None) -> NoReturn:
+    def forget(self, users: IdsLike | None = None, items: IdsLike | None = None) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("forget")
+
+    def forget_position(self, source: str) -> NoReturn:
+        """ReadOnlyError."""
+        self._refuse("forget_position")
 
     def checkpoint(self) -> NoReturn:
         """ReadOnlyError."""

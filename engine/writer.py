@@ -20,7 +20,8 @@ from .directory.directory import Directory
 from .directory.epochs import Epochs
 from .directory.recovery import beyond
 from .learn.model import Tally
-from .log.record import Record, operations, records
+from .log.parts import FORGET_POSITION
+from .log.record import Record, follow_position, operations, records
 from .log.syncer import Syncer
 from .machine.backend import native
 from .machine.resources import Resources
@@ -68,7 +69,7 @@ class Writer:
         self.seq, self.positions, self.bit_exact = state.seq, dict(state.positions), state.bit_exact
         for record, start in beyond(self.directory):
             self.apply(record, Tally(), start)
-        self._applied = 0
+        self._applied = self.directory.log.appended_records
         return {
             "scan_seconds": scanned - began,
             "scanned_items": state.items,
@@ -206,9 +207,9 @@ class Writer:
         log = self.directory.log if self.directory else None
         return self.seq if log is None else log.synced_seq if durable else log.last_seq
 
-    def operate(self, kind: str, users: Ids, items: Ids) -> None:
-        """Logs and applies an operation: "hide", "show" or "forget"."""
-        for record in operations(kind, users, items, self.seq + 1, self.store.model.settings.batch_size):
+    def operate(self, kind: str, users: Ids = NO_IDS, items: Ids = NO_IDS, source: str | None = None) -> None:
+        """Logs and applies one of `parts.OPERATIONS`: on ids, or on a source."""
+        for record in operations(kind, users, items, self.seq + 1, self.store.model.settings.batch_size, source):
             if self.directory and self.syncer:
                 self.directory.log.append(record)
                 self.syncer.sync()
@@ -223,10 +224,9 @@ class Writer:
                 self.store.model.settings = self.store.model.settings.changed(record.settings)
             if record.count > start:
                 self._learn_events(record, tally, start, wait)
-            if record.operation is not None:
+            if record.operation is not None and record.operation != FORGET_POSITION:
                 self._apply_operation(record)
-            if record.position is not None:
-                self.positions[record.position[0]] = record.position[1]
+            follow_position(self.positions, record)
         except BaseException as e:
             self._failed(e)
             raise

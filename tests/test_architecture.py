@@ -15,7 +15,7 @@ ROOMS = [
     "__main__",
     *("cli", "profiling", "serve", "refresh", "nn", "cluster", "sources"),
     "",
-    *("evaluate", "opening", "engine", "saving", "removing", "reader", "writer", "answers"),
+    *("evaluate", "opening", "engine", "stats", "reader", "writer", "answers"),
     *("device", "directory", "rank", "store", "learn", "features", "table", "cold", "log"),
     *("kernels", "machine", "contract"),
     *("_native", "_cuda"),
@@ -83,6 +83,17 @@ def test_arrows_point_down():
             if ROOMS.index(room) < ROOMS.index(own_room):
                 upward.add((dotted(path), other))
     assert upward == UPWARD.keys()
+
+
+@ids
+def test_no_module_names_its_package(path):
+    """Where a project has an `engine` of its own, the package is loaded as `rowtide`."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            named = [name.name for name in node.names]
+        else:
+            named = [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert not {"engine", "rowtide"} & {name.split(".")[0] for name in named}, f"{path}:{node.lineno}"
 
 
 def test_no_module_imports_itself_in_a_circle():

@@ -291,22 +291,6 @@ def test_weights_scale_what_is_learned(loss):
     assert learned(2.0) > learned(0.1) > 0
 
 
-def test_stats_tell_where_everything_is(eng, place, stream):
-    users, items = stream(200)
-    eng.ingest(users, items)
-    stats = eng.stats()
-    assert stats["seq"] == 200
-    assert stats["users"]["rows"] == len(np.unique(users))
-    assert stats["items"]["rows"] == len(np.unique(items))
-    assert stats["catalogue_bytes"] > 0
-    assert stats["bit_exact"] is True
-    assert eng.checkpoint() == 200
-    if place != ":memory:":
-        assert (stats["durable_seq"], stats["lmdb_seq"], eng.stats()["lmdb_seq"]) == (200, 0, 200)
-        assert eng.stats()["users"]["dirty_rows"] == 0
-        assert eng.stats()["log_bytes"] > 200 * 16
-
-
 def test_settings_can_be_read(eng, loss):
     assert eng.settings["loss"] == loss
     assert eng.settings["batch_size"] == 4

@@ -125,6 +125,22 @@ def test_says_in_one_sentence_what_is_missing(run, monkeypatch, capsys, cuda, th
     assert says in err
 
 
+def test_the_build_is_with_cuda(run, monkeypatch):
+    monkeypatch.setattr(run, "missing", lambda: None)
+    monkeypatch.setenv("ROWTIDE_CUDA", "0")
+    monkeypatch.setenv("PYTHONPATH", "")
+    built = {}
+
+    def step(name, command, limit):
+        built[name] = os.environ["ROWTIDE_CUDA"]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "step", step)
+    with pytest.raises(KeyboardInterrupt):
+        run.main([])
+    assert built == {"build": "1"}
+
+
 def test_make_gpu_says_it_too():
     """As a program, with a PyTorch that sees no GPU, whatever is here."""
     done = subprocess.run(

@@ -11,11 +11,11 @@ import pytest
 from parsed import CORE, ENGINE, KERNELS, MODULES, ROOT, tree
 
 MOST_LINES_OF_A_FUNCTION, MOST_ARGUMENTS = 70, 6
-MOST_LINES_OF_A_FILE = {"engine": 400, "csrc": 400, "tests": 500, "benchmarks": 500, "examples": 150, "docs": 150}
+MOST_LINES_OF_A_FILE = {"engine": 400, "rowtide": 400, "csrc": 400, "wheels": 400}
+MOST_LINES_OF_A_FILE |= {"tests": 500, "benchmarks": 500, "examples": 150, "docs": 150}
 
 # What is over a limit, how far it is today, and why it may be. It may shrink; what is back within its limit goes.
 LONG_FUNCTIONS = {
-    "engine/__init__.py open": (74, "every setting of the engine, each with what it means"),
     "tests/bindings/test_native_arguments.py methods": (76, "one line for each function of the core"),
 }
 LONG_FILES = {
@@ -25,7 +25,7 @@ COLUMNS = "a kernel takes its columns one by one, as its reference and its launc
 MANY_ARGUMENTS = {
     "engine/__init__.py open": (18, "every setting of the engine"),
     "engine/answers.py Answers.topk": (7, "public: a query and its filters"),
-    "engine/engine.py Engine.ingest": (8, "public: the columns of events, and how to take them"),
+    "engine/engine.py Engine.ingest": (9, "public: the columns of events, and how to take them"),
     "engine/evaluate/prequential.py prequential": (11, "public: the columns of events, and how to judge them"),
     "engine/kernels/learn_steps/__init__.py learn_steps": (10, COLUMNS),
     "engine/kernels/learn_steps/__init__.py Planner.plan": (10, COLUMNS),
@@ -40,7 +40,7 @@ MANY_ARGUMENTS = {
     "engine/kernels/update_rows/__init__.py update_rows": (10, COLUMNS),
     "engine/kernels/update_rows/reference.py update_rows": (10, COLUMNS),
     "engine/kernels/update_rows/triton_kernel.py update_rows": (11, COLUMNS),
-    "engine/reader.py Reader.ingest": (8, "public: as Engine.ingest, which it refuses"),
+    "engine/reader.py Reader.ingest": (9, "public: as Engine.ingest, which it refuses"),
 }
 
 # A module without a test file of its own: the tests that would fail without it.
@@ -51,11 +51,8 @@ COVERED_BY = {
     "cold/keys": "cold/test_cold.py",
     "cold/mapped": "cold/test_cold_faults.py",
     "cold/snapshot": "cold/test_cold.py",
-    "contract/arguments": "laws/test_bad_input.py",
     "contract/arrays": "test_typing.py",
     "contract/errors": "laws/test_bad_input.py",
-    "contract/events": "laws/test_bad_input.py",
-    "contract/reports": "test_engine.py",
     "device/catalogue": "device/test_tiles.py",
     "device/copies": "device/test_tile_copies.py",
     "device/device": "device/test_hot_engine.py",
@@ -70,8 +67,6 @@ COVERED_BY = {
     "machine/files": "log/test_log_failures.py",
     "machine/resources": "contract/test_settings.py",
     "opening": "directory/test_directory.py",
-    "rank/filters": "laws/test_topk_law.py",
-    "rank/ranker": "laws/test_topk_law.py",
     "store/catalogue": "laws/test_topk_law.py",
     "store/store": "laws/test_third_table.py",
     "store/tables": "cold/test_compaction.py",

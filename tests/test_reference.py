@@ -22,7 +22,7 @@ def test_the_calls_are_the_public_surface():
     calls = API.split("## Calls\n")[1].split("\n## ")[0]
     methods = {f"eng.{name}" for name in dir(engine.Engine) if not name.startswith("_")}
     functions = {"engine.open", "engine.verify", "engine.evaluate.prequential"}
-    named = dict(re.findall(r"`(eng[a-z.]*)(\([^`]*\))?`", calls))
+    named = dict(re.findall(r"`(eng[a-z._]*)(\([^`]*\))?`", calls))
     assert named.keys() == methods | functions
     for name, arguments in named.items():
         what = eval(name, {"engine": engine, "eng": engine.Engine})

@@ -22,6 +22,34 @@ PROGRAM = Path(__file__).parent / "typed_program.py"
 STUB = ast.parse((ROOT / "engine" / "_native.pyi").read_text())
 
 
+# Lines that a type checker must refuse, each of them.
+WRONG = [
+    "eng.seq + 'a'",
+    "eng.topk(1).idss",
+    "eng.topk('alice')",
+    "eng.topk(['alice'])",
+    "eng.topk(1.5)",
+    "eng.topk({1})",
+    "eng.topk(1, exclude='a')",
+    "eng.topk(1, include={'a'})",
+    "eng.topk(1, exclude=[{'a'}])",
+    "eng.ingest('a', 'b')",
+    "eng.ingest([1], ['b'])",
+    "eng.ingest(1, 2, position=('clicks', b''), expect='')",
+    "eng.similar('a')",
+    "eng.score('a', 1)",
+    "eng.score(1, [['a']])",
+    "eng.vectors('a')",
+    "eng.vectors(items=['a'])",
+    "eng.history('a')",
+    "eng.history([1])",
+    "eng.hide('a')",
+    "eng.show(['a'])",
+    "eng.forget(users='a')",
+    "eng.forget(items=['a'])",
+]
+
+
 def run(*command, cwd):
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -39,22 +67,69 @@ def installed(tmp_path_factory):
     return home / "bin" / "python"
 
 
+def checked(python, folder, program):
+    """What mypy says of a program in a folder, with what a python has installed."""
+    (folder / "program.py").write_text(program)
+    options = ["--strict", "--python-executable", str(python), "--config-file", os.devnull]
+    options += ["--cache-dir", str(ROOT / ".mypy_cache")]  # numpy's stubs take a while
+    command = [sys.executable, "-m", "mypy", *options, "program.py"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True).stdout
+
+
 def test_types_are_packaged(installed):
     (package,) = installed.parents[1].glob("lib/python*/site-packages/engine")
     assert (package / "py.typed").is_file()
+    assert (package.parent / "rowtide" / "py.typed").is_file()
     assert (package / "_native.pyi").read_bytes() == (ROOT / "engine" / "_native.pyi").read_bytes()
 
 
 def test_a_users_program_is_strictly_typed(installed, tmp_path):
-    options = ["--strict", "--python-executable", str(installed), "--config-file", os.devnull]
-    options += ["--cache-dir", str(ROOT / ".mypy_cache")]  # numpy's stubs take a while
-    run(sys.executable, "-m", "mypy", *options, str(PROGRAM), cwd=tmp_path)
-    wrong = tmp_path / "wrong.py"  # and it is not that everything passes
-    wrong.write_text("import engine\neng = engine.open('x')\neng.seq + 'a'\neng.topk(1).idss\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, str(wrong)], cwd=tmp_path, capture_output=True, text=True
-    )
-    assert "Found 2 errors" in done.stdout, done.stdout
+    assert "Success" in checked(installed, tmp_path, PROGRAM.read_text())
+    said = checked(installed, tmp_path, "import engine\neng = engine.open('x')\n" + "\n".join(WRONG))
+    found = {int(line) for line in re.findall(r"^program\.py:(\d+): error", said, re.M)}
+    assert found == set(range(3, 3 + len(WRONG))), said  # it is not that everything passes
+
+
+BY_THE_OTHER_NAME = """
+from typing import assert_type
+import engine
+import rowtide
+import rowtide.evaluate
+from rowtide import Engine, TopK
+from rowtide.evaluate import prequential
+
+def learn(eng: Engine) -> TopK:
+    eng.ingest(7, 8)
+    prequential(eng, [7], [8])
+    rowtide.evaluate.prequential(eng, [7], [8])
+    return eng.topk(7)
+
+with rowtide.open("x") as eng:
+    assert_type(eng, engine.Engine)
+    assert_type(learn(eng), engine.TopK)
+assert_type(rowtide.__version__, str)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (BY_THE_OTHER_NAME, "Success"),
+        (
+            "import rowtide\neng = rowtide.open('x')\neng.seq + 'a'\neng.topk(1).idss\nrowtide.opne('x')\n",
+            "Found 3 errors",
+        ),
+    ],
+)
+def test_rowtide_is_typed_as_engine_is(installed, tmp_path, program, said):
+    assert said in checked(installed, tmp_path, program)
+
+
+def test_beside_an_own_engine_types_are_unknown_and_nothing_is_refused(installed, tmp_path):
+    """A checker looks `engine` up by its name, and finds the project's own."""
+    (tmp_path / "engine.py").write_text("speed: int = 9000\n")
+    program = "import rowtide\ndef seq(eng: rowtide.Engine) -> int:\n    return int(eng.seq)\n"
+    assert "Success" in checked(installed, tmp_path, program)
 
 
 def test_the_program_uses_the_whole_surface_and_runs(tmp_path):
@@ -102,6 +177,7 @@ def test_arguments_of_the_stub_are_the_natives():
 
 EXAMPLES = ["open", "verify", "evaluate.prequential", "TopK", "IngestReport"]
 EXAMPLES += [f"Engine.{name}" for name in ("ingest", "topk", "similar", "score", "vectors", "position", "checkpoint")]
+EXAMPLES += ["Engine.history", "Engine.hidden", "Engine.positions", "Engine.forget_position", "TopK.to_list"]
 EXAMPLES += ["Engine.digest", "Engine.stats", "Engine.backup", "Engine.refresh", "Reader", "Reader.refresh"]
 
 

@@ -1,6 +1,7 @@
 """A user's program over the whole public surface: test_typing.py checks it with mypy --strict, and runs it."""
 
 import sys
+from datetime import datetime
 from typing import Any, assert_type
 
 import numpy as np
@@ -20,7 +21,12 @@ def learn(eng: Engine) -> IngestReport:
     assert_type(report.events + report.seq + report.new_users + report.new_items, int)
     assert_type(report.loss + report.seconds, float)
     assert_type(report.found, dict[str, int])
-    return eng.ingest(7, 102, position=("clicks", b"4"))
+    eng.ingest(7, [100, 101])
+    at = eng.position("clicks")
+    eng.ingest(np.int64(8), items, timestamps=datetime(2024, 1, 1), position=("clicks", b"3"), expect=at)
+    assert_type(eng.positions(), dict[str, bytes])
+    eng.forget_position("views")
+    return eng.ingest(7, 102, position=("clicks", b"4"), expect=b"3")
 
 
 def serve(eng: Engine) -> TopK:
@@ -33,6 +39,11 @@ def serve(eng: Engine) -> TopK:
     eng.similar([100, 101], 1, exclude=[5], include=[100, 101])
     assert_type(eng.vectors(items=[100]), NDArray[np.float32])
     assert len(ids) == len(scores) == len(eng.score([7, 8], [100, 101]))
+    assert np.isnan(eng.score([[7], [404]], (100, 101), unknown="skip")).any()
+    eng.similar([100, 999], unknown="skip", exclude={100}, include=[{100}, [101]])
+    eng.topk(range(5), exclude=frozenset({np.int64(100)}), include=({100}, [101], np.array([102]), [], set()))
+    assert_type(found.to_list(), list[Any])
+    assert_type(eng.history(7), NDArray[np.int64])
     return eng.similar(100)
 
 
@@ -40,6 +51,8 @@ class Tensor:
     """Typed as torch's is, as far as matters here; so this program needs no torch."""
 
     requires_grad: bool
+
+    def __array__(self, dtype: Any = None) -> Any: ...
 
     def numpy(self, *, force: bool = False) -> Any: ...
 
@@ -58,6 +71,9 @@ def serve_tensors(eng: Engine, tensor: Tensor) -> TopK[Tensor, Tensor]:
     assert_type(eng.similar([100], include=tensor).scores, Tensor)
     assert_type(eng.vectors(tensor), Tensor)
     assert_type(eng.vectors(items=tensor), Tensor)
+    assert_type(eng.history(tensor), Tensor)
+    eng.ingest(tensor, 7, weights=tensor)
+    eng.score(tensor, tensor)
     return eng.topk(tensor)
 
 
@@ -79,6 +95,7 @@ def state(eng: Engine) -> None:
     assert_type(eng.settings, dict[str, Any])
     assert_type(eng.refresh(), int)
     eng.hide([100])
+    assert_type(eng.hidden(), NDArray[np.int64])
     eng.show(100)
     eng.forget(users=[8], items=[101])
 
@@ -92,7 +109,7 @@ def main(path: str) -> None:
         path, device="cpu", warm_bytes=1 << 24, epoch_seconds=5, threads=2, row_ttl=0, admit_after=0
     ) as again:
         assert_type(again, Engine)
-        assert learn(again).seq == 8
+        assert learn(again).seq == 18
         assert serve(again).counts == 2
         serve_arrays(again, np.array([7, 8]), np.zeros((2, 8)))
         state(again)
@@ -112,8 +129,8 @@ def main(path: str) -> None:
     except engine.ConfigError as e:
         assert_type(e.seq, int | None)
     errors: tuple[type[engine.EngineError], ...] = (
-        engine.InputError, engine.UnknownIdError, engine.ReadOnlyError, engine.BusyError, engine.CorruptionError,
-        engine.StorageFullError, engine.DeviceError,
+        engine.InputError, engine.PositionError, engine.UnknownIdError, engine.ReadOnlyError, engine.BusyError,
+        engine.CorruptionError, engine.StorageFullError, engine.DeviceError,
     )  # fmt: skip
     assert all(issubclass(error, engine.EngineError) for error in errors)
 

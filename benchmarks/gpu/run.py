@@ -165,6 +165,7 @@ def main(words: Sequence[str]) -> int:
         path.append(str(HERE / "without_lmdb"))
         sys.path.append(path[-1])
     os.environ["PYTHONPATH"] = os.pathsep.join(path)
+    os.environ["ROWTIDE_CUDA"] = "1"  # for setup.py
     failed = []
     if not options.no_build and not step(
         "build", [sys.executable, "setup.py", "build_ext", "--inplace"], BUILD_SECONDS

@@ -14,14 +14,16 @@ from pathlib import Path
 from time import perf_counter
 from typing import Annotated, Any
 
-import engine
-from engine.contract.errors import EngineError, InputError
-from engine.contract.losses import LOSSES, OPTIMIZERS, POINTWISE
-from engine.directory.directory import exists
-from engine.directory.lock import holder
-from engine.log.segment import last_seq_in
-from engine.machine import backend
-from engine.machine.files import as_engine_error
+from .. import __version__
+from .. import open as open_model
+from .. import verify as verify_model
+from ..contract.errors import EngineError, InputError
+from ..contract.losses import LOSSES, OPTIMIZERS, POINTWISE
+from ..directory.directory import exists
+from ..directory.lock import holder
+from ..log.segment import last_seq_in
+from ..machine import backend
+from ..machine.files import as_engine_error
 
 _NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip install 'rowtide[cli]'"
 
@@ -36,7 +38,6 @@ except ImportError as missing:
     raise SystemExit(_NEEDS.format(missing.name)) from missing
 
 app = typer.Typer(
-    help="An online-learning engine that serves what it learned in the next request.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
@@ -49,6 +50,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object inst
 EngineDirectory = Annotated[Path, typer.Argument(metavar="DIR", help="The engine's directory.")]
 
 
+def _say_version(asked: bool) -> None:
+    if asked:
+        out.print(f"rowtide {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """An online-learning engine that serves what it learned in the next request."""
+
+
 @app.command()
 def replay(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, CSV or JSON Lines, in time order.")],
@@ -57,6 +73,7 @@ def replay(
     item: Annotated[str, typer.Option(help="Column of item ids.")],
     value: Annotated[str | None, typer.Option(help="Column of ratings or 0/1, for losses that take them.")] = None,
     time: Annotated[str | None, typer.Option(help="Column of times; must not decrease.")] = None,
+    time_unit: Annotated[str, typer.Option(help="Of times that are numbers: s, ms, us or ns.")] = "s",
     basket: Annotated[
         str | None, typer.Option(help="Column of baskets, judged as one request. With --evaluate.")
     ] = None,
@@ -82,11 +99,11 @@ def replay(
         raise InputError("basket, csv: only --evaluate uses them")
     if csv is not None and not csv.absolute().parent.is_dir():
         raise InputError(f"csv: got {csv}, wanted a file in a directory that is there")
-    events = EventFile(file, Columns(user, item, value, time, basket, where))
+    events = EventFile(file, Columns(user, item, value, time, basket, where, time_unit))
     name = source or str(file.resolve())
     settings: dict[str, Any] = {"dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr}
     settings |= {"negatives": negatives, "batch_size": batch_size, "device": device}
-    with engine.open(str(path), **settings) as eng:
+    with open_model(str(path), **settings) as eng:
         if evaluate:
             with _bar("judging") as step:
                 done = judge_source(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
@@ -127,7 +144,7 @@ def topk(
     as_json: AsJson = False,
 ) -> None:
     """Print the best items for a user, as of the last epoch. Changes nothing, also beside a writer."""
-    with engine.open(_present(directory), mode="r") as reader:
+    with open_model(_present(directory), mode="r") as reader:
         answer = reader.topk(user, k, exclude_seen=exclude_seen)
     at = _standing(directory, answer.seq)
     count = int(answer.counts)
@@ -152,7 +169,7 @@ def info(
     python, backends = sys.version.split()[0], backend.implementations()
     found: dict[str, Any] = {}
     if directory is not None:
-        with engine.open(_present(directory), mode="r") as reader:
+        with open_model(_present(directory), mode="r") as reader:
             found = {"settings": dict(reader.settings), "stats": reader.stats()}
         at = _standing(directory, found["stats"]["seq"])
     if as_json:
@@ -168,7 +185,7 @@ def info(
 @app.command()
 def verify(directory: EngineDirectory, as_json: AsJson = False) -> None:
     """Read every byte of a directory and check it. Changes nothing, also beside a writer."""
-    report = dataclasses.asdict(engine.verify(_present(directory)))
+    report = dataclasses.asdict(verify_model(_present(directory)))
     if as_json:
         _print_json({"directory": str(directory), **report})
         return
@@ -183,7 +200,7 @@ def backup(
     as_json: AsJson = False,
 ) -> None:
     """Make a second directory of the last epoch, verified and on disk. Changes nothing, also beside a writer."""
-    with engine.open(_present(directory), mode="r") as reader:
+    with open_model(_present(directory), mode="r") as reader:
         at = _standing(directory, reader.backup(target))
     if as_json:
         _print_json({**at, "backup": str(target)})

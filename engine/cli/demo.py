@@ -2,7 +2,7 @@
 
 Responsible for the shop's stream and for what is shown. Everything that it shows is measured in the run. Not for
 learning or judging (engine.py, evaluate/). Needs the extra `cli` (rich).
-`python -m engine.cli.demo DIR EVENTS SEED` is the writer that the demo kills.
+`python -m rowtide.cli.demo DIR EVENTS SEED` is the writer that the demo kills.
 
 Invariant: the stream is a function of (events, seed). No process is signalled but the child that is started here.
 """
@@ -26,12 +26,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-import engine
-from engine.contract.errors import EngineError, InputError
-from engine.contract.reports import IngestReport
-from engine.engine import Engine
-from engine.evaluate.popularity import Popularity
-from engine.evaluate.prequential import Ranker, ranks
+from .. import open as open_model
+from ..contract.errors import EngineError, InputError
+from ..contract.reports import IngestReport
+from ..engine import Engine
+from ..evaluate.popularity import Popularity
+from ..evaluate.prequential import Ranker, ranks
 
 __all__ = ["Shop", "run"]
 
@@ -103,7 +103,7 @@ def run(out: Console, keep: Path | None = None, events: int = 128_000, seed: int
 def _all(out: Console, root: Path, events: int, seed: int) -> None:
     shop = Shop.made(events, seed)
     out.print(f"a made-up shop: {events:,} events, Zipf items, drifting tastes; the engine's files are in {root}/shop")
-    with engine.open(root / "shop", mode="x", warm_bytes=_WARM_BYTES, **_SETTINGS) as eng:
+    with open_model(root / "shop", mode="x", warm_bytes=_WARM_BYTES, **_SETTINGS) as eng:
         _learn(out, eng, shop, np.random.default_rng(seed + 1))
         _click(out, eng, shop)
     _kill(out, root / "killed", seed)
@@ -120,7 +120,7 @@ def _learn(out: Console, eng: Engine, shop: Shop, rng: np.random.Generator) -> N
     popularity = Popularity()
     # A terminal sees the rows as they come; a pipe the finished table.
     shown: AbstractContextManager[Any] = Live(table, console=out) if out.is_terminal else nullcontext()
-    with engine.open(":memory:", **_SETTINGS) as frozen, shown:
+    with open_model(":memory:", **_SETTINGS) as frozen, shown:
         for start, stop in pairwise([0, *marks]):
             judged = start + np.sort(rng.choice(stop - start, min(_JUDGED, stop - start), replace=False))
             models: dict[str, Ranker] = {"live": eng, "frozen": frozen, "popularity": popularity}
@@ -203,8 +203,8 @@ def _click(out: Console, eng: Engine, shop: Shop) -> None:
 
 def _kill(out: Console, path: Path, seed: int) -> None:
     """A writer is killed in the middle and gone on with: the end must be that of a run that nobody killed."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "engine.cli.demo", str(path), str(_KILL_EVENTS), str(seed)],
+    child = subprocess.Popen(  # `engine` may be another's in this folder
+        [sys.executable, "-m", "rowtide.cli.demo", str(path), str(_KILL_EVENTS), str(seed)],
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -226,13 +226,13 @@ def _kill(out: Console, path: Path, seed: int) -> None:
     if child.returncode not in (-signal.SIGKILL, 0):
         raise EngineError(f"the writer was to be killed, but failed with status {child.returncode}")
     stream = Shop.made(_KILL_EVENTS, seed)
-    with engine.open(path) as eng:
+    with open_model(path) as eng:
         found = eng.seq
         if not acknowledged <= found <= _KILL_EVENTS or found % _KILL_CALL:
             raise EngineError(f"killed after {acknowledged} events were acknowledged, but {found} were found")
         _write(eng, stream)
         digest, seq = eng.digest(), eng.seq
-    with engine.open(":memory:", **_SETTINGS) as straight:
+    with open_model(":memory:", **_SETTINGS) as straight:
         _write(straight, stream)
         wanted = straight.digest()
     out.print(
@@ -258,7 +258,7 @@ def _write(eng: Engine, stream: Shop, say: bool = False) -> None:
 
 def main() -> None:
     path, events, seed = sys.argv[1:]
-    with engine.open(path, mode="x", **_SETTINGS) as eng:
+    with open_model(path, mode="x", **_SETTINGS) as eng:
         _write(eng, Shop.made(int(events), int(seed)), say=True)
 
 

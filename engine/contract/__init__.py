@@ -1,1 +1,1 @@
-"""What a caller and the engine agree on: errors, arguments, arrays, events, settings, losses and reports."""
+"""What a caller and the engine agree on: errors, arguments, events, times, positions, settings, losses and reports."""

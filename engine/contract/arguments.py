@@ -1,20 +1,56 @@
 """Checks of arguments: what a caller passes becomes a plain array or number, or a typed error.
 
-Each message names the argument, what came and what was wanted. InputError is the default; settings and resources pass
-ConfigError. Any thread.
+Each message names the argument, what came and what was wanted. For a column it names the first bad element and its
+place, which is looked for only after a check of the whole column has failed. InputError is the default; settings and
+resources pass ConfigError. Any thread.
 """
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterator, Set
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import PADDING, Floats, Ids
+from .arrays import PADDING, Floats, Ids, Mask
 from .errors import EngineError, InputError
 from .tensors import array_of, is_tensor
 
-_INT64 = np.dtype(np.int64)
+_INT64 = np.iinfo(np.int64)
+
+
+class Wanted(NamedTuple):
+    """What a column should be: said of the whole and of one element, and whether an element is so."""
+
+    whole: str
+    one: str
+    fine: Callable[[Any], bool]
+
+
+def is_finite(x: Any) -> bool:
+    """A number of Python or numpy, but no bool, that is neither NaN nor infinite."""
+    try:
+        return (_is_integer(x) or isinstance(x, (float, np.floating))) and math.isfinite(x)
+    except OverflowError:
+        return False
+
+
+def _is_integer(x: Any) -> bool:
+    """To numpy a span of time is one; a bool is one to Python."""
+    return isinstance(x, (int, np.integer)) and not isinstance(x, (bool, np.timedelta64))
+
+
+def _fits(x: Any) -> bool:
+    return _is_integer(x) and _INT64.min <= x <= _INT64.max
+
+
+_PADDED_IDS = Wanted("integers that fit int64", "an int64", _fits)
+_IDS = Wanted(
+    "integers that fit int64, none of them -1 (the padding of answers)",
+    "an int64 but not -1",
+    lambda x: _fits(x) and x != PADDING,
+)
+_NUMBERS = Wanted("a finite number or a column of them", "a finite number", is_finite)
 
 
 def describe(x: Any) -> str:
@@ -25,79 +61,158 @@ def describe(x: Any) -> str:
         return f"{x.dtype} tensor of shape {tuple(x.shape)} on {x.device}"
     if isinstance(x, (list, tuple)):
         return f"{type(x).__name__} of {len(x)}"
+    text = shown(x)
+    return text if text == type(x).__name__ else f"{type(x).__name__} {text}"
+
+
+def shown(x: Any, most: int = 40) -> str:
+    """Its repr, cut to so many characters; its type where it has none."""
     try:
         text = repr(x)
     except Exception:  # the caller's own code, or an integer with too many digits to print
         return type(x).__name__
-    return f"{type(x).__name__} {text if len(text) <= 40 else text[:37] + '...'}"
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def plain_array(name: str, x: Any, wanted: str) -> NDArray[Any]:
+def bad_element(name: str, place: tuple[int, ...], x: Any, wanted: str, remark: str = ",") -> InputError:
+    """The error for one element of a column: where it stands, what it is, and what was wanted. `place`: () for a
+    scalar."""
+    if isinstance(x, (np.ndarray, list, tuple)) or is_tensor(x):
+        text = describe(x)
+    else:  # numpy's repr would name the type, too
+        text = str(x) if isinstance(x, (np.number, np.bool_, np.datetime64, np.timedelta64)) else shown(x)
+    at = f"[{', '.join(map(str, place))}]" if place else ""
+    return InputError(f"{name}{at}: got {text}{remark} wanted {wanted}")
+
+
+def first_place(bad: Mask) -> tuple[int, ...]:
+    """The index of the first element that is True."""
+    return tuple(map(int, np.unravel_index(int(bad.argmax()), bad.shape)))
+
+
+def wrong_type(name: str, x: Any, wanted: Wanted) -> InputError:
+    """The error for a column of a wrong type: for its first element that is not fine, if its elements have types of
+    their own; else for the whole."""
+    if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype.kind == "O"):
+        try:
+            found = next(((place, element) for place, element in _elements(x) if not wanted.fine(element)), None)
+        except Exception:  # the caller's own code, or a list that holds itself
+            found = None
+        if found is not None:
+            return bad_element(name, *found, wanted.one)
+    return InputError(f"{name}: got {describe(x)}, wanted {wanted.whole}")
+
+
+def _elements(x: Any, place: tuple[int, ...] = ()) -> Iterator[tuple[tuple[int, ...], Any]]:
+    """(index, element) of nested lists, arrays and tensors."""
+    if isinstance(x, (list, tuple)):
+        for at, inner in enumerate(x):
+            yield from _elements(inner, (*place, at))
+    elif isinstance(x, np.ndarray) or is_tensor(x):
+        for inside, inner in np.ndenumerate(array_of(x) if is_tensor(x) else x):
+            yield (*place, *inside), inner
+    else:
+        yield place, x
+
+
+def plain_array(name: str, x: Any, wanted: Wanted) -> NDArray[Any]:
     """`x` as an array of whatever type it has: a tensor, or anything that numpy understands."""
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
-        raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted}")
+        raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted.whole}")
     try:
         return array_of(x) if is_tensor(x) else np.asarray(x)
     except MemoryError:
         raise
     except Exception as e:  # whatever the __array__ of an unknown type raises
-        raise InputError(f"{name}: got {describe(x)}, wanted {wanted}") from e
+        raise wrong_type(name, x, wanted) from e
 
 
 def id_array(name: str, x: Any, *, padding: bool = False) -> Ids:
     """Ids of any shape as a C-contiguous int64 array that nobody else holds. -1 only where `padding` allows it."""
-    wanted = "integers that fit int64" + ("" if padding else ", none of them -1 (the padding of answers)")
+    wanted = _PADDED_IDS if padding else _IDS
     a = plain_array(name, x, wanted)
-    if a.dtype != _INT64:
+    if a.dtype != np.int64:
         if a.size == 0 and a.dtype.kind == "f" and not isinstance(x, np.ndarray):
             a = a.astype(np.int64)  # an empty list has no type of its own
         elif a.dtype.kind not in "iu":
-            raise InputError(f"{name}: got {describe(x)}, wanted {wanted}")
-        elif a.dtype.kind == "u" and a.size and a.max() > np.iinfo(np.int64).max:
-            raise InputError(f"{name}: got {int(a.max())}, wanted {wanted}")
+            raise wrong_type(name, a if a.dtype.kind == "O" and a.ndim else x, wanted)
+        elif a.dtype.kind == "u" and a.size and a.max() > _INT64.max:
+            place = first_place(a > _INT64.max)
+            raise bad_element(name, place, a[place], wanted.one)
     out = np.array(a, dtype=np.int64, order="C")
-    if not padding and out.size and (out == PADDING).any():
-        where = f" at position {int(np.flatnonzero(out == PADDING)[0])}" if out.ndim else ""
-        raise InputError(f"{name}: got -1{where}, wanted {wanted}")
+    if not padding and (out == PADDING).any():
+        raise bad_element(name, first_place(out == PADDING), PADDING, wanted.one)
     return out
 
 
-def id_column(name: str, x: Any) -> Ids:
-    """A scalar or a column of ids as int64[n]."""
+def id_set(name: str, x: Set[Any]) -> Ids:
+    """The ids of a set, in no order. -1 may be among them."""
+    try:
+        ids = id_array(name, list(x), padding=True)
+    except InputError:
+        ids = None
+    if ids is None or ids.ndim != 1:  # a place would say nothing
+        raise InputError(f"{name}: got {shown(x)}, wanted int64s in a set")
+    return ids
+
+
+def ids_or_one(name: str, x: Any) -> tuple[Ids, bool]:
+    """A scalar or a column of ids as int64 [n], and whether it was a scalar."""
     a = id_array(name, x)
     if a.ndim > 1:
         raise InputError(f"{name}: got {describe(a)}, wanted a scalar or a 1-D column")
-    return a.reshape(-1)
+    return a.reshape(-1), a.ndim == 0
+
+
+def id_column(name: str, x: Any) -> Ids:
+    """A scalar or a column of ids as int64 [n]."""
+    return ids_or_one(name, x)[0]
 
 
 def query_vectors(name: str, x: Any, dim: int) -> tuple[Floats, bool]:
     """Finite float32 [n, dim], and whether it was one vector [dim]."""
-    a = plain_array(name, x, f"finite numbers of shape ({dim},) or (n, {dim})")
-    shape = (len(a), dim) if a.ndim == 2 else (dim,)
-    return float_array(name, a, shape).reshape(-1, dim), a.ndim == 1
+    a = numbers(name, x)
+    if a.ndim not in (1, 2) or a.shape[-1] != dim:
+        raise InputError(f"{name}: got shape {a.shape}, wanted finite numbers of shape ({dim},) or (n, {dim})")
+    return finite(name, a, np.float32).reshape(-1, dim), a.ndim == 1
 
 
-def float_array(name: str, x: Any, shape: tuple[int, ...], dtype: Any = np.float32) -> NDArray[Any]:
-    """Finite numbers of the given shape (a scalar counts as one of shape (1,)), C-contiguous, nobody else's."""
-    wanted = f"finite numbers of shape {shape}"
+def float_column(name: str, x: Any, n: int, dtype: Any = np.float32) -> NDArray[Any]:
+    """Finite numbers [n], C-contiguous, nobody else's; a scalar counts for all n."""
+    a = numbers(name, x)
+    return spread(name, finite(name, a, dtype), n) if a.ndim == 0 else finite(name, spread(name, a, n), dtype)
+
+
+def spread(name: str, column: NDArray[Any], n: int) -> NDArray[Any]:
+    """A column [n] as it is, a scalar n times; InputError for any other shape."""
+    if column.ndim == 0:
+        return column.reshape(1) if n == 1 else np.full(n, column)
+    if column.shape != (n,):
+        raise InputError(f"{name}: got shape {column.shape}, wanted a scalar or as many as events ({n})")
+    return column
+
+
+def numbers(name: str, x: Any, wanted: Wanted = _NUMBERS) -> NDArray[Any]:
+    """Integers or floats of any shape and width."""
     a = plain_array(name, x, wanted)
     if a.dtype.kind not in "fiu":
-        raise InputError(f"{name}: got {describe(x)}, wanted {wanted}")
-    if a.ndim == 0:
-        a = a.reshape(1)
-    if a.shape != shape:
-        raise InputError(f"{name}: got shape {a.shape}, wanted {wanted}")
+        raise wrong_type(name, a if a.dtype.kind == "O" and a.ndim else x, wanted)
+    return a
+
+
+def finite(name: str, a: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """A copy of `a` as floats of `dtype`, none of them infinite there."""
     with np.errstate(over="ignore"):
         out = np.array(a, dtype=dtype, order="C")
     if not np.isfinite(out).all():
-        bad = np.flatnonzero(~np.isfinite(out.reshape(-1)))[0]
-        raise InputError(f"{name}: got {a.reshape(-1)[bad]} at position {int(bad)}, wanted {wanted}")
+        place = first_place(~np.isfinite(out))
+        raise bad_element(name, place, a[place], _NUMBERS.one)
     return out
 
 
 def whole_number(name: str, x: Any, low: int, high: int, error: type[EngineError] = InputError) -> int:
     """An integer from low to high, or `error`; a bool is none."""
-    if isinstance(x, (bool, np.bool_)) or not isinstance(x, (int, np.integer)) or not low <= x <= high:
+    if not _is_integer(x) or not low <= x <= high:
         raise error(f"{name}: got {describe(x)}, wanted an integer from {low} to {high}")
     return int(x)
 
@@ -121,6 +236,13 @@ def choice(name: str, x: Any, choices: tuple[str, ...], error: type[EngineError]
     return str(x)
 
 
+def callback(name: str, x: Any, of: str) -> Any:
+    """A function, or None. `of`: its arguments in words. InputError."""
+    if x is not None and not callable(x):
+        raise InputError(f"{name}: got {describe(x)}, wanted a function of {of}")
+    return x
+
+
 def flag(name: str, x: Any) -> bool:
     if not isinstance(x, (bool, np.bool_)):
         raise InputError(f"{name}: got {describe(x)}, wanted True or False")
@@ -128,35 +250,3 @@ def flag(name: str, x: Any) -> bool:
 
 
 MAX_EVENTS = 65_536  # per record
-
-MAX_POSITION_BYTES = 1 << 20
-
-MAX_NAME_BYTES = 0xFFFF  # of a source name, and of the settings as JSON
-
-
-def check_position(source: str, position: bytes) -> tuple[bytes, bytes]:
-    try:
-        name = source.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"position: source {source!r} is not text: {error}") from error
-    if type(position) is not bytes or len(position) > MAX_POSITION_BYTES or len(name) > MAX_NAME_BYTES:
-        raise InputError(
-            f"position: a name of {len(name):,} bytes, {len(position):,} of {type(position).__name__}; "
-            f"a record takes {MAX_NAME_BYTES:,}, and {MAX_POSITION_BYTES:,} of bytes, at most"
-        )
-    return name, position
-
-
-def checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
-    """What `ingest` was given as position beside so many events, checked. InputError."""
-    if position is None:
-        return None
-    pair = isinstance(position, tuple) and len(position) == 2
-    if not pair or not isinstance(position[0], str) or not isinstance(position[1], (bytes, bytearray)):
-        raise InputError(f"position: got {describe(position)}, wanted (source, bytes)")
-    if events > MAX_EVENTS:
-        raise InputError(
-            f"position: got {events} events with it, wanted at most {MAX_EVENTS}: it must stand in one log record"
-        )
-    check_position(position[0], bytes(position[1]))
-    return position[0], bytes(position[1])

@@ -25,6 +25,10 @@ class UnknownIdError(EngineError, KeyError):
         return str(self.args[0]) if self.args else ""
 
 
+class PositionError(EngineError, RuntimeError):
+    """A source is not where the caller of `ingest` expects it: somebody else has read on. Nothing was changed."""
+
+
 class ReadOnlyError(EngineError, PermissionError):
     """A write into something that may only be read."""
 

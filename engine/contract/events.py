@@ -6,24 +6,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arguments import describe, float_array, id_column, plain_array
+from .arguments import Wanted, bad_element, describe, first_place, float_column, ids_or_one, is_finite, plain_array
 from .arrays import Floats, Ids
 from .errors import InputError
 from .losses import POINTWISE
+from .times import timestamp_column
 
-_MOST_YEARS = 290_000  # int64 microseconds reach a little further
 
-
-def _timestamp_column(x: Any, n: int) -> NDArray[np.float64]:
-    a = plain_array("timestamps", x, "Unix seconds or datetime64")
-    if a.dtype.kind == "M":
-        if np.isnat(a).any():
-            raise InputError("timestamps: got NaT, wanted Unix seconds or datetime64")
-        years = a.astype("datetime64[Y]").astype(np.int64)
-        if (np.abs(years) > _MOST_YEARS).any():
-            raise InputError("timestamps: got a date too far off for microseconds, wanted Unix seconds or datetime64")
-        a = a.astype("datetime64[us]").astype(np.int64) / 1e6
-    return float_array("timestamps", a, (n,), np.float64)
+def _id_columns(users: Any, items: Any) -> tuple[Ids, Ids]:
+    """Ids of equal length; a scalar counts for the whole of the other column."""
+    (u, one_user), (i, one_item) = ids_or_one("users", users), ids_or_one("items", items)
+    if len(u) == len(i):
+        return u, i
+    if one_user:
+        return np.repeat(u, len(i)), i
+    if one_item:
+        return u, np.repeat(i, len(u))
+    raise InputError(f"items: got {len(i)} of them, wanted a scalar or as many as users ({len(u)})")
 
 
 def _value_column(x: Any, n: int, loss: str) -> Floats | None:
@@ -31,17 +30,30 @@ def _value_column(x: Any, n: int, loss: str) -> Floats | None:
         if x is not None:
             raise InputError(f"values: got {describe(x)}, wanted None: the loss {loss!r} learns from positives")
         return None
-    wanted = f"{n} labels, each 0 or 1" if loss == "logistic" else f"{n} ratings"
+    wanted = "0 or 1" if loss == "logistic" else "a rating"
     if x is None:
         if n:
-            raise InputError(f"values: got None, wanted {wanted}: the loss {loss!r} learns to predict them")
+            raise InputError(
+                f"values: got None, wanted {wanted} for each event: the loss {loss!r} learns to predict it"
+            )
         return np.empty(0, np.float32)
-    a = plain_array("values", x, wanted)
-    values = float_array("values", a.astype(np.int8) if a.dtype.kind == "b" else a, (n,))
+    a = plain_array("values", x, Wanted(f"{wanted} for each event", wanted, is_finite))
+    given = a.astype(np.int8) if a.dtype.kind == "b" else a if a.dtype.kind in "fiu" else x
+    values = float_column("values", given, n)
     if loss == "logistic" and not ((values == 0) | (values == 1)).all():
-        bad = int(np.flatnonzero((values != 0) & (values != 1))[0])
-        raise InputError(f"values: got {values[bad]} at position {bad}, wanted {wanted}")
+        place = first_place((values != 0) & (values != 1))
+        raise bad_element("values", place, values[place], wanted)
     return values
+
+
+def _weight_column(x: Any, n: int) -> Floats | None:
+    if x is None:
+        return None
+    weights = float_column("weights", x, n)
+    if n and weights.min() < 0:
+        place = first_place(weights < 0)
+        raise bad_element("weights", place, weights[place], "a finite number >= 0")
+    return weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,15 +69,10 @@ class Events:
     @classmethod
     def check(cls, users: Any, items: Any, *, values: Any, weights: Any, timestamps: Any, loss: str) -> "Events":
         """Raises InputError for anything that is not as `Engine.ingest` says."""
-        u, i = id_column("users", users), id_column("items", items)
-        if len(u) != len(i):
-            raise InputError(f"items: got {len(i)} of them, wanted as many as users ({len(u)})")
-        v = _value_column(values, len(u), loss)
-        w = None if weights is None else float_array("weights", weights, (len(u),))
-        if w is not None and w.size and w.min() < 0:
-            raise InputError(f"weights: got {w.min()}, wanted numbers >= 0")
-        t = None if timestamps is None else _timestamp_column(timestamps, len(u))
-        return cls(u, i, v, w, t)
+        u, i = _id_columns(users, items)
+        n = len(u)
+        v, w = _value_column(values, n, loss), _weight_column(weights, n)
+        return cls(u, i, v, w, None if timestamps is None else timestamp_column(timestamps, n))
 
     def __len__(self) -> int:
         return len(self.users)

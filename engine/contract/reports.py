@@ -6,6 +6,8 @@ from typing import Any, Generic
 
 from .arrays import IdsT, ScoresT
 
+_FEW = 10  # are printed one by one
+
 
 @dataclass(frozen=True, slots=True)
 class IngestReport:
@@ -27,6 +29,13 @@ class IngestReport:
     seconds: float
     found: dict[str, int]
     unlearned: int
+
+    def __repr__(self) -> str:
+        unlearned = f", {self.unlearned:,} unlearned" if self.unlearned else ""
+        return (
+            f"IngestReport({self.events:,} events{unlearned}, seq {self.seq:,}, loss {self.loss:.4f}, "
+            f"{self.new_users:,} new users, {self.new_items:,} new items, {self.seconds:.3g} s)"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +60,24 @@ class TopK(Generic[IdsT, ScoresT]):
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.ids, self.scores))
+
+    def to_list(self) -> list[Any]:
+        """Pairs (id, score) without the padding; where `ids` is [n, k], a list of them for each of the n.
+
+        >>> report = eng.ingest([7, 7], [100, 101])
+        >>> [[id for id, score in row] for row in eng.topk([7, 8], k=3, exclude=[100]).to_list()]
+        [[101], [101]]
+        """
+        ids: Any = self.ids
+        scores: Any = self.scores
+        if ids.ndim == 1:
+            return list(zip(ids.tolist(), scores.tolist(), strict=True))[: int(self.counts)]
+        rows = zip(ids.tolist(), scores.tolist(), self.counts.tolist(), strict=True)
+        return [list(zip(row, of, strict=True))[:count] for row, of, count in rows]
+
+    def __repr__(self) -> str:
+        ids: Any = self.ids
+        if ids.ndim == 1 and len(ids) <= _FEW:
+            pairs = ", ".join(f"({id}, {score:.4g})" for id, score in self.to_list())
+            return f"TopK([{pairs}], seq {self.seq:,})"
+        return f"TopK(ids {list(ids.shape)}, scores {list(ids.shape)}, seq {self.seq:,})"

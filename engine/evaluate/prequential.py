@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..contract.arguments import MAX_EVENTS, id_column, whole_number
 from ..contract.arrays import Ids
 from ..contract.errors import InputError
+from ..contract.times import timestamp_column
 
 __all__ = ["CALL_ROWS", "Ranker", "Report", "prequential", "ranks"]
 
@@ -120,7 +121,7 @@ def prequential(
 
     Args:
         users, items: integer ids [N], none -1.
-        timestamps: [N] numbers or datetime64, not decreasing; given to `ingest`.
+        timestamps: [N] as `ingest` takes them, not decreasing.
         values: [N] labels or ratings, given to `ingest`; where not above 0, a row is learned and not judged.
         baskets: [N] of any type that compares: consecutive rows of one (user, basket) are one request, listed once
             before any of them is learned. Without it each row is a request.
@@ -180,7 +181,7 @@ class _Columns:
 
     user: Ids
     item: Ids
-    times: NDArray[Any] | None
+    times: NDArray[np.float64] | None
     value: NDArray[Any] | None
     positive: NDArray[np.bool_]
 
@@ -336,18 +337,12 @@ def _same_length(name: str, column: NDArray[Any], n: int) -> None:
         raise InputError(f"{name}: got shape {column.shape}, wanted ({n},), that of users")
 
 
-def _times(timestamps: ArrayLike, n: int) -> NDArray[Any]:
-    times = np.asarray(timestamps)
-    _same_length("timestamps", times, n)
-    if times.dtype.kind not in "iufM":
-        raise InputError(f"timestamps: got {times.dtype}, wanted numbers or datetime64")
-    # Said so that NaN and NaT, which compare false, are refused too.
-    sorted_up = times[1:] >= times[:-1] if n > 1 else times == times
-    if not sorted_up.all():
-        row = int(sorted_up.argmin()) + 1
-        raise InputError(
-            f"timestamps: row {row} is before the row above it, or no time; rows in time order were wanted"
-        )
+def _times(timestamps: ArrayLike, n: int) -> NDArray[np.float64]:
+    times = timestamp_column(timestamps, n)
+    falls = times[1:] < times[:-1]
+    if falls.any():
+        row = int(falls.argmax()) + 1
+        raise InputError(f"timestamps: row {row} is before the row above it; rows in time order were wanted")
     return times
 
 

@@ -4,10 +4,12 @@ Wraps csrc/learn/learner.h, which learns one micro-batch after the other. Says w
 nobody for it. The writer's thread only, but for `mean` and `base`, which any thread may read.
 """
 
+import math
 from dataclasses import dataclass
 
 from ..contract.arrays import Floats, Ids
 from ..contract.losses import LOSSES, OPTIMIZERS
+from ..contract.reports import IngestReport
 from ..contract.settings import Settings
 from ..machine.backend import native
 
@@ -35,6 +37,19 @@ class Tally:
         self.skipped += window.skipped
         self.warm += window.warm
         self.cold += window.cold
+
+    def report(self, seq: int, seconds: float) -> IngestReport:
+        """Of a call that ended at `seq`."""
+        return IngestReport(
+            events=self.events + self.unlearned,
+            seq=seq,
+            loss=self.loss / self.events if self.events else math.nan,
+            new_users=self.new_users,
+            new_items=self.new_items,
+            seconds=seconds,
+            found={"warm": self.warm, "cold": self.cold, "made": self.new_users + self.new_items},
+            unlearned=self.unlearned,
+        )
 
     def land(self, loss: float, skipped: int) -> None:
         """Losses and refused steps of windows whose other numbers were added before."""

@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.arguments import MAX_EVENTS, MAX_NAME_BYTES, MAX_POSITION_BYTES, check_position
+from ..contract.arguments import MAX_EVENTS
 from ..contract.errors import CorruptionError, EngineError, InputError
+from ..contract.positions import MAX_NAME_BYTES, MAX_POSITION_BYTES, check_position
 from ..machine.backend import native
-from .parts import OPERATIONS, decode_parts, encode_columns, encode_operation
+from .parts import FORGET_POSITION, OPERATIONS, decode_parts, encode_columns, encode_operation
 from .record import Record
 
 HEADER_BYTES = 64
@@ -151,7 +152,10 @@ def _encode_texts(record: Record) -> tuple[int, bytes]:
 def _encode_parts(record: Record, columns: int) -> tuple[int, list[Any]]:
     """Bits, and the named parts; `columns`: what else the record has."""
     if record.operation is not None:
-        if columns or record.columns is not None or record.operation not in OPERATIONS:
+        of_source = record.operation == FORGET_POSITION
+        if of_source and (len(record.users) or record.position is None or record.position[1]):
+            raise InputError(f"operation: {record.operation!r}, wanted a source, no position and no ids")
+        if columns != of_source * _POSITION or record.columns is not None or record.operation not in OPERATIONS:
             raise InputError(f"operation: {record.operation!r}, wanted one of {', '.join(OPERATIONS)} and nothing else")
         return _OPERATION, encode_operation(record.operation)
     named = encode_columns(record.columns or {}, len(record.users))
@@ -187,6 +191,7 @@ def require_readable(header: Header, body: bytes) -> None:
         raise EngineError(f"log record with the parts {unknown:#x}, which this release of Rowtide does not know")
     end = count * _EVENT_BYTES[columns & 7]
     named = columns & _PARTS and header.version == VERSION
+    position, operation = 0, None
     if columns & _TEXTS or header.version == 1:
         end, position, source, settings = _text_lengths(header, body, end)
         end += position + source + settings
@@ -200,8 +205,11 @@ def require_readable(header: Header, body: bytes) -> None:
         operation, found = decode_parts(body, end, count)
         if bool(operation) != bool(columns & _OPERATION) or bool(found) != bool(columns & _COLUMNS):
             raise CorruptionError("a log record with other named parts than its header speaks of")
-    if columns & _ANY_OPERATION and columns not in (_OPERATIONS_OF_1 if header.version == 1 else (_OPERATION,)):
-        raise CorruptionError("a log record of an operation with more than that")
+    if columns & _ANY_OPERATION:
+        of_source = operation == FORGET_POSITION
+        alone = columns in _OPERATIONS_OF_1 if header.version == 1 else columns == _OPERATION | of_source * _POSITION
+        if not alone or (of_source and (count or position)):
+            raise CorruptionError("a log record of an operation with more than that")
 
 
 def decode_record(header: Header, body: bytes) -> Record:

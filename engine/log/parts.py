@@ -34,7 +34,10 @@ class ColumnType(NamedTuple):
 COLUMNS: dict[str, ColumnType] = {}
 """Every named column that this release knows. A later one adds its line; records of before do not have it."""
 
-OPERATIONS = ("hide", "show", "forget")
+FORGET_POSITION = "forget_position"
+"""The one operation that is about a source, and not about ids."""
+
+OPERATIONS = ("hide", "show", "forget", FORGET_POSITION)
 
 _OPERATION = 0  # codes
 _RAGGED = 128

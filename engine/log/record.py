@@ -13,7 +13,7 @@ from ..contract.arguments import MAX_EVENTS
 from ..contract.arrays import NO_IDS, PADDING, Ids
 from ..contract.errors import CorruptionError
 from ..contract.events import Events
-from .parts import Column, Ragged
+from .parts import FORGET_POSITION, Column, Ragged
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,7 +23,8 @@ class Record:
     `first_seq` is the seq of the first event (events count from 1); without events, the seq that the next one will
     have. `position` is (name of a source, how far it was read). Columns are one-dimensional, all of length N.
     `operation` is one of `parts.OPERATIONS`: then `users` and `items` are what it is about, filled up with -1 to the
-    same length, and nothing else is there. `columns` are those of `parts.COLUMNS`, as far as these events have them.
+    same length, and nothing else is there; for "forget_position" only `position` is, with the source and no bytes.
+    `columns` are those of `parts.COLUMNS`, as far as these events have them.
     """
 
     first_seq: int
@@ -82,8 +83,23 @@ def records(events: Events, first_seq: int, batch_size: int, position: tuple[str
         yield Record(first_seq, batch_size, NO_IDS, NO_IDS, position=position)
 
 
-def operations(kind: str, users: Ids, items: Ids, first_seq: int, batch_size: int) -> Iterator[Record]:
-    """One call's operation on ids as records of at most MAX_EVENTS ids a side."""
+def follow_position(positions: dict[str, bytes], record: Record) -> None:
+    """Moves the position of the source that a record speaks of, if it speaks of one."""
+    if record.position is None:
+        return
+    source, position = record.position
+    if record.operation == FORGET_POSITION:
+        positions.pop(source, None)
+    else:
+        positions[source] = position
+
+
+def operations(
+    kind: str, users: Ids, items: Ids, first_seq: int, batch_size: int, source: str | None = None
+) -> Iterator[Record]:
+    """One call's operation on ids as records of at most MAX_EVENTS ids a side; or one on a source."""
+    if source is not None:
+        yield Record(first_seq, batch_size, NO_IDS, NO_IDS, position=(source, b""), operation=kind)
     for start in range(0, max(len(users), len(items)), MAX_EVENTS):
         sides = [column[start : start + MAX_EVENTS] for column in (users, items)]
         n = max(map(len, sides))

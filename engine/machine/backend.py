@@ -20,7 +20,9 @@ _NO_CUDA = ""
 try:
     from .. import _cuda as cuda
 except ImportError as missing:
-    _NO_CUDA = f"not built, for which nvcc is needed ({missing})"
+    _NO_CUDA = "not built, which takes nvcc and ROWTIDE_CUDA=1"
+    if importlib.util.find_spec(".._cuda", __package__):
+        _NO_CUDA = f"built, but it cannot be loaded: {missing}"
 
 __all__ = [
     "cuda",

@@ -4,14 +4,14 @@ Responsible for their shapes and for putting several together; not for scoring. 
 Pure functions, any thread.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..contract.arguments import describe, id_array
+from ..contract.arguments import describe, id_array, id_set
 from ..contract.arrays import Ids
 from ..contract.errors import InputError
 from ..contract.tensors import is_tensor
@@ -37,20 +37,21 @@ class Lists:
 Filter = Ids | Lists | None
 """One list for all queries, one for each, or none."""
 
+_LISTS = (list, tuple, np.ndarray, Set)
+
 
 def filter_lists(name: str, x: Any, queries: int) -> Filter:
-    """Checks `exclude` / `include`: 1-D for all queries, or one per query: a list of arrays or 2-D padded with -1."""
+    """Checks `exclude` / `include`: 1-D or a set for all queries, or one per query: a list of arrays, lists or sets, or
+    2-D padded with -1."""
     if x is None:
         return None
     wanted = f"ids in 1-D for all, or one list for each of the {queries} queries (2-D may be padded with -1)"
-    if isinstance(x, (list, tuple)) and any(isinstance(row, (list, tuple, np.ndarray)) or is_tensor(row) for row in x):
+    if isinstance(x, Set):
+        return id_set(name, x)
+    if isinstance(x, (list, tuple)) and any(isinstance(row, _LISTS) or is_tensor(row) for row in x):
         if len(x) != queries:
             raise InputError(f"{name}: got {len(x)} lists, wanted {wanted}")
-        lists = [id_array(f"{name}[{i}]", row, padding=True) for i, row in enumerate(x)]
-        for i, row in enumerate(lists):
-            if row.ndim != 1:
-                raise InputError(f"{name}[{i}]: got {describe(row)}, wanted ids in 1-D")
-        return Lists.of(lists)
+        return Lists.of([_list(f"{name}[{i}]", row) for i, row in enumerate(x)])
     a = id_array(name, x, padding=True)
     if a.ndim == 2:
         if len(a) != queries:
@@ -59,6 +60,15 @@ def filter_lists(name: str, x: Any, queries: int) -> Filter:
     if a.ndim > 1:
         raise InputError(f"{name}: got {describe(a)}, wanted {wanted}")
     return a.reshape(-1)
+
+
+def _list(name: str, x: Any) -> Ids:
+    if isinstance(x, Set):
+        return id_set(name, x)
+    ids = id_array(name, x, padding=True)
+    if ids.ndim != 1:
+        raise InputError(f"{name}: got {describe(ids)}, wanted ids in 1-D")
+    return ids
 
 
 class Ordinals:

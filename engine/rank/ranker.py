@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..contract.arguments import choice, describe, flag, id_array, query_vectors, whole_number
+from ..contract.arguments import choice, describe, flag, id_array, ids_or_one, query_vectors, whole_number
 from ..contract.arrays import PADDING, Floats, Ids, Mask, RowBytes
 from ..contract.errors import InputError, UnknownIdError
 from ..contract.reports import TopK
@@ -31,9 +31,10 @@ class Peeks(Protocol):
 
 
 class Seen(Protocol):
-    """What users have had."""
+    """What users have had; `recent`: in the order of the last events."""
 
     def items_of(self, user: int) -> Ids: ...
+    def recent(self, user: int) -> Ids: ...
 
 
 class Rankable(Protocol):
@@ -59,6 +60,16 @@ class Request(NamedTuple):
     k: Any
     vectors: Any
     exclude_seen: Any
+    exclude: Any
+    include: Any
+    unknown: Any
+
+
+class Alike(NamedTuple):
+    """The arguments of `similar`, as they came."""
+
+    items: Any
+    k: Any
     exclude: Any
     include: Any
     unknown: Any
@@ -109,7 +120,7 @@ class CatalogueRanker:
                 return _Queries(given[part], bases[part], None)
 
             return self._best(seq, _Ranking(len(given), scalar, k, as_given, asked.exclude, asked.include))
-        ids, scalar = _column("users", asked.users)
+        ids, scalar = ids_or_one("users", asked.users)
 
         def seen(part: slice) -> Lists:
             return Lists.of([self._source.history.items_of(user) for user in ids[part].tolist()])
@@ -127,7 +138,7 @@ class CatalogueRanker:
             if known.all():
                 return _Queries(vectors, biases, None)
             if unknown == "raise":
-                raise UnknownIdError(f"users: {int(ids[part][~known][0])} has no row")
+                _require_rows("users", ids[part], known)
             if not mean:
                 mean.append(self._source.mean)
             vectors[~known] = mean[0]
@@ -135,19 +146,28 @@ class CatalogueRanker:
 
         return queries
 
-    def similar(self, seq: int, items: Any, k: int, exclude: Any, include: Any) -> TopK:
+    def similar(self, seq: int, asked: Alike) -> TopK:
         """`Engine.similar`, at least at `seq`."""
-        k = whole_number("k", k, 1, _MOST_K)
-        ids, scalar = _column("items", items)
-        self._known_items(ids)  # all or none
+        k = whole_number("k", asked.k, 1, _MOST_K)
+        skip = _skips(asked.unknown)
+        ids, scalar = ids_or_one("items", asked.items)
+        self._ordinals(ids, skip)  # all or none
 
         def queries(part: slice) -> _Queries:
-            return _Queries(self._catalogue.read(self._known_items(ids[part]))[0], None, None)
+            ordinals = self._ordinals(ids[part], skip)
+            known = ordinals >= 0
+            if known.all():
+                return _Queries(self._catalogue.read(ordinals)[0], None, None)
+            vectors: Floats = np.zeros((len(ordinals), self._catalogue.dim), np.float32)
+            vectors[known] = self._catalogue.read(ordinals[known])[0]
+            return _Queries(vectors, None, ~known)
 
         def itself(part: slice) -> Lists:
             return Lists(ids[part], np.arange(len(ids[part]) + 1))
 
-        return self._best(seq, _Ranking(len(ids), scalar, k, queries, exclude, include, itself, cosine=True))
+        return self._best(
+            seq, _Ranking(len(ids), scalar, k, queries, asked.exclude, asked.include, itself, cosine=True)
+        )
 
     def _best(self, seq: int, ranking: _Ranking) -> TopK:
         """The best k for all queries, some at a time, so that scratch memory does not grow with their number."""
@@ -192,8 +212,9 @@ class CatalogueRanker:
             return TopK(ids[0], scores[0], int(counts[0]), seq)
         return TopK(ids, scores, counts, seq)
 
-    def score(self, users: Any, items: Any) -> Any:
+    def score(self, users: Any, items: Any, unknown: Any) -> Any:
         """`Engine.score`."""
+        skip = _skips(unknown)
         u, i = id_array("users", users), id_array("items", items)
         try:
             u, i = np.broadcast_arrays(u, i)
@@ -204,28 +225,37 @@ class CatalogueRanker:
         for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)
             distinct, which = np.unique(u.flat[part], return_inverse=True)
-            vectors, biases = self._every_user(distinct, base)
+            known, vectors, biases = self._known_users(distinct, base)
+            if not skip:
+                _require_rows("users", distinct, known)
             with self._catalogue.held():
-                scores[part] = self._catalogue.score(vectors[which], self._known_items(i.flat[part])) + biases[which]
+                ordinals = self._ordinals(i.flat[part], skip)
+                there = known[which] & (ordinals >= 0)
+                who = which[there]
+                found = self._catalogue.score(vectors[who], ordinals[there]) + biases[who]
+            scores[part] = np.nan
+            scores[part][there] = found
         scores = scores.reshape(u.shape)
         return scores if scores.ndim else scores[()]
+
+    def history(self, user: Any) -> Ids:
+        """`Engine.history`."""
+        ids, scalar = ids_or_one("user", user)
+        if not scalar:
+            raise InputError(f"user: got {describe(user)}, wanted one id")
+        return self._source.history.recent(int(ids[0]))
 
     def user_vectors(self, ids: Ids) -> Floats:
         vectors: Floats = np.empty((len(ids), self._catalogue.dim), np.float32)
         for start in range(0, len(ids), _PAIRS):
             part = slice(start, start + _PAIRS)
-            vectors[part] = self._every_user(ids[part], 0.0)[0]
+            known, vectors[part], _ = self._known_users(ids[part], 0.0)
+            _require_rows("users", ids[part], known)
         return vectors
 
     def item_vectors(self, ids: Ids) -> Floats:
         with self._catalogue.held():
-            return self._catalogue.read(self._known_items(ids))[0]
-
-    def _every_user(self, ids: Ids, base: float) -> tuple[Floats, Floats]:
-        known, vectors, biases = self._known_users(ids, base)
-        if not known.all():
-            raise UnknownIdError(f"users: {int(ids[~known][0])} has no row")
-        return vectors, biases
+            return self._catalogue.read(self._ordinals(ids))[0]
 
     def _known_users(self, ids: Ids, base: float) -> tuple[Mask, Floats, Floats]:
         """Which users have a row, their vectors, and what is added to all scores of a user: base and bias."""
@@ -233,10 +263,11 @@ class CatalogueRanker:
         biases = np.where(known, biases_of(rows, self._catalogue.dim), np.float32(0))
         return known, vectors_of(rows, self._catalogue.dim), biases + np.float32(base)
 
-    def _known_items(self, ids: Ids) -> Ids:
+    def _ordinals(self, ids: Ids, skip: bool = False) -> Ids:
+        """The items' ordinals. -1 where an item has no row, with `skip`; else UnknownIdError."""
         ordinals = self._catalogue.ordinals(ids)
-        if (ordinals < 0).any():
-            raise UnknownIdError(f"items: {int(ids[ordinals < 0][0])} has no row")
+        if not skip:
+            _require_rows("items", ids, ordinals >= 0)
         return ordinals
 
 
@@ -246,9 +277,12 @@ def _each(ranking: _Ranking, excluded: Filter, part: slice) -> list[Lists]:
     return [*each, ranking.also(part)] if ranking.also else each
 
 
-def _column(name: str, x: Any) -> tuple[Ids, bool]:
-    """A scalar or a column of ids as int64 [n], and whether it was a scalar."""
-    ids = id_array(name, x)
-    if ids.ndim > 1:
-        raise InputError(f"{name}: got {describe(ids)}, wanted a scalar or a 1-D column")
-    return ids.reshape(-1), ids.ndim == 0
+def _require_rows(name: str, ids: Ids, known: Mask) -> None:
+    """Raises UnknownIdError for the first id that is not known."""
+    if not known.all():
+        raise UnknownIdError(f"{name}: {int(ids[~known][0])} has no row")
+
+
+def _skips(unknown: Any) -> bool:
+    """Whether ids without a row are passed over, and not an error."""
+    return choice("unknown", unknown, ("raise", "skip")) == "skip"

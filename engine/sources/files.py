@@ -21,7 +21,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 from numpy.typing import NDArray
 
+from ..contract.arguments import choice
 from ..contract.errors import InputError
+from ..contract.times import timestamp_column
 from ..evaluate.prequential import CALL_ROWS
 from . import where as condition
 from .replay import EventBlock
@@ -32,11 +34,13 @@ _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
 _FORMATS |= {".jsonl": "json", ".ndjson": "json", ".json": "json"}
 _POSITION = struct.Struct("<Q8s8s")  # file rows done, digest of the file's length and beginning, digest of the columns
 _HEAD_BYTES = 65_536
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of the file's columns; `where`: the rows that are events (see where.py), None: all."""
+    """Names of the file's columns; `where`: the rows that are events (see where.py), None: all. `time_unit`: of times
+    that are numbers, "s", "ms", "us" or "ns"."""
 
     user: str
     item: str
@@ -44,6 +48,7 @@ class Columns:
     time: str | None = None
     basket: str | None = None
     where: str | None = None
+    time_unit: str = "s"
 
 
 class EventFile:
@@ -56,6 +61,7 @@ class EventFile:
 
     def __init__(self, path: str | Path, columns: Columns) -> None:
         self.path, self.columns = Path(path), columns
+        choice("time_unit", columns.time_unit, tuple(_PER_SECOND))
         self._where = condition.parse(columns.where) if columns.where is not None else None
         kind = _FORMATS.get(self.path.suffix.lower())
         if kind is None:
@@ -146,10 +152,21 @@ class EventFile:
         if values is not None:
             values = _numbers("value", self.columns.value, values, "iufb").astype(np.float64)
         if times is not None:
-            times = _numbers("time", self.columns.time, times, "iufM")
+            times = self._seconds(_numbers("time", self.columns.time, times, "iufM"), start)
         baskets = column(self.columns.basket)
         stop = start + table.num_rows
         return EventBlock(start, stop, rows, users[kept], items[kept], values, times, baskets, filtered, skipped)
+
+    def _seconds(self, times: NDArray[Any], start: int) -> NDArray[Any]:
+        """Times that `ingest` takes."""
+        if times.dtype.kind != "M" and self.columns.time_unit != "s":
+            times = times / _PER_SECOND[self.columns.time_unit]
+        try:
+            timestamp_column(times, len(times))
+        except InputError as error:
+            where = f"column: {self.columns.time!r}, from file row {start:,} on"
+            raise InputError(f"{where}: {error}; another time_unit?") from error
+        return times
 
     def _ids(self, table: Any, name: str) -> NDArray[np.int64]:
         try:

@@ -96,9 +96,11 @@ class Replayed:
 def learn_source(eng: Engine, source: Source, name: str, progress: Progress | None = None) -> Replayed:
     """Learn the rest of `source`, one durable call a block.
 
-    `name`: what the position is stored under. `progress` counts rows.
+    `name`: what the position is stored under. `progress` counts rows. PositionError if somebody else learns from the
+    same source meanwhile.
     """
-    began, row = perf_counter(), source.row_of(eng.position(name))
+    began, reached = perf_counter(), eng.position(name)
+    row = source.row_of(reached)
     done, total = Replayed(row), source.total()
     last: Any = None
     for block in source.blocks(row):
@@ -107,7 +109,8 @@ def learn_source(eng: Engine, source: Source, name: str, progress: Progress | No
         if len(block.rows):
             position = (name, source.position(block.stop))
             given = _given(block.values, block.times, slice(None))
-            answer = eng.ingest(block.users, block.items, durable=True, position=position, **given)
+            answer = eng.ingest(block.users, block.items, durable=True, position=position, expect=reached, **given)
+            reached = position[1]
             done.learned(len(block.rows), answer.loss)
             if progress is not None:
                 progress(block.stop, total, done.events, answer.loss)
@@ -134,7 +137,8 @@ def judge_source(
     """
     if not 0 < test_share <= 1:
         raise InputError(f"test_share: got {test_share}, wanted more than 0 and at most 1")
-    began, row = perf_counter(), source.row_of(eng.position(name))
+    began, reached = perf_counter(), eng.position(name)
+    row = source.row_of(reached)
     done, blocks, last = Replayed(row), [], None
     for block in source.blocks():
         last = _in_order(last, block)
@@ -151,9 +155,12 @@ def judge_source(
     resume = int(np.searchsorted(rows, row))
 
     def learn(start: int, stop: int) -> IngestReport:
+        nonlocal reached
         position = (name, source.position(int(rows[stop - 1]) + 1))
-        given = _given(values, times, slice(start, stop))
-        answer = eng.ingest(users[start:stop], items[start:stop], durable=False, position=position, **given)
+        part = slice(start, stop)
+        given = _given(values, times, part)
+        answer = eng.ingest(users[part], items[part], durable=False, position=position, expect=reached, **given)
+        reached = position[1]
         done.learned(stop - start, answer.loss)
         if progress is not None:
             progress(stop, len(users), done.events, answer.loss)

@@ -56,13 +56,18 @@ class Catalogue:
     def bytes(self) -> int:
         return self.native.bytes
 
+    @property
+    def hidden(self) -> Ids:
+        """Ids of hidden items, rising."""
+        return self.native.hidden
+
     def restore(self, stored: _Stored, n: int, end: int, hidden: _Stored, n_hidden: int) -> None:
         """Fills the catalogue at opening from the item rows of LMDB, n of them, the last one's ordinal end - 1, and
         from the rows of hidden ids."""
         for ids, _ in hidden:
             _require_ids(ids)
             self.native.hide(ids)
-        if (found := len(self.native.hidden)) != n_hidden:
+        if (found := len(self.hidden)) != n_hidden:
             raise CorruptionError(f"LMDB holds {found} hidden ids, its state says {n_hidden}")
         self.native.reserve_for(n, end)
         for ids, rows in stored:

@@ -36,10 +36,15 @@ class History:
 
     def items_of(self, user: int) -> Ids:
         """Item ids that a user has had, in no order; empty for a stranger."""
+        return items_in(self._entries(user))
+
+    def recent(self, user: int) -> Ids:
+        """Item ids that a user has had, the most recent last; empty for a stranger."""
+        return in_order(self._entries(user))
+
+    def _entries(self, user: int) -> bytes:
         raw = self.native.entries(self._users.warm, user)
-        if raw is None:
-            raw = _joined(user, self._stored(user))
-        return items_in(raw)
+        return _joined(user, self._stored(user)) if raw is None else raw
 
     def _stored(self, user: int) -> Chunks:
         """A user's chunks in LMDB; none of a user who was removed since the last epoch."""
@@ -124,6 +129,11 @@ def items_in(raw: bytes) -> Ids:
     return np.ascontiguousarray(np.frombuffer(raw, ENTRY)["item"], dtype=np.int64)
 
 
+def in_order(raw: bytes) -> Ids:
+    """As `items_in`, by the seq of the last event that named each."""
+    return items_in(np.sort(np.frombuffer(raw, ENTRY), order="seq").tobytes())
+
+
 class StoredHistory:
     """What users have had, as one snapshot of LMDB has it."""
 
@@ -133,6 +143,10 @@ class StoredHistory:
     def items_of(self, user: int) -> Ids:
         """As `History.items_of`."""
         return items_in(_joined(user, self._snapshot.fetch_chunks(user)))
+
+    def recent(self, user: int) -> Ids:
+        """As `History.recent`."""
+        return in_order(_joined(user, self._snapshot.fetch_chunks(user)))
 
 
 def stored_chunks(stored: Iterator[list[Pair]]) -> Iterator[Chunk]:

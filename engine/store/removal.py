@@ -118,7 +118,7 @@ class Removal:
     def freeze(self) -> FrozenRemoval:
         """For the epoch that begins."""
         self._frozen, self._flipped = self._flipped, NO_IDS
-        hidden = np.isin(self._frozen, self._catalogue.native.hidden)
+        hidden = np.isin(self._frozen, self._catalogue.hidden)
         deletes: list[bytes] = [key for table in self._tables for key in native.row_keys(table.number, table.gone)]
         deletes += native.row_keys(HISTORY, self._tables.users.gone)
         deletes += native.row_keys(HIDDEN, self._frozen[~hidden])

@@ -77,7 +77,7 @@ class Store:
             value_sums=self.model.value_sums,
             bit_exact=applied.bit_exact,
             ordinals=len(self.catalogue),
-            hidden=len(self.catalogue.native.hidden),
+            hidden=len(self.catalogue.hidden),
             purge=self.removal.purge,
             sightings=self.admission.sightings,
             decided=self.admission.decided,
@@ -97,4 +97,4 @@ class Store:
 
     def digest(self, applied: Applied) -> str:
         """`Engine.digest`, with RAM up to date and nobody writing."""
-        return digest(self.state(applied), self.tables, self.catalogue.native.hidden, self.history.chunks())
+        return digest(self.state(applied), self.tables, self.catalogue.hidden, self.history.chunks())

@@ -279,9 +279,13 @@ def test_errors_are_one_line(run, monkeypatch, tmp_path):
         raise CorruptionError("bad\nrecord", file="log", offset=3)
 
     engine.open(tmp_path / "d").close()
-    monkeypatch.setattr(engine, "verify", refuse)
+    monkeypatch.setattr(command, "verify_model", refuse)
     status, _, said = run("verify", tmp_path / "d")
     assert (status, said.strip()) == (1, "rowtide: CorruptionError: bad record (file log, offset 3)")
+
+
+def test_the_version(run):
+    assert run("--version") == (0, f"rowtide {engine.__version__}\n", "")
 
 
 def test_a_bad_command_line_is_status_2(run):

@@ -57,7 +57,8 @@ SECRET_USERS = {31: SECRET + 1, 160: SECRET + 2, 250: SECRET + 2, 275: SECRET + 
 SECRET_ITEMS = {38: SECRET + 4, 165: SECRET + 5, 255: SECRET + 5}
 
 # By seq: what is done there. Each changes what is hidden, so that the state after it can be told; what is forgotten
-# was hidden, had by many and is in rows of every kind: popular ones, rare ones, ids that are in no row.
+# was hidden, had by many and is in rows of every kind: popular ones, rare ones, ids that are in no row. Or it changes
+# the position, which the state tells, too.
 OPERATIONS = [
     (20, "hide", (), (-5000, 5010, 77)),
     (45, "forget", (3, 105, SECRET_USERS[31]), (-5000, -3999, SECRET_ITEMS[38])),
@@ -70,6 +71,7 @@ OPERATIONS = [
         (3, 100, 101, 102, SECRET_USERS[250], SECRET_USERS[275]),
         (8, *range(-5000, 5000, 3003), SECRET_ITEMS[255]),
     ),
+    (310, "forget_position", (), ()),
 ]
 START_LR = 0.2
 SETTINGS = {120: {"lr": 0.1}, 260: {"lr": 0.3, "admit_after": 3}}  # by seq; lr tells which are in force
@@ -84,10 +86,11 @@ def make_plan() -> tuple[list[Call], list[State]]:
         first = len(states) - 1
         if operations and operations[0][0] <= seq:
             _, operation, users, items = operations.pop(0)
-            changed = {"hide": set.union, "show": set.difference, "forget": set.difference}[operation]
+            changed = set.union if operation == "hide" else set.difference
             hidden = tuple(sorted(changed(set(states[-1].hidden), items)))
+            position = None if operation == "forget_position" else states[-1].position
             calls.append(Call(first, first + 1, seq, seq, operation=operation, users=users, items=items))
-            states.append(states[-1]._replace(hidden=hidden))
+            states.append(states[-1]._replace(hidden=hidden, position=position))
             continue
         if due := [s for s in reopen if s <= seq]:
             settings = reopen.pop(due[0])

@@ -1,11 +1,12 @@
 """The engine as a program under test: 400 events in calls of every kind, from creation to the last event.
 
 Calls of one event and of many, of several records each, durable or not, with positions, weights and timestamps; a
-position alone; hiding, showing and forgetting, and rows that expire all along; other settings on reopening, of which
-one makes ids earn their rows; log rotation; epochs beside learning. At each checkpoint, which after a forget rewrites
-LMDB and empties the log, LMDB is compacted, a backup is made and read, and a reader in another process follows; at some
-points the reader alone looks at a new epoch. Where the disk fails, the program does what a caller would: tries the call
-again if there was no room, opens the directory anew otherwise. engine_calls.py has the calls.
+position alone, and one that is forgotten; hiding, showing and forgetting, and rows that expire all along; other
+settings on reopening, of which one makes ids earn their rows; log rotation; epochs beside learning. At each checkpoint,
+which after a forget rewrites LMDB and empties the log, LMDB is compacted, a backup is made and read, and a reader in
+another process follows; at some points the reader alone looks at a new epoch. Where the disk fails, the program does
+what a caller would: tries the call again if there was no room, opens the directory anew otherwise. engine_calls.py has
+the calls.
 
 `make(words)`: "tight" has room in RAM for few rows, so that epochs end in the middle of records, rows are evicted
 and fetched; "roomy" for all. They differ in loss and optimizer, too. Further words break the engine on purpose
@@ -101,8 +102,7 @@ class Program:
 
     def found(self, eng) -> int:
         """The number of the state that the engine is in."""
-        with eng._answering() as (_, ranker):
-            hidden = tuple(ranker._catalogue.native.hidden.tolist())
+        hidden = tuple(eng.hidden().tolist())
         state = State(eng.seq, eng.settings["lr"], eng.position(SOURCE), hidden)
         assert state in STATES, f"{state} is no record's end"
         return STATES.index(state)
@@ -142,8 +142,10 @@ class Program:
             eng.close()
             return self.open(root, **call.settings)
         if call.operation:
-            ids = (call.users, call.items) if call.operation == "forget" else (call.items,)
-            getattr(eng, call.operation)(*ids)
+            about = {"forget": (call.users, call.items), "forget_position": (SOURCE,)}.get(
+                call.operation, (call.items,)
+            )
+            getattr(eng, call.operation)(*about)
             self.done[call.operation] += 1
             return eng
         part = slice(call.start, call.stop)
@@ -155,6 +157,7 @@ class Program:
             timestamps=1e9 + np.arange(call.start, call.stop) if call.weighted else None,
             durable=call.durable,
             position=call.position and (SOURCE, call.position),
+            expect=STATES[call.first].position if call.position else ...,
         )
         self.done.update(learned=report.events - report.unlearned, unlearned=report.unlearned)
         return eng

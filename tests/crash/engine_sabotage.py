@@ -187,18 +187,24 @@ def forget_unlogged():
     in_epochs_alone("forget")
 
 
+def forget_position_unlogged():
+    """A forgotten position is gone from the next epoch, and the log does not say so."""
+    in_epochs_alone("forget_position")
+
+
 def in_epochs_alone(kind):
     """Operations of this kind are lost if no epoch follows; closing makes one, so that only a crash shows it."""
     operate = whole.Writer.operate
 
-    def operate_unlogged(self, wanted, users, items):
+    def operate_unlogged(self, wanted, *ids, **source):
         place = self.directory
         if wanted == kind:
             self.directory = None
         try:
-            operate(self, wanted, users, items)
+            operate(self, wanted, *ids, **source)
         finally:
             self.directory = place
+            self._applied = place.log.appended_records
 
     def last_epoch_always(self):
         if self.failure is None:
@@ -283,8 +289,8 @@ SABOTAGES = {
     for sabotage in (
         *(no_fsync, no_crc, no_sync_before_lmdb, lmdb_before_log, learn_twice, skip_one, position_apart),
         *(ack_before_sync, trust_tail, sync_again, no_directory_sync, names_unsynced),
-        *(backup_unsynced, backup_copy_unsynced, hide_unlogged, forget_unlogged, purged_before_it_is),
-        *(expire_at_epochs, sightings_unsaved, decision_unsaved, readers_follow_removals),
+        *(backup_unsynced, backup_copy_unsynced, hide_unlogged, forget_unlogged, forget_position_unlogged),
+        *(purged_before_it_is, expire_at_epochs, sightings_unsaved, decision_unsaved, readers_follow_removals),
         *(value_sums_unsaved, moments_lost),
     )
 }

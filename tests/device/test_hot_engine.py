@@ -418,6 +418,6 @@ def test_what_is_refused_leaves_nothing_behind(home):
 def test_cuda_that_was_not_built_is_told_at_opening(monkeypatch):
     monkeypatch.setattr(backend, "interpreted", lambda: False)
     monkeypatch.setattr(backend, "triton_missing", lambda: "")
-    monkeypatch.setattr(backend, "cuda_missing", lambda: "not built, for which nvcc is needed")
-    with pytest.raises(engine.DeviceError, match="nvcc is needed"):
+    monkeypatch.setattr(backend, "cuda_missing", lambda: "not built, which takes nvcc")
+    with pytest.raises(engine.DeviceError, match="which takes nvcc"):
         engine.open(":memory:", device="cuda")

@@ -193,19 +193,22 @@ def move_records(path: Path, rng: random.Random) -> None:
 
 
 def forge_operation(path: Path, rng: random.Random) -> None:
-    """A record of hide, show or forget: of other ids, of another kind, of several, with what goes with events, at the
-    end or in between."""
+    """A record of an operation: of other ids or another source, of another kind, of several, with what goes with
+    events, at the end or in between."""
 
     def change(records: list[bytes]) -> None:
         i = rng.randrange(len(records))
         fields = list(_HEADER.unpack(records[i][:HEADER_BYTES]))
-        n = rng.choice([0, 1, 2, 3, 40, MAX_EVENTS, MAX_EVENTS + 1])
+        n = rng.choice([0, 0, 1, 2, 3, 40, MAX_EVENTS, MAX_EVENTS + 1])
         known = [*range(-2, 60), 1000, 1100, 2**63 - 1, -(2**63)]
         columns = [np.array(rng.choices(known, k=n) if rng.random() < 0.8 else [-1] * n, "<i8") for _ in range(2)]
         body = b"".join(column.tobytes() for column in columns)
-        bits = rng.choice([32, 32, 32, 32, 32, 64, 96, 33, 34, 256 + 32])
+        bits = rng.choice([32, 32, 32, 32, 32, 64, 96, 33, 34, 256 + 32, 40, 40, 40, 48])
         name = rng.choice([*OPERATIONS, "forget", "forget", "merge", ""]).encode()
         body += bytes(4 * n) if bits & 3 else b""
+        if bits & 24:
+            source, position = rng.choice([b"a", b"a", b"other", b""]), rng.choice([b"", b"", b"", b"41"])
+            body += struct.pack("<IHH", len(position), len(source), 0) + source + position
         body += bytes(-len(body) % 8) + _named(0, name, b"", 0)
         fields[3], fields[4], fields[9] = bits, HEADER_BYTES + len(body), n
         fields[10] = rng.choice([fields[10], 0, 2**32 - 1])

@@ -26,6 +26,7 @@ def go_on(eng: engine.Engine) -> int:
     eng.hide([5, 6])
     eng.show(6)
     eng.forget(users=3, items=[7, 1150])
+    eng.forget_position("a")
     return seq
 
 
@@ -54,7 +55,9 @@ def use(eng: engine.Engine, backup: str) -> dict[str, Any]:
         "similar": tried(lambda: len(eng.similar(eng.topk(1, 5).ids[:1], 5).ids)),
         "vectors": tried(lambda: len(eng.vectors(items=eng.topk(1, 5).ids))),
         "stats": tried(lambda: len(json.dumps(eng.stats()))),
-        "position": tried(lambda: repr(eng.position("a"))),
+        "position": tried(lambda: repr((eng.position("a"), eng.positions()))),
+        "hidden": tried(lambda: len(eng.hidden())),
+        "history": tried(lambda: [len(eng.history(user)) for user in (3, 4)]),
         "go on": tried(lambda: go_on(eng)),
         "after": tried(eng.digest),
         "checkpoint": tried(eng.checkpoint),

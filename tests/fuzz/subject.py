@@ -61,6 +61,8 @@ class Subject:
                 self._do(lambda eng, call=call: eng.show([30 + call]))
             if kind == "removing" and call % 3 == 2:
                 self._do(lambda eng, call=call: eng.forget(users=[call], items=[call + 20, 1000 + call]))
+            if kind == "events" and call in (3, 6):
+                self._do(lambda eng: eng.forget_position("a"))
             if call in (2, 4, SAVED):  # the first of them compacts
                 self._do(lambda eng: eng.checkpoint())
                 self.least = self._records

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from version_1 import encode_version_1
 
-from engine.contract.arguments import MAX_EVENTS, MAX_NAME_BYTES, MAX_POSITION_BYTES
+from engine.contract.arguments import MAX_EVENTS
 from engine.contract.errors import CorruptionError, EngineError, InputError
+from engine.contract.positions import MAX_NAME_BYTES, MAX_POSITION_BYTES
 from engine.log.encoding import (
     HEADER_BYTES,
     MAX_RECORD_BYTES,
@@ -213,6 +214,9 @@ def test_strided_columns_and_decoded_ones_are_read_only():
     assert not record.users.flags.writeable
 
 
+NO_EVENTS = {"users": ids(), "items": ids()}
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -240,6 +244,10 @@ def test_strided_columns_and_decoded_ones_are_read_only():
         ({"operation": "forget", "position": ("s", b"")}, "nothing else"),
         ({"operation": "hide", "settings": {}}, "nothing else"),
         ({"operation": "hide", "columns": {}}, "nothing else"),
+        ({"operation": "forget_position", "position": ("s", b"")}, "'forget_position', wanted a source, no position"),
+        ({**NO_EVENTS, "operation": "forget_position"}, "wanted a source"),
+        ({**NO_EVENTS, "operation": "forget_position", "position": ("s", b"1")}, "wanted a source, no position"),
+        ({**NO_EVENTS, "operation": "forget_position", "position": ("s", b""), "settings": {}}, "nothing else"),
         ({"first_seq": 2**64}, "first_seq 18446744073709551616"),
     ],
 )
@@ -368,6 +376,44 @@ def test_known_bytes_of_operations(kind):
     expected = f"0200 2000 60000000 {'00' * 16} 0400000000000000 {'00' * 8} 01000000 10000000 efcdab8967452301"
     named = f"00 {len(kind):02x} 0000 00000000 {kind.encode().ljust(8, bytes(1)).hex()}"
     assert data[8:].hex() == (expected + "0500000000000000 ffffffffffffffff" + named).replace(" ", "")
+
+
+def test_known_bytes_of_a_forgotten_position():
+    record = Record(4, 16, ids(), ids(), position=("shop", b""), operation="forget_position")
+    data = encode(record)
+    expected = f"0200 2800 68000000 {'00' * 16} 0400000000000000 {'00' * 8} 00000000 10000000 efcdab8967452301"
+    texts = "00000000 0400 0000 73686f70 00000000"
+    named = f"00 0f 0000 00000000 {b'forget_position'.hex()} 00"
+    assert data[8:].hex() == (expected + texts + named).replace(" ", "")
+    assert as_bytes(decode(data)) == as_bytes(record)
+    assert (record.count, record.last_seq) == (0, 3)
+    require_sound(record)
+
+
+def test_an_older_release_refuses_a_forgotten_position_by_its_name(monkeypatch):
+    data = encode(Record(4, 16, ids(), ids(), position=("shop", b""), operation="forget_position"))
+    monkeypatch.setattr("engine.log.parts.OPERATIONS", ("hide", "show", "forget"))
+    with pytest.raises(EngineError, match="operation 'forget_position', which this release") as error:
+        decode(data)
+    assert not isinstance(error.value, CorruptionError)
+
+
+FORGED = {
+    "ids": (40, b"\1" * 16 + struct.pack("<IHH", 0, 1, 0) + b"s" + bytes(7), 1, "forget_position"),
+    "a position": (40, struct.pack("<IHH", 1, 1, 0) + b"s1" + bytes(6), 0, "forget_position"),
+    "settings": (56, struct.pack("<IHH", 0, 1, 2) + b"s{}" + bytes(5), 0, "forget_position"),
+    "no source": (32, b"", 0, "forget_position"),
+    "another operation": (40, struct.pack("<IHH", 0, 1, 0) + b"s" + bytes(7), 0, "hide"),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_a_forgotten_position_with_more_than_a_source_is_corrupt(name):
+    columns, body, count, kind = FORGED[name]
+    body += bytes([0, len(kind), 0, 0, 0, 0, 0, 0]) + kind.encode() + bytes(-len(kind) % 8)
+    head = GOLDEN[:8] + struct.pack("<HHI", 2, columns, HEADER_BYTES + len(body)) + GOLDEN[16:48]
+    with pytest.raises(CorruptionError, match="of an operation with more than that"):
+        decode(with_crc(head + struct.pack("<I", count) + GOLDEN[52:HEADER_BYTES] + body))
 
 
 @pytest.mark.parametrize(("kind", "bit"), [("hide", 32), ("show", 64), ("forget", 128)])

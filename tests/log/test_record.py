@@ -7,7 +7,7 @@ from engine.contract.arguments import MAX_EVENTS
 from engine.contract.errors import CorruptionError
 from engine.log.encoding import encode_record
 from engine.log.parts import Ragged
-from engine.log.record import Record, operations, require_sound
+from engine.log.record import Record, follow_position, operations, require_sound
 
 
 def ids(*values):
@@ -28,6 +28,25 @@ def test_a_call_on_ids_is_cut_into_records(sizes):
         assert (record.first_seq, record.count, record.operation, record.batch_size) == (9, 0, "forget", 4)
         assert 0 < len(record.users) == len(record.items) <= MAX_EVENTS
         encode_record(record, directory_id=1, offset=0, synced_bytes=0, synced_seq=0)
+
+
+def test_a_source_alone_is_one_record():
+    (record,) = operations("forget_position", ids(), ids(), 9, 4, "shop")
+    assert (record.first_seq, record.count, record.operation) == (9, 0, "forget_position")
+    assert record.position == ("shop", b"")
+
+
+def test_records_move_the_positions_of_sources():
+    positions = {"shop": b"1"}
+    for record in (
+        Record(1, 1, ids(1), ids(1)),
+        Record(2, 1, ids(), ids(), position=("log", b"")),
+        Record(2, 1, ids(), ids(), operation="hide"),
+        *operations("forget_position", ids(), ids(), 2, 1, "shop"),
+        *operations("forget_position", ids(), ids(), 2, 1, "nobody"),
+    ):
+        follow_position(positions, record)
+    assert positions == {"log": b""}
 
 
 def test_events_may_not_name_the_padding():

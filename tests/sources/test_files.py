@@ -40,6 +40,20 @@ def test_every_format_gives_the_same_rows_from_any_start(tmp_path, small_calls, 
     assert file.total() == (100 if suffix == ".parquet" else None)
 
 
+def test_times_that_are_numbers_have_a_unit(tmp_path):
+    data = {"user": [1, 2], "item": [3, 4], "ts": [1_700_000_000_000, 1_700_000_001_500]}
+    path = write(tmp_path / "e.parquet", data)
+    (block,) = EventFile(path, Columns("user", "item", time="ts", time_unit="ms")).blocks()
+    assert block.times.tolist() == [1.7e9, 1.7e9 + 1.5]
+    wanted = (
+        r"column: 'ts', from file row 0 on: timestamps\[0\]: got 1700000000000, which is 2023-11-14 in milliseconds"
+    )
+    with pytest.raises(InputError, match=wanted):
+        list(EventFile(path, Columns("user", "item", time="ts")).blocks())
+    with pytest.raises(InputError, match="time_unit: got str 'days'"):
+        EventFile(path, Columns("user", "item", time="ts", time_unit="days"))
+
+
 def test_times_may_be_datetimes_and_ids_dictionaries_or_small(tmp_path):
     data = {
         "user": pa.array([1, 2], pa.uint8()),

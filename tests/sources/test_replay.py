@@ -23,12 +23,13 @@ class Shop(Popularity):
         super().__init__(batch_size)
         self.calls, self.positions, self.calls_left = [], {}, None
 
-    def ingest(self, users, items, values=None, *, timestamps=None, durable=True, position=None):
+    def ingest(self, users, items, values=None, *, timestamps=None, durable=True, position=None, expect=...):
         if self.calls_left is not None:
             if not self.calls_left:
                 raise Stop
             self.calls_left -= 1
         assert len(users)
+        assert expect == self.positions.get(position[0])
         self.calls.append((users.tolist(), items.tolist(), None if values is None else values.tolist(), durable))
         self.positions[position[0]] = position[1]
         return super().ingest(users, items)
