@@ -93,7 +93,7 @@ def test_a_directory_that_may_not_be_read(home, stream, monkeypatch, part):
     closed, plain = home / part, os.listdir
 
     def listdir(path="."):
-        if os.fspath(path) == os.fspath(closed):
+        if os.path.samefile(path, closed):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
         return plain(path)
 
