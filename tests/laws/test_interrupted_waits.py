@@ -11,8 +11,8 @@ import sys
 import threading
 from functools import partial
 
+import numpy as np
 import pytest
-from conftest import stream
 
 import engine
 from engine import EngineError
@@ -23,7 +23,7 @@ SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 1, "seed": 3, "e
 RECORD_EVENTS = 4
 MOST_MOMENTS = 5000
 
-USERS, ITEMS = stream(64)
+USERS, ITEMS = np.random.default_rng(0).integers(0, [[60], [40]], (2, 64))
 NEW = slice(40, 50)  # events: three records
 CALLS = {
     "ingest": lambda eng: eng.ingest(USERS[NEW], ITEMS[NEW]),
