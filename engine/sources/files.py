@@ -5,13 +5,13 @@ Responsible for which rows of the file are events, for their columns as numpy ar
 says. Not for learning or judging them (replay.py).
 
 Invariants: block boundaries are multiples of CALL_ROWS file rows, wherever reading starts; a row is in exactly one
-block. A position is only accepted for the file and the columns that it was made with. Nothing is written. One thread
-at a time.
+block. A position is only accepted for the columns that it was made with, and where the rows that it counts as done are
+the same; what follows them may have changed or grown. Nothing is written. One thread at a time.
 """
 
 import hashlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,11 @@ __all__ = ["Columns", "EventFile"]
 
 _FORMATS = {".parquet": "parquet", ".pq": "parquet", ".csv": "csv"}
 _FORMATS |= {".jsonl": "json", ".ndjson": "json", ".json": "json"}
-_POSITION = struct.Struct("<Q8s8s")  # file rows done, digest of the file's length and beginning, digest of the columns
-_HEAD_BYTES = 65_536
+# File rows done; of how many the contents are compared; digests: the columns' names, the first rows, the compared ones.
+_POSITION = struct.Struct("<QQ8s8s16s")
+_OLD_POSITION = struct.Struct("<Q8s8s")  # rows done, digests of the file's length and beginning and of the columns
+_FIRST_ROWS = 4096  # two files that begin with the same are taken for one
+_MOST_NESTED = 2_000  # brackets of a line of JSON that are not closed again; Arrow's parser has no limit but the stack
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -67,54 +70,109 @@ class EventFile:
         if kind is None:
             raise InputError(f"file: got {self.path}, wanted a name that ends in one of {' '.join(_FORMATS)}")
         try:
-            with open(self.path, "rb") as file:
-                head = file.read(_HEAD_BYTES)
+            if kind == "json":
+                _require_shallow(self.path)
             self._data = ds.dataset(str(self.path), format=kind)
-        except (OSError, pa.ArrowException) as error:
+            there = self._data.schema.names  # fails where names are no UTF-8, as in a compressed file
+        except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise InputError(f"file: {self.path} cannot be read as {kind}: {_line(error)}") from error
         named = [columns.user, columns.item, columns.value, columns.time, columns.basket]
         self._names = sorted({n for n in named if n is not None} | set(self._where.columns if self._where else ()))
         schema = self._data.schema
         for name in self._names:
             if len(schema.get_all_field_indices(name)) != 1:
-                raise InputError(f"column: got {name!r}, wanted one of {', '.join(schema.names)}")
+                raise InputError(f"column: got {name!r}, wanted one of {', '.join(there)}")
         for name in (columns.user, columns.item):
             kind_of_id = schema.field(name).type
             if not pa.types.is_integer(kind_of_id) and not pa.types.is_null(kind_of_id):
                 raise InputError(f"column: {name!r} has type {kind_of_id}; ids must be integers")
-        self._file_digest = _digest(str(self.path.stat().st_size).encode(), head)
         # The basket is not among them: it decides who is asked when, never what is learned.
         what = (columns.user, columns.item, columns.value, str(self._where) if self._where else None)
-        self._column_digest = _digest(repr(what).encode())
+        self._column_digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
+        self._first = b""  # digest of the first rows
+        self._read = {0: _contents().digest()}  # rows: digest of them, wherever a block has ended
+        self._learned = 0, 0, self._read[0]  # rows that an earlier run reached; that are compared, and their digest
 
     def total(self) -> int | None:
         """Rows of the file, where that is known without reading it."""
         return int(self._data.count_rows()) if self._data.format.default_extname == "parquet" else None
 
     def position(self, row: int) -> bytes:
-        """24 bytes that say: file rows [0, row) are done, of this file under these columns."""
-        return _POSITION.pack(row, self._file_digest, self._column_digest)
+        """48 bytes that say: file rows [0, row), which have been read, are done, under these columns."""
+        compared = max(stop for stop in self._read if stop <= row)
+        return _POSITION.pack(row, compared, self._column_digest, self._first, self._read[compared])
 
     def row_of(self, position: bytes | None) -> int:
-        """The row that `position` says to go on at; 0 without one. InputError if it is of another file or columns."""
+        """The row that `position` says to go on at; 0 without one. InputError if it is of other columns.
+
+        `blocks` then raises InputError if the rows before it are not those that were learned.
+        """
         if position is None:
             return 0
-        if len(position) != _POSITION.size:
+        if len(position) == _OLD_POSITION.size:
+            row, _, columns = _OLD_POSITION.unpack(position)
+        elif len(position) == _POSITION.size:
+            row, compared, columns, _, digest = _POSITION.unpack(position)
+            self._learned = row, compared, digest
+        else:
             raise InputError(f"source: the position stored for it has {len(position)} bytes and is not one of a file")
-        row, file_digest, column_digest = _POSITION.unpack(position)
-        if file_digest != self._file_digest:
-            raise InputError(f"file: {self.path} is not the file that row {row:,} was reached in; it has changed since")
-        if column_digest != self._column_digest:
+        if columns != self._column_digest:
             raise InputError(f"columns: row {row:,} of {self.path} was reached with another user, item, value or where")
         return int(row)
 
+    def twin(self, positions: Mapping[str, bytes]) -> str | None:
+        """The source among these that has learned the first rows of this file under these columns."""
+        known = {name: _POSITION.unpack(x) for name, x in positions.items() if len(x) == _POSITION.size}
+        if known:
+            next(self.blocks(), None)
+        same = (name for name, x in known.items() if x[1] and x[2:4] == (self._column_digest, self._first))
+        return next(same, None)
+
     def blocks(self, start: int = 0) -> Iterator[EventBlock]:
         """The blocks from file row `start` on. InputError, with the row, for what is no event and cannot be skipped."""
+        contents, (reached, learned, digest) = _contents(), self._learned
+        stop = 0
         for at, table in self._tables():
             stop = at + table.num_rows
+            rows = self._contents(table)
+            if at == 0:
+                self._first = _contents(rows[:_FIRST_ROWS].tobytes()).digest()[:8]
+            if at <= learned <= stop:
+                before = contents.copy()
+                before.update(rows[: learned - at].tobytes())
+                if before.digest() != digest:
+                    raise InputError(
+                        f"file: the first {learned:,} rows of {self.path} have changed since they were learned"
+                    )
+            contents.update(rows.tobytes())
+            self._read[stop] = contents.digest()
             if stop > start:
                 skip = max(start - at, 0)
                 yield self._block(at + skip, table.slice(skip))
+        if stop < reached:
+            raise InputError(
+                f"file: {self.path} has {stop:,} rows, and row {reached:,} was reached; it has changed since"
+            )
+
+    def _contents(self, table: Any) -> NDArray[np.int64]:
+        """What is learned of each row, as numbers that are compared: user, item, whether it is an event, value."""
+        columns = [self._ids(table, self.columns.user), self._ids(table, self.columns.item)]
+        columns.append((self._kept(table)).astype(np.int64))
+        if self.columns.value is not None:
+            values = table[self.columns.value]
+            try:
+                numbers = values.cast(pa.float64()).fill_null(np.nan).to_numpy()
+            except pa.ArrowException:
+                numbers = np.zeros(table.num_rows)  # no numbers: refused where they are read
+            columns.append(numbers.view(np.int64))
+        return np.column_stack(columns)
+
+    def _kept(self, table: Any) -> NDArray[np.bool_]:
+        """Which rows the condition takes for events."""
+        if self._where is None:
+            return np.ones(table.num_rows, bool)
+        mask: NDArray[np.bool_] = self._where.mask(table).to_numpy()
+        return mask
 
     def _tables(self) -> Iterator[tuple[int, Any]]:
         """(first row, table) cut at multiples of CALL_ROWS."""
@@ -136,9 +194,7 @@ class EventFile:
             yield at, pa.Table.from_batches(held)
 
     def _block(self, start: int, table: Any) -> EventBlock:
-        kept = np.ones(table.num_rows, bool)
-        if self._where is not None:
-            kept = self._where.mask(table).to_numpy()
+        kept = self._kept(table)
         filtered = int(table.num_rows - kept.sum())
         users, items = self._ids(table, self.columns.user), self._ids(table, self.columns.item)
         kept &= (users != -1) & (items != -1)
@@ -193,8 +249,23 @@ def _numbers(role: str, name: str | None, column: NDArray[Any], kinds: str) -> N
     return column
 
 
-def _digest(*parts: bytes) -> bytes:
-    return hashlib.blake2b(b"\0".join(parts), digest_size=8).digest()
+def _contents(rows: bytes = b"") -> Any:
+    return hashlib.blake2b(rows, digest_size=16)
+
+
+def _require_shallow(path: Path) -> None:
+    """Refuses JSON so deep that Arrow's parser would leave its stack, and the process with it."""
+    depth = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            byte = np.frombuffer(chunk, np.uint8)
+            opens, closes = (byte == ord("[")) | (byte == ord("{")), (byte == ord("]")) | (byte == ord("}"))
+            depths = depth + np.cumsum(opens.astype(np.int32) - closes)
+            ends = np.flatnonzero(byte == ord("\n"))  # of lines, each an object of its own
+            depths -= np.repeat(np.append(0, depths[ends]), np.diff(ends, prepend=0, append=len(byte)))
+            if depths.max() > _MOST_NESTED:
+                raise InputError(f"file: {path} has JSON that is nested more than {_MOST_NESTED:,} deep")
+            depth = int(depths[-1])
 
 
 def _line(error: BaseException) -> str:

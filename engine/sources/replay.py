@@ -8,7 +8,7 @@ Invariants: a call and its position are one record of the log. Calls are cut at 
 not. The engine is called from the caller's thread only.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any, Protocol
@@ -61,6 +61,9 @@ class Source(Protocol):
     def row_of(self, position: bytes | None) -> int:
         """The row to go on at; 0 without a position. InputError if it is not one of this source."""
 
+    def twin(self, positions: Mapping[str, bytes]) -> str | None:
+        """The name among these whose position is of the same events; None where none is."""
+
     def blocks(self, start: int = 0) -> Iterator[EventBlock]:
         """The rows from `start` on, at most 65,536 a block; cut at the same rows from any start. InputError."""
 
@@ -99,8 +102,8 @@ def learn_source(eng: Engine, source: Source, name: str, progress: Progress | No
     `name`: what the position is stored under. `progress` counts rows. PositionError if somebody else learns from the
     same source meanwhile.
     """
-    began, reached = perf_counter(), eng.position(name)
-    row = source.row_of(reached)
+    began = perf_counter()
+    reached, row = _reached(eng, source, name)
     done, total = Replayed(row), source.total()
     last: Any = None
     for block in source.blocks(row):
@@ -137,8 +140,8 @@ def judge_source(
     """
     if not 0 < test_share <= 1:
         raise InputError(f"test_share: got {test_share}, wanted more than 0 and at most 1")
-    began, reached = perf_counter(), eng.position(name)
-    row = source.row_of(reached)
+    began = perf_counter()
+    reached, row = _reached(eng, source, name)
     done, blocks, last = Replayed(row), [], None
     for block in source.blocks():
         last = _in_order(last, block)
@@ -173,6 +176,14 @@ def judge_source(
     done.popularity = prequential(popularity, users, items, **common)
     done.seconds = perf_counter() - began
     return done
+
+
+def _reached(eng: Engine, source: Source, name: str) -> tuple[bytes | None, int]:
+    """The position stored for a source, and the row that it says to go on at."""
+    position = eng.position(name)
+    if position is None and (twin := source.twin(eng.positions())) is not None:
+        raise InputError(f"source: {name!r} begins with the events of {twin!r}, which were learned; go on as {twin!r}")
+    return position, source.row_of(position)
 
 
 def _given(values: NDArray[Any] | None, times: NDArray[Any] | None, part: slice) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Files of events: the same rows from every format, positions, refusals."""
 
-import os
+import gzip
 
 import numpy as np
 import pyarrow as pa
@@ -124,6 +124,31 @@ def test_a_position_of_another_file_or_other_columns_is_refused(tmp_path):
             EventFile(path, other).row_of(position)
     with pytest.raises(InputError, match="not one of a file"):
         file.row_of(b"short")
-    os.truncate(path, path.stat().st_size - 1)
-    with pytest.raises(InputError, match="changed since"):
-        EventFile(path, Columns("user", "item", where="kind=='view'")).row_of(position)
+
+
+def test_a_position_of_before_contents_were_compared_is_taken(tmp_path):
+    path = write(tmp_path / "e.csv", events())
+    file = EventFile(path, Columns("user", "item"))
+    columns = file.position(0)[16:24]
+    assert file.row_of((5).to_bytes(8, "little") + b"whatever" + columns) == 5
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"user": 1, "item": ' + '{"a": ' * 100_000, "[" * 2001 + "]" * 2001])
+def test_json_that_is_nested_too_deep_is_refused_before_it_is_parsed(tmp_path, line):
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"user": 1, "item": 2}\n' * 3 + line + "\n")
+    with pytest.raises(InputError, match="nested more than 2,000 deep"):
+        EventFile(path, Columns("user", "item"))
+
+
+def test_brackets_of_many_lines_are_not_added_up(tmp_path):
+    path = tmp_path / "e.jsonl"
+    path.write_text('{"user": 1, "item": 2, "text": "[[{"}\n' * 3000)
+    assert sum(len(b.rows) for b in EventFile(path, Columns("user", "item")).blocks()) == 3000
+
+
+def test_a_compressed_file_under_a_plain_name_is_refused(tmp_path):
+    path = tmp_path / "e.csv"
+    path.write_bytes(gzip.compress(b"user,item\n" + b"1,2\n" * 1000))
+    with pytest.raises(InputError, match="cannot be read as csv"):
+        list(EventFile(path, Columns("user", "item")).blocks())

@@ -21,7 +21,7 @@ class Shop(Popularity):
 
     def __init__(self, batch_size=1):
         super().__init__(batch_size)
-        self.calls, self.positions, self.calls_left = [], {}, None
+        self.calls, self.stored, self.calls_left = [], {}, None
 
     def ingest(self, users, items, values=None, *, timestamps=None, durable=True, position=None, expect=...):
         if self.calls_left is not None:
@@ -29,13 +29,16 @@ class Shop(Popularity):
                 raise Stop
             self.calls_left -= 1
         assert len(users)
-        assert expect == self.positions.get(position[0])
+        assert expect == self.stored.get(position[0])
         self.calls.append((users.tolist(), items.tolist(), None if values is None else values.tolist(), durable))
-        self.positions[position[0]] = position[1]
+        self.stored[position[0]] = position[1]
         return super().ingest(users, items)
 
     def position(self, source):
-        return self.positions.get(source)
+        return self.stored.get(source)
+
+    def positions(self):
+        return dict(self.stored)
 
 
 def test_learning_learns_every_event_once_in_order(tmp_path, small_calls):
@@ -78,7 +81,7 @@ def test_stopped_anywhere_it_goes_on_with_the_same_calls(tmp_path, small_calls, 
         eng.calls_left = None
         rest = run(eng)
         assert eng.calls == straight.calls
-        assert eng.positions == straight.positions
+        assert eng.stored == straight.stored
         assert rest.events == sum(len(c[0]) for c in straight.calls[calls:])
         if judged:
             for name in ("report", "popularity"):
@@ -161,6 +164,9 @@ class Listed:
     def row_of(self, position):
         return int(position or 0)
 
+    def twin(self, positions):
+        return None
+
     def blocks(self, start=0):
         while start < len(self.rows):
             stop = min(len(self.rows), start // 4 * 4 + 4)
@@ -178,6 +184,45 @@ def test_any_source_is_replayed(run):
         again = run(eng, Listed(rows), "list")
         assert (again.resumed, again.events, eng.position("list")) == (18, 12, b"30")
         assert eng.digest() == straight.digest()
+
+
+@pytest.mark.parametrize("run", [learn_source, judge_source])
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_a_file_whose_learned_rows_changed_is_refused_and_one_that_grew_goes_on(tmp_path, small_calls, run, suffix):
+    data = events()
+    names = Columns("user", "item", "price", where="qty > 0")
+    path, eng = tmp_path / f"e{suffix}", Shop()
+    write(path, {name: column[:60] for name, column in data.items()})
+    first = run(eng, EventFile(path, names), "log").events
+    changes = {"user": 5, "item": 5, "price": 0.25, "qty": -1}
+    for name, other in changes.items():
+        calls, row = len(eng.calls), next(r for r in range(40, 60) if data["qty"][r] > 0 and data[name][r] != other)
+        write(path, data | {name: [*data[name][:row], other, *data[name][row + 1 :]]})
+        with pytest.raises(InputError, match=r"rows of .* have changed since they were learned"):
+            run(eng, EventFile(path, names), "log")
+        assert len(eng.calls) == calls
+    write(path, {name: column[:50] for name, column in data.items()})
+    with pytest.raises(InputError, match=r"has 50 rows, and row .* was reached"):
+        run(eng, EventFile(path, names), "log")
+    write(path, data)
+    assert run(eng, EventFile(path, names), "log").events > 0
+    straight = Shop()
+    assert run(straight, EventFile(path, names), "log").events == first + sum(len(c[0]) for c in eng.calls) - first
+    assert [u for c in eng.calls for u in c[0]] == [u for c in straight.calls for u in c[0]]
+
+
+@pytest.mark.parametrize("run", [learn_source, judge_source])
+def test_the_same_events_under_another_name_are_not_learned_twice(tmp_path, small_calls, run):
+    data = events()
+    names, eng = Columns("user", "item"), Shop()
+    path, copy = write(tmp_path / "e.csv", data), write(tmp_path / "copy.parquet", data)
+    eng.stored["other"] = b"48 bytes that are no position of a file at all.."
+    run(eng, EventFile(path, names), "first")
+    calls = len(eng.calls)
+    with pytest.raises(InputError, match="'second' begins with the events of 'first', which were learned"):
+        run(eng, EventFile(copy, names), "second")
+    assert len(eng.calls) == calls
+    assert run(eng, EventFile(copy, Columns("user", "item", where="qty > 1")), "third").events > 0
 
 
 @pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
