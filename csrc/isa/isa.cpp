@@ -5,45 +5,34 @@
 #include "kernels/kernels.h"
 
 namespace portable {
-Kernels table();
+extern const Kernels kTable;
 }
 #if defined(__x86_64__)
 namespace avx2 {
-Kernels table();
+extern const Kernels kTable;
 }
 namespace avx512 {
-Kernels table();
+extern const Kernels kTable;
 }
 #endif
 
 namespace {
 
-Kernels named(Kernels k, const char* name) {
-    k.name = name;
-    return k;
-}
-
-const Kernels kPortable = named(portable::table(), "portable");
-#if defined(__x86_64__)
-const Kernels kAvx2 = named(avx2::table(), "avx2");
-const Kernels kAvx512 = named(avx512::table(), "avx512");
-#endif
-
 const Kernels* find(const char* isa) {
 #if defined(__x86_64__)
     const bool fma = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
     if (!std::strcmp(isa, "avx512") && fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq"))
-        return &kAvx512;
-    if (!std::strcmp(isa, "avx2") && fma) return &kAvx2;
+        return &avx512::kTable;
+    if (!std::strcmp(isa, "avx2") && fma) return &avx2::kTable;
 #endif
-    if (!std::strcmp(isa, "portable")) return &kPortable;
+    if (!std::strcmp(isa, "portable")) return &portable::kTable;
     return nullptr;
 }
 
 const Kernels* best() {
     for (const char* isa : {"avx512", "avx2"})
         if (const Kernels* k = find(isa)) return k;
-    return &kPortable;
+    return &portable::kTable;
 }
 
 std::atomic<const Kernels*> chosen{nullptr};

@@ -47,23 +47,29 @@ int64_t learn_step(const Steps& steps, int64_t step, const StepSpace& space, con
 
 #undef ROWTIDE_FOR_DIM
 
+#define ROWTIDE_TEXT(name) #name
+#define ROWTIDE_TEXT_OF(name) ROWTIDE_TEXT(name)
+
 namespace ISA {
 
-Kernels table() {
-    return {
-        .name = nullptr,
-        .pool_bag = pool_bag,
-        .loss_grads = loss_grads,
-        .update_groups = update_groups,
-        .learn_step = learn_step,
-        .ln = log1,
-        .move_mean = move_mean,
-        .stream_row = stream_row,
-        .score_items = score_items,
-        .unit = unit,
-        .cosine_items = cosine_items,
-        .any_at_least = any_over,
-    };
-}
+// Data and no function: a function here would be of this instruction set, and it would run before anybody has asked
+// what the CPU has.
+extern constinit const Kernels kTable = {
+    .name = ROWTIDE_TEXT_OF(ISA),
+    .pool_bag = pool_bag,
+    .loss_grads = loss_grads,
+    .update_groups = update_groups,
+    .learn_step = learn_step,
+    .ln = log1,
+    .move_mean = move_mean,
+    .stream_row = stream_row,
+    .score_items = score_items,
+    .unit = unit,
+    .cosine_items = cosine_items,
+    .any_at_least = any_over,
+};
 
 }  // namespace ISA
+
+#undef ROWTIDE_TEXT
+#undef ROWTIDE_TEXT_OF
