@@ -30,6 +30,7 @@ from .machine.resources import Resources
 from .machine.ticker import Ticker
 from .rank.ranker import CatalogueRanker
 from .stats import stats
+from .store.divergence import Divergence
 from .store.store import Store
 from .store.working_set import WorkingSet
 from .writer import Writer
@@ -68,7 +69,7 @@ class Engine(Answers):
             self._ticker = Ticker("rowtide-tick", max(0.05, resources.epoch_seconds / 4), writer.begin_if_due)
         ranker = CatalogueRanker(device or store, resources.threads)
         self._parts = writer, ranker
-        self._working_set = WorkingSet(str(self._where))
+        self._working_set, self._divergence = WorkingSet(str(self._where)), Divergence(str(self._where))
         self._at_close = writer.seq, wanted  # what a closed Engine still says
         self._holds = directory.path if directory else None
 
@@ -161,6 +162,7 @@ class Engine(Answers):
                 tally = writer.ingest(events, position, durable, progress)
                 seq = writer.seq
                 self._working_set.add(tally, writer.store.tables)
+                self._divergence.add(tally)
                 return tally
 
             tally = self._alone("ingest", learn)
@@ -331,19 +333,17 @@ class Engine(Answers):
         self._alone("forget_position", forget)
 
     def stats(self) -> dict[str, Any]:
-        """Rows, bytes and seqs by tier (on a device without the rows that it drew and nobody has asked for yet in
-        `dirty_rows` and `ahead_rows`); `disk` by cause: LMDB's pages with live rows, its free pages, the log; and what
-        opening and syncing took. On a device also what it holds for ranking: `device_catalogue_bytes`, items of
-        `device_catalogue_items`; `catalogue_tiled` says that there are more, brought there from RAM for each ranking.
+        """Rows, bytes and seqs by tier, what epochs and fsyncs took; docs/operations/monitoring.md says it key by key.
+
+        On a device `dirty_rows` and `ahead_rows` are without the rows that it drew and nobody has asked for yet.
 
         >>> report = eng.ingest([7, 8], [100, 100])
         >>> eng.stats()["users"]["rows"], eng.stats()["items"]["rows"]
         (2, 1)
         """
         self._alive()
-        self._alive()
         opening = {"opening": dict(self._opening)} if self._directory else {}
-        return stats(self._writer) | opening
+        return stats(self._writer) | opening | {"diverged": self._divergence.found}
 
     # --- lifetime
 

@@ -232,7 +232,9 @@ class CatalogueRanker:
                 ordinals = self._ordinals(i.flat[part], skip)
                 there = known[which] & (ordinals >= 0)
                 who = which[there]
-                found = self._catalogue.score(vectors[who], ordinals[there]) + biases[who]
+                found = self._catalogue.score(vectors[who], ordinals[there])
+            with np.errstate(over="ignore", invalid="ignore"):  # of a model that has diverged
+                found = found + biases[who]
             scores[part] = np.nan
             scores[part][there] = found
         scores = scores.reshape(u.shape)
