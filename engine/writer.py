@@ -204,8 +204,7 @@ class Writer:
 
     def _accepted(self, durable: bool) -> int:
         """The last event that a call has had accepted: the log decides, for what it holds is learned on reopening."""
-        log = self.directory.log if self.directory else None
-        return self.seq if log is None else log.synced_seq if durable else log.last_seq
+        return self.directory.log.settle(durable) if self.directory else self.seq
 
     def operate(self, kind: str, users: Ids = NO_IDS, items: Ids = NO_IDS, source: str | None = None) -> None:
         """Logs and applies one of `parts.OPERATIONS`: on ids, or on a source."""

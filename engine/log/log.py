@@ -54,10 +54,10 @@ class Log:
         self._segment_bytes = segment_bytes
         self._last_seq = self._synced_seq = segments[-1].last_seq
         self._synced_bytes = segments[-1].size  # of the last segment
-        self._directory_synced = True
-        self._drop_unsynced = False
+        self._directory_synced, self._drop_unsynced = True, False
         self._appended_bytes = self._appended_records = 0
         self._failure: str | None = None  # why nothing more is taken
+        self._writing: tuple[int, int] | None = None  # where the record under way will end, and with which event
 
     @classmethod
     def create(cls, directory: Path, directory_id: int, next_seq: int = 1, segment_bytes: int = SEGMENT_BYTES) -> "Log":
@@ -163,6 +163,7 @@ class Log:
             synced_seq=self._synced_seq,
         )
         self._failure = _INTERRUPTED
+        self._writing = segment.size + len(data), record.last_seq
         self._write(memoryview(data), segment)
         segment.last_seq = self._last_seq = record.last_seq
         segment.reach = max(record.first_seq, record.last_seq)
@@ -170,7 +171,19 @@ class Log:
         segment.records += 1
         self._appended_bytes += len(data)
         self._appended_records += 1
-        self._failure = None
+        self._failure = self._writing = None
+
+    def settle(self, durable: bool) -> int:
+        """The last event that the next opening finds, after an interrupt, too; synced first if `durable`."""
+        held, sound = self._last_seq, self._failure in (None, _INTERRUPTED)
+        try:
+            if self._failure and sound and self._writing and os.fstat(self._tail).st_size >= self._writing[0]:
+                held = self._writing[1]
+            if durable and sound:
+                os.fdatasync(self._tail) if self._failure else self.sync()
+        except (OSError, EngineError):
+            sound = False
+        return held if sound else self._synced_seq
 
     def sync(self) -> None:
         """Make everything appended so far durable. May run on another thread while nobody appends.
