@@ -1,7 +1,7 @@
 """A recommendation service: one process learns, any number of processes answer.
 
-    python examples/fastapi_service.py writer --path shop --port 8001
-    python examples/fastapi_service.py readers --path shop --port 8000 --workers 4
+    python examples/fastapi_service.py writer --path service --port 8001
+    python examples/fastapi_service.py readers --path service --port 8000 --workers 4
 
 The writer must have made the directory before the readers start. Needs the extra `examples`: fastapi and uvicorn.
 """
