@@ -56,6 +56,8 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=1.0, help="between two looks")
     given = options.parse_args()
     database = sql.create_engine(given.database)
+    if not sql.inspect(database).has_table(EVENTS.name):
+        raise SystemExit(f"sql_polling: {given.database} has no table {EVENTS.name!r}; make it first")
     with engine.open(given.path) as eng:
         while True:
             if learn_next(database, eng):
