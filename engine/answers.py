@@ -211,7 +211,8 @@ class Answers(ABC):
         """
         with self._answering() as (_, ranker):
             if (users is None) == (items is None):
-                raise InputError("users, items: wanted exactly one of the two")
+                which = "neither" if users is None else "both"
+                raise InputError(f"users, items: got {which}, wanted exactly one of the two")
             if items is not None:
                 found = ranker.item_vectors(id_column("items", items))
             else:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .answers import Answers
 from .cold.cold import Snapshot
-from .contract.arguments import callback, flag, id_column
+from .contract.arguments import callback, flag, id_column_or_set
 from .contract.arrays import NO_IDS, Ids, IdsLike
 from .contract.errors import ConfigError, EngineError, InputError
 from .contract.events import Events
@@ -176,14 +176,14 @@ class Engine(Answers):
     def hide(self, items: IdsLike) -> None:
         """These items are in no answer of `topk` until `show` is called, not even by `include`; on disk at return.
 
-        items: a scalar or a column of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
+        items: a scalar, column or set of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
         are learned as others, also as negatives, and have scores and vectors. Raises InputError, StorageFullError.
         """
-        self._operate("hide", NO_IDS, id_column("items", items))
+        self._operate("hide", NO_IDS, id_column_or_set("items", items))
 
     def show(self, items: IdsLike) -> None:
         """These items are ranked again; as `hide`."""
-        self._operate("show", NO_IDS, id_column("items", items))
+        self._operate("show", NO_IDS, id_column_or_set("items", items))
 
     def forget(self, users: IdsLike | None = None, items: IdsLike | None = None) -> None:
         """Removes rows, histories and catalogue entries of these ids; on disk at return.
@@ -197,8 +197,8 @@ class Engine(Answers):
             raise InputError("users, items: got neither, wanted ids to forget")
         self._operate(
             "forget",
-            NO_IDS if users is None else id_column("users", users),
-            NO_IDS if items is None else id_column("items", items),
+            NO_IDS if users is None else id_column_or_set("users", users),
+            NO_IDS if items is None else id_column_or_set("items", items),
         )
 
     def hidden(self) -> Ids:

@@ -3,7 +3,7 @@
 import shutil
 from typing import Any, cast
 
-from .contract.arguments import choice, flag
+from .contract.arguments import choice, describe, flag
 from .contract.errors import ConfigError
 from .contract.settings import Settings
 from .directory import untrusted
@@ -25,7 +25,9 @@ def open_engine(
         if mode == "r":
             raise ConfigError("mode: got 'r', but ':memory:' is never in another process")
         if resources["warm_bytes"] is not None:
-            raise ConfigError("warm_bytes: got a limit, but ':memory:' keeps all rows in RAM")
+            raise ConfigError(
+                f"warm_bytes: got {describe(resources['warm_bytes'])}, but ':memory:' keeps all rows in RAM"
+            )
         if mode == "x":
             raise ConfigError("mode: got 'x', but ':memory:' is always new")
         settings = Settings.resolve(given, None)
@@ -38,7 +40,7 @@ def open_engine(
     Settings.resolve(given, None)  # bad values are refused before anything is made
     if mode == "r":
         if resources["warm_bytes"] is not None:
-            raise ConfigError("warm_bytes: got a limit, but mode 'r' keeps no rows in RAM")
+            raise ConfigError(f"warm_bytes: got {describe(resources['warm_bytes'])}, but mode 'r' keeps no rows in RAM")
         return cast(Engine, Reader.open(checked_path(path), given, checked.threads))  # all of Engine's public methods
     directory = Directory.open(
         checked_path(path),
