@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .answers import Answers
 from .cold.cold import Snapshot
 from .contract.arguments import callback, flag, id_column_or_set
-from .contract.arrays import NO_IDS, Ids, IdsLike
+from .contract.arrays import NO_IDS, Ids, IdsLike, IdsOrSet
 from .contract.errors import ConfigError, EngineError, InputError
 from .contract.events import Events
 from .contract.positions import checked_expected, checked_position, checked_source, require_expected
@@ -173,7 +173,7 @@ class Engine(Answers):
 
     # --- removing
 
-    def hide(self, items: IdsLike) -> None:
+    def hide(self, items: IdsOrSet) -> None:
         """These items are in no answer of `topk` until `show` is called, not even by `include`; on disk at return.
 
         items: a scalar, column or set of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
@@ -181,11 +181,11 @@ class Engine(Answers):
         """
         self._operate("hide", NO_IDS, id_column_or_set("items", items))
 
-    def show(self, items: IdsLike) -> None:
+    def show(self, items: IdsOrSet) -> None:
         """These items are ranked again; as `hide`."""
         self._operate("show", NO_IDS, id_column_or_set("items", items))
 
-    def forget(self, users: IdsLike | None = None, items: IdsLike | None = None) -> None:
+    def forget(self, users: IdsOrSet | None = None, items: IdsOrSet | None = None) -> None:
         """Removes rows, histories and catalogue entries of these ids; on disk at return.
 
         Forgotten items leave the histories of all users, too, and are hidden no more. After the next `checkpoint()` no
@@ -290,7 +290,7 @@ class Engine(Answers):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings in force, by name."""
+        """The settings in force, by name: a copy, so changing it changes nothing."""
         parts = self._parts
         return (parts[0].store.model.settings if parts else self._at_close[1]).as_dict()
 

@@ -273,9 +273,9 @@ def callback(name: str, x: Any, of: str) -> Any:
     return x
 
 
-def flag(name: str, x: Any) -> bool:
+def flag(name: str, x: Any, error: type[EngineError] = InputError) -> bool:
     if not isinstance(x, (bool, np.bool_)):
-        raise InputError(f"{name}: got {describe(x)}, wanted True or False")
+        raise error(f"{name}: got {describe(x)}, wanted True or False")
     return bool(x)
 
 

@@ -33,6 +33,8 @@ def checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
         raise InputError(f"position: got {describe(position)}, wanted (source, bytes)")
     if not isinstance(position[0], str):
         raise InputError(f"position[0]: got {describe(position[0])}, wanted the source's name, a str")
+    if not position[0]:
+        raise InputError("position[0]: got an empty str, wanted the source's name")
     if not isinstance(position[1], (bytes, bytearray)):
         raise InputError(f"position[1]: got {describe(position[1])}, wanted bytes")
     if events > MAX_EVENTS:
