@@ -275,8 +275,8 @@ def test_positions(eng):
     eng.ingest([], [], position=("ads", bytearray(b"7")))
     eng.ingest([3], [4])
     assert (eng.position("shop"), eng.position("ads"), eng.seq) == (b"\0\xff", b"7", 2)
-    eng.ingest([3], [4], position=("", b""))
-    assert eng.position("") == b""
+    eng.ingest([3], [4], position=("empty", b""))
+    assert eng.position("empty") == b""
 
 
 def test_weights_scale_what_is_learned(loss):
