@@ -3,7 +3,8 @@
 It learns from every event and shows what it learned in the next request.
 """
 
-from typing import Any
+import os
+from typing import Literal, overload
 
 from . import evaluate
 from .contract.errors import (
@@ -18,6 +19,7 @@ from .contract.errors import (
     StorageFullError,
     UnknownIdError,
 )
+from .contract.losses import Loss, Optimizer
 from .contract.reports import IngestReport, TopK
 from .directory.verify import VerifyReport, verify
 from .engine import Engine
@@ -48,13 +50,36 @@ __all__ = [
 ]
 
 
+# What type checkers are told: mode "r" gives a Reader.
+@overload
 def open(
-    path: Any,
+    path: str | os.PathLike[str], *, mode: Literal["a", "x"] = "a",
+    dim: int | None = None, loss: Loss | None = None, optimizer: Optimizer | None = None, lr: float | None = None,
+    l2: float | None = None, negatives: int | None = None, batch_size: int | None = None, seed: int | None = None,
+    row_ttl: int | None = None, admit_after: int | None = None, device: Literal["auto", "cpu", "cuda"] = "auto",
+    hot_bytes: int | None = None, warm_bytes: int | None = None, epoch_seconds: float = 30,
+    threads: int | None = None, untrusted: bool = False,
+) -> Engine: ...  # fmt: skip
+
+
+@overload
+def open(
+    path: str | os.PathLike[str], *, mode: Literal["r"],
+    dim: int | None = None, loss: Loss | None = None, optimizer: Optimizer | None = None, lr: float | None = None,
+    l2: float | None = None, negatives: int | None = None, batch_size: int | None = None, seed: int | None = None,
+    row_ttl: int | None = None, admit_after: int | None = None, device: Literal["auto", "cpu", "cuda"] = "auto",
+    hot_bytes: int | None = None, warm_bytes: int | None = None, epoch_seconds: float = 30,
+    threads: int | None = None, untrusted: bool = False,
+) -> Reader: ...  # fmt: skip
+
+
+def open(
+    path: str | os.PathLike[str],
     *,
-    mode: str = "a",
+    mode: Literal["r", "a", "x"] = "a",
     dim: int | None = None,
-    loss: str | None = None,
-    optimizer: str | None = None,
+    loss: Loss | None = None,
+    optimizer: Optimizer | None = None,
     lr: float | None = None,
     l2: float | None = None,
     negatives: int | None = None,
@@ -62,13 +87,13 @@ def open(
     seed: int | None = None,
     row_ttl: int | None = None,
     admit_after: int | None = None,
-    device: str = "auto",
+    device: Literal["auto", "cpu", "cuda"] = "auto",
     hot_bytes: int | None = None,
     warm_bytes: int | None = None,
     epoch_seconds: float = 30,
     threads: int | None = None,
     untrusted: bool = False,
-) -> Engine:
+) -> Engine | Reader:
     """Opens the model in the directory `path`, or makes it; ":memory:" keeps everything in RAM and nothing on disk.
 
     Args:
@@ -90,9 +115,9 @@ def open(
         warm_bytes: RAM for rows and histories; half of the machine's by default. Changes speed, never results.
         epoch_seconds: how old a change may get before it is written to LMDB.
         threads: that rank one call to `topk`; 1 by default.
-        untrusted: checks every byte first and works on a private copy, for a directory that somebody else has made or
-            may be changing. The copy lies among the system's temporary files and is deleted on closing, with all that
-            was learned since.
+        untrusted: checks all that is read first and works on a private copy, for a directory that somebody else has
+            made or may be changing. The copy lies among the system's temporary files and is deleted on closing, with
+            all that was learned since.
 
     Any thread may call any method. Calls that read, as `topk`, `history` and `stats` do, run together, also beside one
     that writes. Calls that write, and `digest` and `close`, run one at a time; the others wait. A progress function of

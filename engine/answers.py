@@ -10,7 +10,7 @@ import warnings
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any, Self, SupportsIndex, overload
+from typing import Any, NoReturn, Self, SupportsIndex, overload
 
 from .contract.arguments import id_column
 from .contract.arrays import FilterLike, Floats, HasArray, Ids, IdsLike
@@ -211,7 +211,8 @@ class Answers(ABC):
         """
         with self._answering() as (_, ranker):
             if (users is None) == (items is None):
-                raise InputError("users, items: wanted exactly one of the two")
+                which = "neither" if users is None else "both"
+                raise InputError(f"users, items: got {which}, wanted exactly one of the two")
             if items is not None:
                 found = ranker.item_vectors(id_column("items", items))
             else:
@@ -240,6 +241,9 @@ class Answers(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(f"{type(self).__name__} cannot be pickled or copied; open the directory in each process")
 
     def __enter__(self) -> Self:
         return self

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .answers import Answers
 from .cold.cold import Snapshot
-from .contract.arguments import callback, flag, id_column
-from .contract.arrays import NO_IDS, Ids, IdsLike
+from .contract.arguments import callback, flag, id_column_or_set
+from .contract.arrays import NO_IDS, Ids, IdsLike, IdsOrSet
 from .contract.errors import ConfigError, EngineError, InputError
 from .contract.events import Events
 from .contract.positions import checked_expected, checked_position, checked_source, require_expected
@@ -173,19 +173,19 @@ class Engine(Answers):
 
     # --- removing
 
-    def hide(self, items: IdsLike) -> None:
+    def hide(self, items: IdsOrSet) -> None:
         """These items are in no answer of `topk` until `show` is called, not even by `include`; on disk at return.
 
-        items: a scalar or a column of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
+        items: a scalar, column or set of ids; an id that is no item yet is not ranked when it becomes one. Hidden items
         are learned as others, also as negatives, and have scores and vectors. Raises InputError, StorageFullError.
         """
-        self._operate("hide", NO_IDS, id_column("items", items))
+        self._operate("hide", NO_IDS, id_column_or_set("items", items))
 
-    def show(self, items: IdsLike) -> None:
+    def show(self, items: IdsOrSet) -> None:
         """These items are ranked again; as `hide`."""
-        self._operate("show", NO_IDS, id_column("items", items))
+        self._operate("show", NO_IDS, id_column_or_set("items", items))
 
-    def forget(self, users: IdsLike | None = None, items: IdsLike | None = None) -> None:
+    def forget(self, users: IdsOrSet | None = None, items: IdsOrSet | None = None) -> None:
         """Removes rows, histories and catalogue entries of these ids; on disk at return.
 
         Forgotten items leave the histories of all users, too, and are hidden no more. After the next `checkpoint()` no
@@ -197,8 +197,8 @@ class Engine(Answers):
             raise InputError("users, items: got neither, wanted ids to forget")
         self._operate(
             "forget",
-            NO_IDS if users is None else id_column("users", users),
-            NO_IDS if items is None else id_column("items", items),
+            NO_IDS if users is None else id_column_or_set("users", users),
+            NO_IDS if items is None else id_column_or_set("items", items),
         )
 
     def hidden(self) -> Ids:
@@ -290,7 +290,7 @@ class Engine(Answers):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings in force, by name."""
+        """The settings in force, by name: a copy, so changing it changes nothing."""
         parts = self._parts
         return (parts[0].store.model.settings if parts else self._at_close[1]).as_dict()
 

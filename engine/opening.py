@@ -1,9 +1,9 @@
 """Opening: from the arguments of `engine.open` to an Engine, or to a Reader. Any thread."""
 
 import shutil
-from typing import Any, cast
+from typing import Any
 
-from .contract.arguments import choice, flag
+from .contract.arguments import choice, describe, flag
 from .contract.errors import ConfigError
 from .contract.settings import Settings
 from .directory import untrusted
@@ -16,16 +16,18 @@ from .store.tables import require_capacity
 
 def open_engine(
     path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any], is_untrusted: bool = False
-) -> Engine:
+) -> Engine | Reader:
     """`engine.open`, whose arguments these are; `given` holds the settings, None where not given."""
     choice("mode", mode, ("r", "a", "x"), ConfigError)
-    if flag("untrusted", is_untrusted):
+    if flag("untrusted", is_untrusted, ConfigError):
         return _open_untrusted(path, mode, given, resources)
     if isinstance(path, str) and path == MEMORY:
         if mode == "r":
             raise ConfigError("mode: got 'r', but ':memory:' is never in another process")
         if resources["warm_bytes"] is not None:
-            raise ConfigError("warm_bytes: got a limit, but ':memory:' keeps all rows in RAM")
+            raise ConfigError(
+                f"warm_bytes: got {describe(resources['warm_bytes'])}, but ':memory:' keeps all rows in RAM"
+            )
         if mode == "x":
             raise ConfigError("mode: got 'x', but ':memory:' is always new")
         settings = Settings.resolve(given, None)
@@ -38,8 +40,8 @@ def open_engine(
     Settings.resolve(given, None)  # bad values are refused before anything is made
     if mode == "r":
         if resources["warm_bytes"] is not None:
-            raise ConfigError("warm_bytes: got a limit, but mode 'r' keeps no rows in RAM")
-        return cast(Engine, Reader.open(checked_path(path), given, checked.threads))  # all of Engine's public methods
+            raise ConfigError(f"warm_bytes: got {describe(resources['warm_bytes'])}, but mode 'r' keeps no rows in RAM")
+        return Reader.open(checked_path(path), given, checked.threads)
     directory = Directory.open(
         checked_path(path),
         mode,
@@ -64,7 +66,7 @@ def _require_capacity(settings: Settings, resources: Resources) -> None:
         require_hot_room(settings, hot_capacity(settings.dim, settings.optimizer, resources.hot_bytes))
 
 
-def _open_untrusted(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine:
+def _open_untrusted(path: Any, mode: str, given: dict[str, Any], resources: dict[str, Any]) -> Engine | Reader:
     if mode == "x" or (isinstance(path, str) and path == MEMORY):
         raise ConfigError("untrusted: got True, but there is nothing to check in what is made anew")
     copy = untrusted.private_copy(checked_path(path))

@@ -19,7 +19,7 @@ from .answers import Answers
 from .cold import changes
 from .cold.cold import Cold, Snapshot
 from .cold.keys import HIDDEN, HISTORY
-from .contract.arrays import Floats, Ids, IdsLike
+from .contract.arrays import Floats, Ids, IdsLike, IdsOrSet
 from .contract.errors import ConfigError, CorruptionError, EngineError, ReadOnlyError
 from .contract.positions import checked_source
 from .contract.settings import Settings
@@ -51,7 +51,8 @@ class _Epoch:
 class Reader(Answers):
     """A model that another process may be learning: its last epoch. Made by `engine.open(path, mode="r")`.
 
-    Has all public methods of Engine; those that change the model raise ReadOnlyError.
+    Has all public methods of Engine; those that change the model raise ReadOnlyError. `seq` and `settings` are those
+    that the last call saw: they move on with calls that answer, with `stats` and with `refresh`.
 
     >>> with engine.open("shop", dim=8) as shop:
     ...     report = shop.ingest([7, 7], [100, 101])
@@ -222,6 +223,8 @@ class Reader(Answers):
     def refresh(self) -> int:
         """Moves to the newest epoch now, so that no later call has to; returns its seq.
 
+        `seq` moves with calls alone, this one, `stats` and answers: between them it says what the last one saw.
+
         Reads the items that the epochs in between wrote; all items, if there were too many epochs, or too many items in
         one, or the writer has moved to a new file. Calls move on by themselves, too: LMDB shows its newest epoch alone.
 
@@ -248,7 +251,7 @@ class Reader(Answers):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The settings in force at `seq`, by name."""
+        """The settings in force at `seq`, by name: a copy, so changing it changes nothing."""
         return self._state.settings.as_dict()
 
     def position(self, source: str) -> bytes | None:
@@ -348,15 +351,15 @@ class Reader(Answers):
         """ReadOnlyError."""
         self._refuse("ingest")
 
-    def hide(self, items: IdsLike) -> NoReturn:
+    def hide(self, items: IdsOrSet) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("hide")
 
-    def show(self, items: IdsLike) -> NoReturn:
+    def show(self, items: IdsOrSet) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("show")
 
-    def forget(self, users: IdsLike | None = None, items: IdsLike | None = None) -> NoReturn:
+    def forget(self, users: IdsOrSet | None = None, items: IdsOrSet | None = None) -> NoReturn:
         """ReadOnlyError."""
         self._refuse("forget")
 

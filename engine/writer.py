@@ -144,7 +144,7 @@ class Writer:
 
     def _failed(self, error: BaseException) -> None:
         if self.failure is None:
-            self.failure = f"{type(error).__name__}: {error}"
+            self.failure = f"{type(error).__name__}: {error}".removesuffix(": ")
             error.add_note("This Engine takes no more writes. Close it and open the directory again.")
 
     # --- a call's records
@@ -375,6 +375,7 @@ class Writer:
     def checkpoint(self) -> int:
         """Writes an epoch of now, and after a `forget` rids the files of what was forgotten; the seq in LMDB."""
         if self.epochs is not None:
+            self.epochs.require_there()
             self.complete_epoch()
             if self.store.removal.purge:
                 self.epochs.purge(self.store.state(self.applied))
@@ -385,15 +386,13 @@ class Writer:
         self._note()
         if self.epochs is None or self.failure is not None:
             return
+        self.epochs.require_there()
         self.epochs.finish(asked=True)
         if not self.epochs.interrupted and self.epochs.lacks(self.store.state(self.applied)):
             self.complete_epoch()
 
     def close(self) -> None:
         """Ends the threads and lets go of the directory."""
-        if self.epochs:
-            self.epochs.close()
-        if self.syncer:
-            self.syncer.close()
-        if self.directory:
-            self.directory.close()
+        for part in (self.epochs, self.syncer, self.directory):
+            if part:
+                part.close()

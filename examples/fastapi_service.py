@@ -1,7 +1,7 @@
 """A recommendation service: one process learns, any number of processes answer.
 
-    python examples/fastapi_service.py writer --path shop --port 8001
-    python examples/fastapi_service.py readers --path shop --port 8000 --workers 4
+    python examples/fastapi_service.py writer --path service --port 8001
+    python examples/fastapi_service.py readers --path service --port 8000 --workers 4
 
 The writer must have made the directory before the readers start. Needs the extra `examples`: fastapi and uvicorn.
 """
@@ -12,7 +12,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import uvicorn
-from fastapi import FastAPI, HTTPException, Query
+from fastapi import FastAPI, Query, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 
 import engine
@@ -42,8 +43,15 @@ async def reading(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-writer = FastAPI(title="writer", lifespan=learning)
-reader = FastAPI(title="reader", lifespan=reading)
+def refused(request: Request, error: Exception) -> JSONResponse:
+    """The client's error. Nothing was changed, and the client must not send it again as it is."""
+    return JSONResponse({"detail": str(error)}, 404 if isinstance(error, engine.UnknownIdError) else 422)
+
+
+REFUSED = {engine.InputError: refused, engine.UnknownIdError: refused}
+
+writer = FastAPI(title="writer", lifespan=learning, exception_handlers=REFUSED)
+reader = FastAPI(title="reader", lifespan=reading, exception_handlers=REFUSED)
 
 
 # Plain functions, not coroutines: FastAPI runs them on its threads, and any thread may call the engine.
@@ -51,10 +59,7 @@ reader = FastAPI(title="reader", lifespan=reading)
 
 @writer.post("/events")
 def learn(events: Events) -> dict[str, int]:
-    try:
-        return {"seq": writer.state.eng.ingest(events.users, events.items).seq}
-    except engine.InputError as wrong:  # nothing was learned: the client must not send it again as it is
-        raise HTTPException(422, str(wrong)) from wrong
+    return {"seq": writer.state.eng.ingest(events.users, events.items).seq}
 
 
 @reader.get("/users/{user}")
@@ -65,10 +70,7 @@ def recommend(user: int, k: int = Query(10, ge=1, le=100)) -> dict[str, object]:
 
 @reader.get("/items/{item}")
 def alike(item: int, k: int = Query(10, ge=1, le=100)) -> dict[str, object]:
-    try:
-        found = reader.state.eng.similar(item, k=k)
-    except engine.UnknownIdError as unknown:
-        raise HTTPException(404, str(unknown)) from unknown
+    found = reader.state.eng.similar(item, k=k)
     return {"items": found.ids[: found.counts].tolist(), "seq": found.seq}
 
 

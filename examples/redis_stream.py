@@ -1,6 +1,6 @@
 """Learns a stream of Redis, each entry once, also through crashes.
 
-    python examples/redis_stream.py --path shop --stream clicks
+    python examples/redis_stream.py --path stream --stream clicks
 
 The engine keeps the id of the last entry beside what it learned from it, in one record of its log. So there is no
 consumer group and nothing to acknowledge: after a crash the engine itself says where to go on. Needs the extra

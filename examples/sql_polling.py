@@ -1,6 +1,6 @@
 """Learns a table of SQL that grows, each row once, also rows that are committed late and also through crashes.
 
-    python examples/sql_polling.py --path shop --database sqlite:///shop.db
+    python examples/sql_polling.py --path purchases --database sqlite:///shop.db
 
 A row gets its id when it is inserted, and can be seen when it is committed. So row 8 may show before row 7. Who asks
 for "ids above the last" then never sees row 7. Here the position is a watermark and the ids above it that were learned:
@@ -56,6 +56,8 @@ def main() -> None:
     options.add_argument("--seconds", type=float, default=1.0, help="between two looks")
     given = options.parse_args()
     database = sql.create_engine(given.database)
+    if not sql.inspect(database).has_table(EVENTS.name):
+        raise SystemExit(f"sql_polling: {given.database} has no table {EVENTS.name!r}; make it first")
     with engine.open(given.path) as eng:
         while True:
             if learn_next(database, eng):

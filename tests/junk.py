@@ -47,7 +47,7 @@ JUNK = {
     "floats": np.array([1.0]),
     "whole floats": [2.0],
     "bools": np.array([True]),
-    "objects": np.array([1], object),
+    "objects": np.array([1, "x"], object),
     "texts": np.array(["1"]),
     "uint64 overflow": np.array([2**63], np.uint64),
     "mixed": [1, 2**63],

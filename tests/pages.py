@@ -44,7 +44,9 @@ def run(page, folder):
             signal.signal(signal.SIGTERM, handler)  # a page may show how to set one
             yield line, out.getvalue(), said or ""
         elif language == "sh":
-            out = "".join(command(words, folder) for words in map(shlex.split, text.splitlines()) if words)
+            out = "".join(
+                command(words, folder) for words in map(shlex.split, text.replace("\\\n", "").splitlines()) if words
+            )
             yield line, out, out if said is None else said
 
 

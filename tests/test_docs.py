@@ -79,6 +79,17 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         assert printed == said, f"{page.name}, line {line}"
 
 
+def test_pages_run_one_after_the_other_in_one_folder(tmp_path, monkeypatch):
+    """A reader has one folder for all of them: README, the guide in its order, then the others."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    index = ROOT / "docs" / "README.md"
+    in_order = [(index.parent / link).resolve() for link in LINK.findall(index.read_text()) if link.endswith(".md")]
+    for page in dict.fromkeys([ROOT / "README.md", *(page for page in in_order if has_code(page))]):
+        for line, printed, said in run(page, tmp_path):
+            assert printed == said, f"{page.name}, line {line}"
+
+
 @pages
 def test_excerpts_are_of_the_examples(page):
     assert list(strange_excerpts(page)) == []

@@ -275,8 +275,8 @@ def test_positions(eng):
     eng.ingest([], [], position=("ads", bytearray(b"7")))
     eng.ingest([3], [4])
     assert (eng.position("shop"), eng.position("ads"), eng.seq) == (b"\0\xff", b"7", 2)
-    eng.ingest([3], [4], position=("", b""))
-    assert eng.position("") == b""
+    eng.ingest([3], [4], position=("empty", b""))
+    assert eng.position("empty") == b""
 
 
 def test_weights_scale_what_is_learned(loss):
@@ -328,3 +328,11 @@ def test_input_errors_are_value_errors(eng):
         eng.ingest("a", 1)
     assert issubclass(InputError, ValueError)
     assert math.isnan(eng.ingest([], []).loss)
+
+
+def test_a_failure_without_a_text_is_said_without_a_stray_colon(home):
+    eng = engine.open(home, dim=4)
+    eng._writer._failed(KeyboardInterrupt())
+    with pytest.raises(engine.EngineError, match=r"^an earlier call failed \(KeyboardInterrupt\); close and open"):
+        eng.ingest(1, 2)
+    eng.close()

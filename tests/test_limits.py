@@ -47,6 +47,7 @@ MANY_ARGUMENTS = {
 COVERED_BY = {
     "answers": "test_engine.py",
     "cli/demo": "cli/test_app.py",
+    "cli/tables": "cli/test_app.py",
     "cold/file": "cold/test_cold_faults.py",
     "cold/keys": "cold/test_cold.py",
     "cold/mapped": "cold/test_cold_faults.py",

@@ -247,3 +247,11 @@ def test_a_reader_predicts_what_the_writer_does(home, stream, other, loss, optim
         scores = other("[float(x) for x in eng.score(users[0], eng.topk(users[0]).ids)]")
         np.testing.assert_array_equal(np.float32(scores), eng.topk(asked[0]).scores)
         np.testing.assert_array_equal(np.float32(scores), eng.score(asked[0], eng.topk(asked[0]).ids))
+
+
+def test_a_second_opening_in_the_process_names_the_directory(home):
+    engine.open(home, dim=4).close()
+    with engine.open(home, mode="r"):
+        for mode in ("r", "a"):
+            with pytest.raises(engine.BusyError, match=rf"^{home}: this process, .* has this directory open already"):
+                engine.open(home, mode=mode)

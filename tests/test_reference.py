@@ -9,6 +9,7 @@ from typer.main import get_command
 
 import engine
 from engine.cli.app import app
+from engine.contract.losses import DEFAULT_LR, DEFAULT_NEGATIVES, LOSSES, OPTIMIZERS
 
 API = (ROOT / "docs" / "reference" / "api.md").read_text()
 CLI = (ROOT / "docs" / "reference" / "cli.md").read_text()
@@ -47,6 +48,13 @@ def test_every_public_name_is_told():
 def test_every_error_has_its_line():
     told = re.findall(r"^\| `(\w+Error)`", FAULTS, re.M)
     assert sorted(told) == sorted(name for name in engine.__all__ if name.endswith("Error"))
+
+
+def test_the_defaults_of_each_loss_have_their_line():
+    guide = (ROOT / "docs" / "guide" / "losses-and-settings.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \| (\d+)\b", guide, re.M)
+    told = {loss: (dict(zip(OPTIMIZERS, map(float, lr), strict=True)), int(n)) for loss, *lr, n in rows}
+    assert told == {loss: (DEFAULT_LR[loss], DEFAULT_NEGATIVES[loss]) for loss in LOSSES}
 
 
 def test_every_command_has_its_section():

@@ -47,6 +47,11 @@ WRONG = [
     "eng.show(['a'])",
     "eng.forget(users='a')",
     "eng.forget(items=['a'])",
+    "engine.open('x', mode='w')",
+    "engine.open('x', loss='hinge')",
+    "engine.open('x', device='tpu')",
+    "engine.open(5)",
+    "engine.open('x', mode='r').warm",
 ]
 
 

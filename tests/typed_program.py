@@ -2,6 +2,7 @@
 
 import sys
 from datetime import datetime
+from pathlib import Path
 from typing import Any, assert_type
 
 import numpy as np
@@ -96,7 +97,7 @@ def state(eng: Engine) -> None:
     assert_type(eng.refresh(), int)
     eng.hide([100])
     assert_type(eng.hidden(), NDArray[np.int64])
-    eng.show(100)
+    eng.show({100})
     eng.forget(users=[8], items=[101])
 
 
@@ -117,9 +118,11 @@ def main(path: str) -> None:
         assert_type(report.summary, dict[str, Any])
         assert_type(again.backup(path + "2"), int)
     with engine.open(path, mode="r") as reader:
+        assert_type(reader, engine.Reader)
         assert isinstance(reader, engine.Reader)
         assert reader.refresh() == reader.seq
-    with engine.open(path + "2", untrusted=True) as copy:
+    with engine.open(Path(path + "2"), untrusted=True) as copy:
+        assert_type(copy, Engine)
         copy.ingest(1, 2)
     checked = engine.verify(path)
     assert_type(checked, VerifyReport)

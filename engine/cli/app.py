@@ -12,18 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from .. import __version__
 from .. import open as open_model
 from .. import verify as verify_model
+from ..contract.arguments import shown
 from ..contract.errors import EngineError, InputError
 from ..contract.losses import LOSSES, OPTIMIZERS, POINTWISE
-from ..directory.directory import exists
+from ..directory.directory import MEMORY, exists, remove_unused
 from ..directory.lock import holder
 from ..log.segment import last_seq_in
 from ..machine import backend
 from ..machine.files import as_engine_error
+from .refusals import in_words_of
+
+if TYPE_CHECKING:
+    from ..sources.replay import Replayed
 
 _NEEDS = "rowtide: {} is missing; the command line needs the extra 'cli': pip install 'rowtide[cli]'"
 
@@ -34,6 +39,8 @@ try:
     from rich.measure import Measurement
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.table import Table
+
+    from .tables import measures, pairs
 except ImportError as missing:
     raise SystemExit(_NEEDS.format(missing.name)) from missing
 
@@ -103,20 +110,34 @@ def replay(
     name = source or str(file.resolve())
     settings: dict[str, Any] = {"dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr}
     settings |= {"negatives": negatives, "batch_size": batch_size, "device": device}
-    with open_model(str(path), **settings) as eng:
-        if evaluate:
-            with _bar("judging") as step:
-                done = judge_source(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
-        else:
-            with _bar("learning") as step:
-                done = learn_source(eng, events, name, progress=step)
-        seq = eng.seq
+    made_here = str(path) != MEMORY and not exists(path)
+    try:
+        with open_model(str(path), **settings) as eng:
+            if evaluate:
+                with _bar("judging") as step:
+                    done = judge_source(eng, events, name, test_share=test_share, k=k or (1, 10, 20), progress=step)
+            else:
+                with _bar("learning") as step:
+                    done = learn_source(eng, events, name, progress=step)
+            seq = eng.seq
+    except EngineError:
+        if made_here:
+            remove_unused(path)
+        raise
+    except KeyboardInterrupt as interrupt:
+        print("rowtide: interrupted; run the same command to go on", file=sys.stderr)
+        raise typer.Exit(130) from interrupt
+    _print_replayed(done, seq, csv)
+
+
+def _print_replayed(done: "Replayed", seq: int, csv: Path | None) -> None:
+    """What a replay did; writes the judged rows to the file `csv`."""
     if done.resumed:
         out.print(f"went on at file row {done.resumed:,}: what came before was learned by an earlier run")
     rate = done.events / done.seconds if done.seconds else 0
-    out.print(
-        f"{done.rows:,} rows read: {done.filtered:,} left out by where, {done.skipped:,} without user or item skipped"
-    )
+    again = f", {done.again:,} of them again" if done.again else ""
+    left = f"{done.filtered:,} left out by where, {done.skipped:,} without user or item skipped"
+    out.print(f"{done.rows:,} rows read{again}: {left}")
     took = f"{done.seconds:.1f} s ({rate:,.0f}/s)"
     out.print(f"{done.events:,} events learned in {took}, mean loss {done.loss:.4f}, seq {seq:,}")
     if done.report is None or done.popularity is None:
@@ -126,7 +147,7 @@ def replay(
         out.print(f"only the remaining {judged:,} rows were judged; those before are in the earlier run's result")
     if judged:
         out.print(f"mean loss of the judged rows, each before it was learned: {done.report.summary['loss']:.4f}")
-        _print_whole(_measures({"engine": done.report, "live popularity": done.popularity}))
+        _print_whole(measures({"engine": done.report, "live popularity": done.popularity}))
     if csv is not None:
         try:
             done.report.to_csv(csv)
@@ -164,33 +185,41 @@ def info(
     directory: Annotated[Path | None, typer.Argument(metavar="[DIR]")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print which backends are alive here and why the others are not; with DIR also its settings, rows, bytes and
-    seqs, as of the last epoch. Changes nothing, also beside a writer."""
+    """Print which backends are alive here and why the others are not; with DIR also its settings, rows, bytes, seqs and
+    positions, as of the last epoch. Changes nothing, also beside a writer."""
     python, backends = sys.version.split()[0], backend.implementations()
     found: dict[str, Any] = {}
     if directory is not None:
         with open_model(_present(directory), mode="r") as reader:
             found = {"settings": dict(reader.settings), "stats": reader.stats()}
+            found["stats"]["hidden_items"] = len(reader.hidden())
+            named = reader.positions().items()
+            found["positions"] = {name: at.decode("ascii", "backslashreplace") for name, at in named}
         at = _standing(directory, found["stats"]["seq"])
     if as_json:
         _print_json({"python": python, "backends": backends} | (at | found if found else {}))
         return
-    out.print(_pairs(f"rowtide on Python {python}", backends))
+    out.print(pairs(f"rowtide on Python {python}", backends))
     if found:
-        out.print(_pairs(f"settings of {directory}", found["settings"]))
-        out.print(_pairs(f"state of {directory}", found["stats"]))
+        out.print(pairs(f"settings of {directory}", found["settings"]))
+        out.print(pairs(f"state of {directory}", found["stats"]))
+        if found["positions"]:
+            out.print(pairs(f"positions of {directory}", {name: shown(x) for name, x in found["positions"].items()}))
         _print_standing(at)
 
 
 @app.command()
 def verify(directory: EngineDirectory, as_json: AsJson = False) -> None:
-    """Read every byte of a directory and check it. Changes nothing, also beside a writer."""
+    """Read a directory's rows and log, and check them. Changes nothing, also beside a writer."""
     report = dataclasses.asdict(verify_model(_present(directory)))
     if as_json:
         _print_json({"directory": str(directory), **report})
         return
-    out.print(_pairs(f"{directory} is whole", report))
-    _print_standing(_standing(directory, report["lmdb_seq"]))
+    out.print(pairs(f"{directory} is whole", report))
+    at = _standing(directory, report["lmdb_seq"])
+    _print_standing(
+        at, f"The last epoch is at seq {at['seq']:,}. The log, checked too, goes on to seq {report['seq']:,}"
+    )
 
 
 @app.command()
@@ -283,7 +312,7 @@ def profile(
 def _present(directory: Path) -> Path:
     """Commands that only look must not make a directory of a mistyped name."""
     if not exists(directory):
-        raise InputError(f"DIR: got {directory}, wanted the directory of an engine")
+        raise InputError(f"path: got {directory}, wanted the directory of an engine")
     return directory
 
 
@@ -293,10 +322,10 @@ def _standing(directory: Path, seq: int) -> dict[str, Any]:
     return {"directory": str(directory), "seq": seq, "log_seq": log_seq, "writer_pid": holder(directory)}
 
 
-def _print_standing(at: dict[str, Any]) -> None:
+def _print_standing(at: dict[str, Any], said: str | None = None) -> None:
     if at["log_seq"] == at["seq"]:
         return
-    said = f"This is the last epoch, at seq {at['seq']:,}. The log goes on to seq {at['log_seq']:,}"
+    said = said or f"This is the last epoch, at seq {at['seq']:,}. The log goes on to seq {at['log_seq']:,}"
     if at["writer_pid"] is None:
         out.print(f"{said}; no process that can be seen writes it. The next opening for writing learns the rest.")
     else:
@@ -330,7 +359,8 @@ def _print_whole(table: Table) -> None:
 def _bar(what: str) -> Iterator[Any]:
     """A progress bar; yields what a replay calls after every call to the engine."""
     note = TextColumn("{task.fields[note]}")
-    with Progress(TextColumn(what), BarColumn(), MofNCompleteColumn(), note, console=err, transient=True) as progress:
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), note
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         task, began = progress.add_task(what, total=None, note=""), perf_counter()
 
         def step(done: int, total: int | None, learned: int, loss: float) -> None:
@@ -340,47 +370,16 @@ def _bar(what: str) -> Iterator[Any]:
         yield step
 
 
-def _measures(reports: dict[str, Any]) -> Table:
-    table = Table(title="predict, then learn: ties count against, an unlisted item is a miss")
-    table.add_column("rows")
-    table.add_column("measure")
-    for name in reports:
-        table.add_column(name, justify="right")
-    first = next(iter(reports.values())).summary
-    for part, meaning in (("all", "all"), ("new", "item new to the user")):
-        for measure in first[part]:
-            if measure != "rows":
-                values = [f"{r.summary[part][measure]:.4f}" for r in reports.values()]
-                table.add_row(f"{meaning}: {first[part]['rows']:,}", measure, *values)
-        table.add_section()
-    return table
-
-
-def _pairs(title: str, values: dict[str, Any]) -> Table:
-    """Names and values, nested names joined by dots."""
-    table = Table(title=title, title_justify="left", show_header=False)
-    for _ in range(2):
-        table.add_column(overflow="fold")  # over several lines rather than cut off
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for name, inner in value.items():
-                add(f"{prefix}.{name}" if prefix else str(name), inner)
-        else:
-            table.add_row(prefix, f"{value:,}" if type(value) is int else str(value))
-
-    add("", values)
-    return table
-
-
 def main() -> None:
     """The entry point: one line and status 1 for what the engine refuses, no traceback."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a directory's name need not be UTF-8
+    commands = getattr(typer.main.get_command(app), "commands", {})
     try:
         app()
     except EngineError as error:
-        sys.exit(f"rowtide: {type(error).__name__}: {' '.join(str(error).split())}")
+        said = in_words_of(commands, sys.argv[1:], str(error))
+        sys.exit(f"rowtide: {type(error).__name__}: {said}")
     except ModuleNotFoundError as missing:
         if missing.name is None or missing.name.split(".")[0] != "pyarrow":
             raise

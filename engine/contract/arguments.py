@@ -66,9 +66,9 @@ def describe(x: Any) -> str:
 
 
 def shown(x: Any, most: int = 40) -> str:
-    """Its repr, cut to so many characters; its type where it has none."""
+    """Its repr on one line, cut to so many characters; its type where it has none."""
     try:
-        text = repr(x)
+        text = " ".join(line.strip() for line in repr(x).splitlines())
     except Exception:  # the caller's own code, or an integer with too many digits to print
         return type(x).__name__
     return text if len(text) <= most else text[: most - 3] + "..."
@@ -80,7 +80,8 @@ def bad_element(name: str, place: tuple[int, ...], x: Any, wanted: str, remark: 
     if isinstance(x, (np.ndarray, list, tuple)) or is_tensor(x):
         text = describe(x)
     else:  # numpy's repr would name the type, too
-        text = str(x) if isinstance(x, (np.number, np.bool_, np.datetime64, np.timedelta64)) else shown(x)
+        plain = isinstance(x, (np.number, np.bool_, np.datetime64, np.timedelta64))
+        text = str(x) if plain else shown(x.item() if isinstance(x, np.character) else x)
     at = f"[{', '.join(map(str, place))}]" if place else ""
     return InputError(f"{name}{at}: got {text}{remark} wanted {wanted}")
 
@@ -92,14 +93,25 @@ def first_place(bad: Mask) -> tuple[int, ...]:
 
 def wrong_type(name: str, x: Any, wanted: Wanted) -> InputError:
     """The error for a column of a wrong type: for its first element that is not fine, if its elements have types of
-    their own; else for the whole."""
-    if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype.kind == "O"):
+    their own or are numbers that are not whole; else for the whole."""
+    if not isinstance(x, (list, tuple)) and not is_tensor(x):
+        try:
+            a = np.asarray(x)  # columns of other libraries, too: their repr has many lines
+        except Exception:
+            a = np.asarray(None)
+        x = a if a.ndim else x
+    if isinstance(x, (list, tuple)) or (isinstance(x, np.ndarray) and x.dtype.kind in "OUS"):
         try:
             found = next(((place, element) for place, element in _elements(x) if not wanted.fine(element)), None)
         except Exception:  # the caller's own code, or a list that holds itself
             found = None
         if found is not None:
             return bad_element(name, *found, wanted.one)
+    if isinstance(x, np.ndarray) and x.dtype.kind == "f" and not wanted.fine(1.0):
+        if (broken := ~np.isfinite(x) | (x != np.trunc(x))).any():
+            return bad_element(name, place := first_place(broken), x[place], wanted.one)
+        hint = 'its numbers are whole, and .astype("int64") makes integers of them'
+        return InputError(f"{name}: got {describe(x)}, wanted {wanted.whole}; {hint}")
     return InputError(f"{name}: got {describe(x)}, wanted {wanted.whole}")
 
 
@@ -120,11 +132,21 @@ def plain_array(name: str, x: Any, wanted: Wanted) -> NDArray[Any]:
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
         raise InputError(f"{name}: got {describe(x)} with masked elements, wanted {wanted.whole}")
     try:
-        return array_of(x) if is_tensor(x) else np.asarray(x)
+        a = array_of(x) if is_tensor(x) else np.asarray(x)
+        return _as_a_list(a) if a.dtype.kind == "O" and a.ndim and not isinstance(x, (list, tuple)) else a
     except MemoryError:
         raise
     except Exception as e:  # whatever the __array__ of an unknown type raises
         raise wrong_type(name, x, wanted) from e
+
+
+def _as_a_list(a: NDArray[Any]) -> NDArray[Any]:
+    """What numpy makes of the elements of an array of objects; the array where they are not all numbers or times."""
+    try:
+        found = np.asarray(a.tolist())
+    except ValueError:  # lists of several lengths
+        return a
+    return found if found.shape == a.shape and (found.dtype.kind in "iufbM" or not found.size) else a
 
 
 def id_array(name: str, x: Any, *, padding: bool = False) -> Ids:
@@ -132,10 +154,10 @@ def id_array(name: str, x: Any, *, padding: bool = False) -> Ids:
     wanted = _PADDED_IDS if padding else _IDS
     a = plain_array(name, x, wanted)
     if a.dtype != np.int64:
-        if a.size == 0 and a.dtype.kind == "f" and not isinstance(x, np.ndarray):
-            a = a.astype(np.int64)  # an empty list has no type of its own
+        if a.size == 0:
+            a = np.empty(a.shape, np.int64)  # an empty column has no type of its own, whatever it says
         elif a.dtype.kind not in "iu":
-            raise wrong_type(name, a if a.dtype.kind == "O" and a.ndim else x, wanted)
+            raise wrong_type(name, x, wanted)
         elif a.dtype.kind == "u" and a.size and a.max() > _INT64.max:
             place = first_place(a > _INT64.max)
             raise bad_element(name, place, a[place], wanted.one)
@@ -152,7 +174,8 @@ def id_set(name: str, x: Set[Any]) -> Ids:
     except InputError:
         ids = None
     if ids is None or ids.ndim != 1:  # a place would say nothing
-        raise InputError(f"{name}: got {shown(x)}, wanted int64s in a set")
+        bad = next((element for element in x if not _fits(element)), x)
+        raise InputError(f"{name}: got {shown(bad)} in a set, wanted int64s")
     return ids
 
 
@@ -167,6 +190,11 @@ def ids_or_one(name: str, x: Any) -> tuple[Ids, bool]:
 def id_column(name: str, x: Any) -> Ids:
     """A scalar or a column of ids as int64 [n]."""
     return ids_or_one(name, x)[0]
+
+
+def id_column_or_set(name: str, x: Any) -> Ids:
+    """A scalar, a column or a set of ids as int64 [n]; those of a set rise."""
+    return np.sort(id_column(name, id_set(name, x))) if isinstance(x, Set) else id_column(name, x)
 
 
 def query_vectors(name: str, x: Any, dim: int) -> tuple[Floats, bool]:
@@ -195,8 +223,10 @@ def spread(name: str, column: NDArray[Any], n: int) -> NDArray[Any]:
 def numbers(name: str, x: Any, wanted: Wanted = _NUMBERS) -> NDArray[Any]:
     """Integers or floats of any shape and width."""
     a = plain_array(name, x, wanted)
+    if a.size == 0:
+        return np.empty(a.shape)  # as for ids
     if a.dtype.kind not in "fiu":
-        raise wrong_type(name, a if a.dtype.kind == "O" and a.ndim else x, wanted)
+        raise wrong_type(name, x, wanted)
     return a
 
 
@@ -243,9 +273,9 @@ def callback(name: str, x: Any, of: str) -> Any:
     return x
 
 
-def flag(name: str, x: Any) -> bool:
+def flag(name: str, x: Any, error: type[EngineError] = InputError) -> bool:
     if not isinstance(x, (bool, np.bool_)):
-        raise InputError(f"{name}: got {describe(x)}, wanted True or False")
+        raise error(f"{name}: got {describe(x)}, wanted True or False")
     return bool(x)
 
 

@@ -23,6 +23,9 @@ class HasArray(Protocol):
 IdsLike = SupportsIndex | HasArray | Sequence[SupportsIndex | HasArray | Sequence[SupportsIndex]]
 """Ids as a caller may pass them: one, a column, or a table; a text is none. Said as far as type checkers can see."""
 
+IdsOrSet = IdsLike | Set[SupportsIndex]
+"""Ids where their order does not matter."""
+
 FilterLike = IdsLike | Set[SupportsIndex] | Sequence[IdsLike | Set[SupportsIndex]] | None
 """What `exclude` and `include` may be: the same or a set, for all or one for each."""
 

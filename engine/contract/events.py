@@ -38,7 +38,7 @@ def _value_column(x: Any, n: int, loss: str) -> Floats | None:
             )
         return np.empty(0, np.float32)
     a = plain_array("values", x, Wanted(f"{wanted} for each event", wanted, is_finite))
-    given = a.astype(np.int8) if a.dtype.kind == "b" else a if a.dtype.kind in "fiu" else x
+    given = a.astype(np.int8) if a.dtype.kind == "b" else a if a.dtype.kind in "fiu" or not a.size else x
     values = float_column("values", given, n)
     if loss == "logistic" and not ((values == 0) | (values == 1)).all():
         place = first_place((values != 0) & (values != 1))

@@ -1,7 +1,7 @@
 """The logger "rowtide": what somebody who runs an engine should know, in sentences with numbers. Any thread.
 
-INFO for an epoch that was written. WARNING for what costs time or shows a fault: replays, epochs that failed, waits,
-slow disks, too little RAM. Silent until the program sets a handler.
+INFO for an epoch that was written, and for a replay that begins. WARNING for what costs time or shows a fault:
+replays, epochs that failed, waits, slow disks, too little RAM. Silent until the program sets a handler.
 """
 
 import logging

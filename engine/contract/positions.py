@@ -29,9 +29,14 @@ def checked_position(position: Any, events: int) -> tuple[str, bytes] | None:
     """What `ingest` was given as position beside so many events, checked. InputError."""
     if position is None:
         return None
-    pair = isinstance(position, tuple) and len(position) == 2
-    if not pair or not isinstance(position[0], str) or not isinstance(position[1], (bytes, bytearray)):
+    if not isinstance(position, tuple) or len(position) != 2:
         raise InputError(f"position: got {describe(position)}, wanted (source, bytes)")
+    if not isinstance(position[0], str):
+        raise InputError(f"position[0]: got {describe(position[0])}, wanted the source's name, a str")
+    if not position[0]:
+        raise InputError("position[0]: got an empty str, wanted the source's name")
+    if not isinstance(position[1], (bytes, bytearray)):
+        raise InputError(f"position[1]: got {describe(position[1])}, wanted bytes")
     if events > MAX_EVENTS:
         raise InputError(
             f"position: got {events} events with it, wanted at most {MAX_EVENTS}: it must stand in one log record"

@@ -33,19 +33,23 @@ class IngestReport:
     def __repr__(self) -> str:
         unlearned = f", {self.unlearned:,} unlearned" if self.unlearned else ""
         return (
-            f"IngestReport({self.events:,} events{unlearned}, seq {self.seq:,}, loss {self.loss:.4f}, "
-            f"{self.new_users:,} new users, {self.new_items:,} new items, {self.seconds:.3g} s)"
+            f"IngestReport({_counted(self.events, 'event')}{unlearned}, seq {self.seq:,}, loss {self.loss:g}, "
+            f"{_counted(self.new_users, 'new user')}, {_counted(self.new_items, 'new item')}, {self.seconds:.3g} s)"
         )
 
 
-@dataclass(frozen=True, slots=True)
+def _counted(n: int, what: str) -> str:
+    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class TopK(Generic[IdsT, ScoresT]):
     """The answer of `topk`; unpacks as `ids, scores`.
 
     ids: int64 [k] or [n, k], -1 where there are fewer than k; scores: float32 of the same shape, -inf there, falling,
     ids rising where scores are equal; counts: how many are real, an int or int64 [n]; seq: every event up to this one
     is reflected (later ones may be). Where the call was given a tensor, tensors take the place of arrays. As a type,
-    `TopK` is of arrays, `TopK[Tensor, Tensor]` of tensors.
+    `TopK` is of arrays, `TopK[Tensor, Tensor]` of tensors. Two are equal if all of it is the same.
 
     >>> report = eng.ingest([7, 7], [100, 101])
     >>> ids, scores = found = eng.topk([7, 8], k=3, exclude=[100])
@@ -80,4 +84,16 @@ class TopK(Generic[IdsT, ScoresT]):
         if ids.ndim == 1 and len(ids) <= _FEW:
             pairs = ", ".join(f"({id}, {score:.4g})" for id, score in self.to_list())
             return f"TopK([{pairs}], seq {self.seq:,})"
-        return f"TopK(ids {list(ids.shape)}, scores {list(ids.shape)}, seq {self.seq:,})"
+        lists = "list" if ids.ndim == 1 else _counted(len(ids), "list")
+        return f"TopK({lists} of {ids.shape[-1]:,}, seq {self.seq:,})"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TopK):
+            return NotImplemented
+        parts: Any = ((self.ids, other.ids), (self.scores, other.scores))
+        return self.seq == other.seq and all(
+            type(mine) is type(theirs) and mine.shape == theirs.shape and bool((mine == theirs).all())
+            for mine, theirs in parts
+        )
+
+    __hash__ = None  # type: ignore[assignment]

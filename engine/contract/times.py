@@ -44,7 +44,7 @@ def timestamp_column(x: Any, n: int) -> NDArray[np.float64]:
     elif a.dtype.kind == "O":
         seconds = _of_datetimes(a)
     else:
-        seconds = finite(_NAME, numbers(_NAME, a if a.dtype.kind in "fiu" else x, _WANTED), np.float64)
+        seconds = finite(_NAME, numbers(_NAME, a if a.dtype.kind in "fiu" or not a.size else x, _WANTED), np.float64)
     if seconds.size and not (seconds.min() >= 0 and seconds.max() < _END):
         place = first_place((seconds < 0) | (seconds >= _END))
         raise _out_of_range(place, a[place], float(seconds[place]))

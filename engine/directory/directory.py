@@ -23,6 +23,7 @@ from ..contract.errors import ConfigError, EngineError
 from ..contract.settings import Settings
 from ..log.log import Log
 from ..log.log import verify as verify_log
+from ..log.segment import last_seq_in
 from ..machine.files import Folder, as_engine_error, sync_directory
 from ..store.created import FORMAT, Created
 from ..store.state import State
@@ -47,6 +48,11 @@ class Directory:
         self.log = log
         self.state = state
         self.unsaved = unsaved
+
+    @property
+    def deleted(self) -> bool:
+        """Have its files been deleted while it is open? Writing goes on then, into files that nobody can open again."""
+        return self._lock.deleted
 
     @classmethod
     def open(
@@ -150,6 +156,17 @@ def _create(path: Path, settings: Settings, mode: str, kind: str) -> None:
     except FileExistsError as e:
         if mode == "x":
             raise ConfigError(f"path: {path} was created by somebody else just now, and mode 'x' wants to") from e
+
+
+def remove_unused(path: Path) -> None:
+    """Deletes a directory that this process has made, if nobody has learned in it and nobody has it open now."""
+    with contextlib.suppress(EngineError, OSError):
+        lock = hold(path)
+        try:
+            if last_seq_in(path / "log") == 0:
+                shutil.rmtree(path)
+        finally:
+            lock.release()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,10 @@ from ..store.state import State
 from ..store.store import Store
 from .directory import Directory
 
+_DELETED = (
+    "the directory was deleted while it is open; nothing that was learned will be on disk. Answers go on from RAM "
+    "until it is closed, and backup() saves the model elsewhere"
+)
 LOG_BYTES = 1 << 30  # an epoch is due when the log has grown by as much
 
 
@@ -45,6 +49,7 @@ class Epochs:
         self._drop_seq = 0
         self._error: BaseException | None = None
         self._interrupted = False
+        self._said_deleted = False
         self._log_mark = 0
         self._began = time.monotonic()
         self._count = 0
@@ -90,6 +95,9 @@ class Epochs:
         log = self._directory.log
         if log.synced_seq < state.seq or state.decided:  # what was decided is of a record that must not be lost
             log.sync()
+        if self._directory.deleted and not self._said_deleted:
+            self._said_deleted = True
+            logger.LOGGER.warning("%s: %s", self._directory.path, _DELETED)
         self._log_mark = log.appended_bytes
         self._began = time.monotonic()
         self._interrupted = True  # until it is handed over: a KeyboardInterrupt may come anywhere
@@ -126,6 +134,11 @@ class Epochs:
             failed = f"{type(self._error).__name__}: {self._error}"  # no handler shall keep the exception
             said = "%s: an epoch failed, the log has what it would have held: %s"
             logger.LOGGER.warning(said, self._directory.path, failed)
+
+    def require_there(self) -> None:
+        """Raises EngineError if the directory was deleted while it is open: nothing that is written to it stays."""
+        if self._directory.deleted:
+            raise EngineError(f"{self._directory.path}: {_DELETED}")
 
     def purge(self, state: State) -> None:
         """Rids the files of what was forgotten: LMDB copied without its free pages, the log without a record.

@@ -31,6 +31,11 @@ class Lock:
         self._descriptor = descriptor
         self._pid = os.getpid()
 
+    @property
+    def deleted(self) -> bool:
+        """Does the file that is locked have no name any more?"""
+        return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0
+
     def release(self) -> None:
         """Lets go of the lock. Doing it twice is fine. A child of a process that holds it only loses its copy."""
         with _locking:

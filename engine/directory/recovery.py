@@ -15,6 +15,8 @@ def beyond(directory: Directory) -> Iterator[tuple[Record, int]]:
     """The records that the state in LMDB lacks, in order, each with the event in it to start from. CorruptionError."""
     saved = directory.state.seq
     events = 0
+    if (ahead := directory.log.last_seq - saved) > 0:
+        LOGGER.info("%s: replaying %d events, which the log has beyond the last epoch", directory.path, ahead)
     for record in directory.log.replay(saved):
         require_sound(record)
         start = max(0, saved + 1 - record.first_seq)

@@ -1,4 +1,4 @@
-"""verify: reads every byte of a model directory and changes nothing, also beside a running writer.
+"""verify: checks all that is read of a model directory and changes nothing, also beside a running writer.
 
 Knows which parts there are and how their seqs must relate; how each part is checked is the part's own business.
 """
@@ -34,7 +34,7 @@ class VerifyReport:
 
 
 def verify(path: Any) -> VerifyReport:
-    """Checks log and LMDB, structure and CRCs, and that both belong to one directory.
+    """Checks log and LMDB, structure and CRCs, and that both belong to one directory. LMDB's free pages do not count.
 
     Raises CorruptionError (file, offset, seq); ConfigError, or EngineError from the log, for what a later version made.
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..contract.arguments import MAX_EVENTS, id_column, whole_number
+from ..contract.arguments import MAX_EVENTS, describe, id_column, whole_number
 from ..contract.arrays import Ids
 from ..contract.errors import InputError
 from ..contract.times import timestamp_column
@@ -82,6 +82,11 @@ class Report:
     rows: dict[str, NDArray[Any]]
     summary: dict[str, Any]
     k: tuple[int, ...]
+
+    def __repr__(self) -> str:
+        found = {name: of for name, of in self.summary["all"].items() if name.endswith(f"@{max(self.k)}")}
+        measured = ", ".join(f"{name} {of:.4f}" for name, of in found.items())
+        return f"Report({self.summary['judged']:,} judged rows, {measured}, loss {self.summary['loss']:g})"
 
     def to_csv(self, path: str | os.PathLike[str]) -> None:
         """Write `rows` as CSV with a header, one line a judged row, booleans as 0 and 1. Replaces the file."""
@@ -148,7 +153,7 @@ def prequential(
     >>> report.summary["judged"], sorted(report.summary["all"])
     (800, ['hit_rate@1', 'hit_rate@5', 'ndcg@1', 'ndcg@5', 'rows'])
     """
-    began = perf_counter()
+    began, eng = perf_counter(), _ranker(eng)
     columns = _Columns.check(users, items, timestamps, values)
     n, depths = len(columns.user), _depths(k)
     if isinstance(warmup, bool) or not isinstance(warmup, int | float | np.number) or not 0 <= warmup < 1:
@@ -205,6 +210,12 @@ class _Columns:
         times = None if self.times is None else self.times[start:stop]
         given = () if self.value is None else (self.value[start:stop],)
         return eng.ingest(self.user[start:stop], self.item[start:stop], *given, timestamps=times, durable=False)
+
+
+def _ranker(eng: Ranker) -> Ranker:
+    if not all(hasattr(eng, name) for name in ("settings", "topk", "ingest")):
+        raise InputError(f"eng: got {describe(eng)}, wanted an engine, or what has its settings, topk and ingest")
+    return eng
 
 
 def _learner(

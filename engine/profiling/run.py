@@ -137,6 +137,7 @@ def _engine(workload: Workload) -> Iterator[Engine]:
     settings = {name: getattr(workload, name) for name in ("dim", "loss", "optimizer", "batch_size", "seed")}
     resources = {"device": "cuda", "hot_bytes": workload.hot_bytes, "warm_bytes": None}
     with open_engine(":memory:", "a", settings, {**resources, "epoch_seconds": 30.0, "threads": None}) as eng:
+        assert isinstance(eng, Engine)
         count = max(workload.items, workload.users)
         for start in range(0, count, _CALL):
             n = np.arange(start, min(count, start + _CALL))

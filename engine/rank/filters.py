@@ -67,7 +67,7 @@ def _list(name: str, x: Any) -> Ids:
         return id_set(name, x)
     ids = id_array(name, x, padding=True)
     if ids.ndim != 1:
-        raise InputError(f"{name}: got {describe(ids)}, wanted ids in 1-D")
+        raise InputError(f"{name}: got {describe(ids if ids.ndim else x)}, wanted ids in 1-D, as the other lists are")
     return ids
 
 

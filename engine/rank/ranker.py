@@ -109,7 +109,8 @@ class CatalogueRanker:
         choice("unknown", asked.unknown, ("fallback", "raise", "skip"))
         exclude_seen = flag("exclude_seen", asked.exclude_seen)
         if (asked.users is None) == (asked.vectors is None):
-            raise InputError("users, vectors: wanted exactly one of the two")
+            found = "neither" if asked.users is None else "both"
+            raise InputError(f"users, vectors: got {found}, wanted exactly one of the two")
         if asked.vectors is not None:
             if exclude_seen:
                 raise InputError("exclude_seen: needs users, got vectors")

@@ -37,6 +37,7 @@ _POSITION = struct.Struct("<QQ8s8s16s")
 _OLD_POSITION = struct.Struct("<Q8s8s")  # rows done, digests of the file's length and beginning and of the columns
 _FIRST_ROWS = 4096  # two files that begin with the same are taken for one
 _MOST_NESTED = 2_000  # brackets of a line of JSON that are not closed again; Arrow's parser has no limit but the stack
+_ROLES = ("user", "item", "value", "time", "basket")  # of columns, the ids first
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -69,6 +70,8 @@ class EventFile:
         kind = _FORMATS.get(self.path.suffix.lower())
         if kind is None:
             raise InputError(f"file: got {self.path}, wanted a name that ends in one of {' '.join(_FORMATS)}")
+        if not self.path.exists():
+            raise InputError(f"file: {self.path} is not there")
         try:
             if kind == "json":
                 _require_shallow(self.path)
@@ -76,16 +79,17 @@ class EventFile:
             there = self._data.schema.names  # fails where names are no UTF-8, as in a compressed file
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise InputError(f"file: {self.path} cannot be read as {kind}: {_line(error)}") from error
-        named = [columns.user, columns.item, columns.value, columns.time, columns.basket]
-        self._names = sorted({n for n in named if n is not None} | set(self._where.columns if self._where else ()))
+        named = [(role, getattr(columns, role)) for role in _ROLES]
+        named += [("where", name) for name in (self._where.columns if self._where else ())]
+        self._names = sorted({name for _, name in named if name is not None})
         schema = self._data.schema
-        for name in self._names:
-            if len(schema.get_all_field_indices(name)) != 1:
-                raise InputError(f"column: got {name!r}, wanted one of {', '.join(there)}")
-        for name in (columns.user, columns.item):
+        for role, name in named:
+            if name is not None and len(schema.get_all_field_indices(name)) != 1:
+                raise InputError(f"{role}: got {name!r}, wanted one of the columns {', '.join(there)}")
+        for role, name in named[:2]:
             kind_of_id = schema.field(name).type
             if not pa.types.is_integer(kind_of_id) and not pa.types.is_null(kind_of_id):
-                raise InputError(f"column: {name!r} has type {kind_of_id}; ids must be integers")
+                raise InputError(f"{role}: the column {name!r} has type {kind_of_id}; ids must be integers")
         # The basket is not among them: it decides who is asked when, never what is learned.
         what = (columns.user, columns.item, columns.value, str(self._where) if self._where else None)
         self._column_digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
@@ -156,7 +160,7 @@ class EventFile:
 
     def _contents(self, table: Any) -> NDArray[np.int64]:
         """What is learned of each row, as numbers that are compared: user, item, whether it is an event, value."""
-        columns = [self._ids(table, self.columns.user), self._ids(table, self.columns.item)]
+        columns = [self._ids(table, "user"), self._ids(table, "item")]
         columns.append((self._kept(table)).astype(np.int64))
         if self.columns.value is not None:
             values = table[self.columns.value]
@@ -196,20 +200,21 @@ class EventFile:
     def _block(self, start: int, table: Any) -> EventBlock:
         kept = self._kept(table)
         filtered = int(table.num_rows - kept.sum())
-        users, items = self._ids(table, self.columns.user), self._ids(table, self.columns.item)
+        users, items = self._ids(table, "user"), self._ids(table, "item")
         kept &= (users != -1) & (items != -1)
         rows = start + np.flatnonzero(kept)
         skipped = table.num_rows - filtered - len(rows)
 
-        def column(name: str | None) -> NDArray[Any] | None:
-            return None if name is None else _plain(name, table[name].filter(pa.array(kept)), rows)
+        def column(role: str) -> NDArray[Any] | None:
+            name = getattr(self.columns, role)
+            return None if name is None else _plain(role, name, table[name].filter(pa.array(kept)), rows)
 
-        values, times = column(self.columns.value), column(self.columns.time)
+        values, times = column("value"), column("time")
         if values is not None:
             values = _numbers("value", self.columns.value, values, "iufb").astype(np.float64)
         if times is not None:
             times = self._seconds(_numbers("time", self.columns.time, times, "iufM"), start)
-        baskets = column(self.columns.basket)
+        baskets = column("basket")
         stop = start + table.num_rows
         return EventBlock(start, stop, rows, users[kept], items[kept], values, times, baskets, filtered, skipped)
 
@@ -220,23 +225,27 @@ class EventFile:
         try:
             timestamp_column(times, len(times))
         except InputError as error:
-            where = f"column: {self.columns.time!r}, from file row {start:,} on"
+            where = f"time: the column {self.columns.time!r}, from file row {start:,} (counted from 0) on"
             raise InputError(f"{where}: {error}; another time_unit?") from error
         return times
 
-    def _ids(self, table: Any, name: str) -> NDArray[np.int64]:
+    def _ids(self, table: Any, role: str) -> NDArray[np.int64]:
+        name = getattr(self.columns, role)
         try:
             ids: NDArray[np.int64] = table[name].cast(pa.int64()).fill_null(-1).to_numpy()
         except pa.ArrowException as error:
-            raise InputError(f"column: {name!r} has ids that do not fit into int64: {_line(error)}") from error
+            raise InputError(
+                f"{role}: the column {name!r} has ids that do not fit into int64: {_line(error)}"
+            ) from error
         return ids
 
 
-def _plain(name: str, column: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
+def _plain(role: str, name: str, column: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
     """A column without nulls as a numpy array."""
     if column.null_count:
         missing = column.is_null().to_numpy()
-        raise InputError(f"column: {name!r} is null in file row {rows[missing.argmax()]:,}; leave it out with where")
+        row = f"file row {rows[missing.argmax()]:,}, counted from 0"
+        raise InputError(f"{role}: the column {name!r} is null in {row}; leave it out with where")
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     plain: NDArray[Any] = column.to_numpy()
@@ -245,7 +254,7 @@ def _plain(name: str, column: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
 
 def _numbers(role: str, name: str | None, column: NDArray[Any], kinds: str) -> NDArray[Any]:
     if len(column) and column.dtype.kind not in kinds:
-        raise InputError(f"column: {name!r} came as {role}, but holds neither numbers nor times")
+        raise InputError(f"{role}: the column {name!r} holds neither numbers nor times")
     return column
 
 

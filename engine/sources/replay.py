@@ -70,14 +70,16 @@ class Source(Protocol):
 
 @dataclass
 class Replayed:
-    """What a replay did: `resumed` (row it went on at), `rows` (rows read), `filtered` and `skipped` of them,
-    `events` (learned), `loss` (mean over the events), `seconds`; and where it was judged, the reports."""
+    """What a replay did: `resumed` (row it went on at), `rows` (rows read), `again` of them that an earlier run had
+    read, `filtered` and `skipped` of all read, `events` (learned), `loss` (mean over the events), `seconds`; and where
+    it was judged, the reports."""
 
     resumed: int
     rows: int = 0
     events: int = 0
     filtered: int = 0
     skipped: int = 0
+    again: int = 0
     loss: float = float("nan")
     seconds: float = 0.0
     report: Report | None = None
@@ -86,6 +88,7 @@ class Replayed:
 
     def count(self, block: EventBlock) -> None:
         self.rows += block.stop - block.start
+        self.again += max(0, min(block.stop, self.resumed) - block.start)
         self.filtered += block.filtered
         self.skipped += block.skipped
 
@@ -200,7 +203,8 @@ def _in_order(last: Any, block: EventBlock) -> Any:
     above = np.concatenate([times[:1] if last is None else np.asarray([last]), times[:-1]])
     if not (times >= above).all():
         row = block.rows[int((~(times >= above)).argmax())]
-        raise InputError(f"time: row {row:,} is earlier than the one above it, or has no time; sort the rows by time")
+        what = f"row {row:,}, counted from 0, is earlier than the one above it, or has no time"
+        raise InputError(f"time: {what}; sort the rows by time")
     return times[-1]
 
 

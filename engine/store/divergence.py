@@ -23,6 +23,6 @@ class Divergence:
         self.found = True
         LOGGER.warning(
             "%s: learning diverges: the loss of %d events adds up to %g, and %d updates were left out because they were"
-            " not finite. Lists may lack items. Open a copy of before with a lower lr",
+            " not finite. Lists may lack items. Restore a backup from before and lower lr, or check weights and values",
             *(self._name, tally.events, tally.loss, tally.skipped),
         )

@@ -80,7 +80,7 @@ def test_replay_learns_where_it_is_told_to(run, log, tmp_path):
     assert len(found) == 1
     status, _, said = run(*learn(log, tmp_path / "none", "--device", "gpu"))
     assert status == 1
-    assert "ConfigError: device: got str 'gpu', wanted one of" in said
+    assert "ConfigError: --device: got str 'gpu', wanted one of" in said
 
 
 def test_replay_learns_and_goes_on(run, log, tmp_path):
@@ -118,13 +118,65 @@ def test_replay_judges(run, log, tmp_path):
     status, out, _ = run(*words)
     assert status == 0
     assert "only the remaining 0 rows were judged" in out
+    assert "10 rows read, 10 of them again: 0 left out by where, 2 without user or item skipped" in out
     assert run(*learn(log, ":memory:", "--evaluate"))[0] == 0
+
+
+REFUSED = [
+    (("--loss", "logistic"), "--value: got None, wanted 0 or 1 for each event"),
+    (("--time", "b", "--time-unit", "ns", "--loss", "squared", "--value", "kind"), "--value: the column 'kind' holds"),
+    (("--time", "i"), "--time: row "),
+]
+
+
+@pytest.mark.parametrize(("words", "wanted"), REFUSED)
+@pytest.mark.parametrize("evaluate", [(), ("--evaluate",)])
+def test_a_replay_that_is_refused_leaves_no_directory(run, tmp_path, words, wanted, evaluate):
+    """Else its settings would be fixed for the next try."""
+    log, path = tmp_path / "log.csv", tmp_path / "d"
+    log.write_text("u,i,b,kind\n1,6,0,x\n2,5,1,y\n")
+    status, _, said = run(*learn(log, path, *words, *evaluate))
+    assert (status, f"rowtide: InputError: {wanted}" in said) == (1, True), said
+    assert not path.exists()
+    with engine.open(path, dim=8) as eng:
+        eng.ingest(7, 8)
+    assert run(*learn(log, path, *words, *evaluate))[0] == 1
+    with engine.open(path) as eng:
+        assert eng.seq == 1  # what another run has made stays
+
+
+def test_a_replay_that_is_interrupted_says_how_to_go_on(run, log, tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("engine.sources.replay.learn_source", interrupted)
+        status, out, said = run(*learn(log, tmp_path / "d"))
+    assert (status, out, said) == (130, "", "rowtide: interrupted; run the same command to go on\n")
+    assert run(*learn(log, tmp_path / "d"))[0] == 0
+
+
+def test_a_file_that_is_not_there_is_said(run, tmp_path):
+    status, _, said = run(*learn(tmp_path / "clicks.parquet", tmp_path / "d"))
+    assert (status, said) == (1, f"rowtide: InputError: FILE: {tmp_path / 'clicks.parquet'} is not there")
+    assert not (tmp_path / "d").exists()
+
+
+def test_info_shows_positions_and_hidden_items(run, tmp_path):
+    with engine.open(tmp_path / "d", dim=8) as eng:
+        eng.ingest([1, 2], [3, 4], position=("clicks", b"41\xff"))
+        eng.hide([3, 9])
+    out = run("info", tmp_path / "d")[1]
+    assert re.search(r"hidden_items +│ 2", out)
+    assert re.search(r"clicks +│ '41\\\\xff'", out)
+    found = json.loads(run("info", tmp_path / "d", "--json")[1])
+    assert (found["positions"], found["stats"]["hidden_items"]) == ({"clicks": "41\\xff"}, 2)
 
 
 @pytest.mark.parametrize("option", ["--basket", "--csv"])
 def test_options_that_would_do_nothing_are_refused(run, log, tmp_path, option):
     status, _, said = run(*learn(log, tmp_path / "d", option, "b"))
-    assert (status, said.strip()) == (1, "rowtide: InputError: basket, csv: only --evaluate uses them")
+    assert (status, said.strip()) == (1, "rowtide: InputError: --basket, --csv: only --evaluate uses them")
     assert not (tmp_path / "d").exists()
 
 
@@ -197,7 +249,8 @@ def test_looking_changes_nothing_and_says_what_it_saw(run, writer, contents, wor
     before = contents(path)
     status, out, said = run(*(word.format(path) for word in words))
     assert (status, said) == (0, "")
-    assert "This is the last epoch, at seq 2. The log goes on to seq 3; " in out
+    checked = "The last epoch is at seq 2. The log, checked too, goes on to seq 3; "
+    assert (checked if words[0] == "verify" else "This is the last epoch, at seq 2. The log goes on to seq 3; ") in out
     assert ("no process that can be seen writes it." if killed else f"process {pid} writes it.") in out
     assert contents(path) == before
     if not killed:
@@ -230,7 +283,7 @@ def test_json_is_one_object_with_whole_ids(run, writer):
     assert all(type(one["score"]) is float for one in found["items"])
     found = read("info", path)
     assert found == found | at
-    assert found.keys() == {"python", "backends", "settings", "stats"} | at.keys()
+    assert found.keys() == {"python", "backends", "settings", "stats", "positions"} | at.keys()
     assert (found["settings"]["dim"], found["stats"]["items"]["rows"]) == (8, 2)
     assert read("info").keys() == {"python", "backends"}
     found = read("verify", path)
@@ -266,7 +319,7 @@ def test_a_csv_file_with_no_directory_is_refused_before_anything_is_learned(run,
     words = learn(log, tmp_path / "d", "--evaluate", "--csv", tmp_path / "no" / "rows.csv")
     status, _, said = run(*words)
     assert status == 1
-    assert re.fullmatch(r"rowtide: InputError: csv: got .*rows\.csv, wanted a file in a directory .*", said.strip())
+    assert re.fullmatch(r"rowtide: InputError: --csv: got .*rows\.csv, wanted a file in a directory .*", said.strip())
     assert not (tmp_path / "d").exists()
     (tmp_path / "rows.csv").mkdir()
     status, _, said = run(*learn(log, tmp_path / "d", "--evaluate", "--csv", tmp_path / "rows.csv"))
@@ -345,7 +398,7 @@ def test_profile_says_what_it_cannot_write(run, tmp_path, name):
     (tmp_path / name).mkdir()
     status, out, said = run("profile", "--workload", "ingest", *TINY, "--out", tmp_path)
     assert (status, out) == (1, "")
-    assert said.startswith(f"rowtide: InputError: out: got {tmp_path}, wanted ")
+    assert said.startswith(f"rowtide: InputError: --out: got {tmp_path}, wanted ")
     assert f"{name} is a directory" in said
 
 
@@ -364,9 +417,9 @@ def test_profile_without_matplotlib_or_with_ranges_only(run, tmp_path, monkeypat
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--workload", "all"), "InputError: workload: got str 'all'"),
-        (("--workload", "topk", "--items", 0), "InputError: items: got int 0"),
-        (("--workload", "topk", "--loss", "l1"), "ConfigError: loss: got str 'l1'"),
+        (("--workload", "all"), "InputError: --workload: got str 'all'"),
+        (("--workload", "topk", "--items", 0), "InputError: --items: got int 0"),
+        (("--workload", "topk", "--loss", "l1"), "ConfigError: --loss: got str 'l1'"),
     ],
 )
 def test_profile_refuses(run, tmp_path, words, says):

@@ -59,7 +59,8 @@ def test_a_replay_is_told(home, stream, said):
     said()
     with engine.open(home, **QUIET):
         assert said() == [
-            ("WARNING", f"{home}: the last epoch is at seq 20; 30 events that the log has beyond it were replayed")
+            ("INFO", f"{home}: replaying 30 events, which the log has beyond the last epoch"),
+            ("WARNING", f"{home}: the last epoch is at seq 20; 30 events that the log has beyond it were replayed"),
         ]
     said()
     engine.open(home).close()

@@ -139,4 +139,5 @@ def test_arguments(memory):
     for junk in but("text"):
         refused("source", lambda junk=junk: memory.forget_position(junk))
     memory.forget_position("\ud800")  # no name that was stored
+    refused("position[0]: got an empty str", lambda: memory.ingest(1, 2, position=("", b"")))
     assert memory.seq == 0

@@ -130,3 +130,17 @@ def test_a_directory_from_before_a_setting_has_its_default():
     del before["lr"]
     with pytest.raises(CorruptionError):
         Later.stored(before)
+
+
+def test_what_memory_and_readers_have_no_use_for_is_said_with_its_value(home):
+    refused("warm_bytes: got int 9, but ':memory:'", lambda: engine.open(":memory:", warm_bytes=9), ConfigError)
+    engine.open(home, dim=4).close()
+    refused(
+        "warm_bytes: got int 9000000, but mode", lambda: engine.open(home, mode="r", warm_bytes=9_000_000), ConfigError
+    )
+    refused("untrusted: got str 'yes'", lambda: engine.open(home, untrusted="yes"), ConfigError)
+
+
+def test_settings_that_were_asked_for_are_a_copy(memory):
+    memory.settings["dim"] = 5
+    assert memory.settings["dim"] == 8

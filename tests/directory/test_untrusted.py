@@ -15,7 +15,7 @@ from directories import SMALL, mounted, refuse
 from killed import kill
 
 import engine
-from engine import BusyError, ConfigError, CorruptionError, InputError, StorageFullError
+from engine import BusyError, ConfigError, CorruptionError, StorageFullError
 from engine.cold.cold import Cold, chunk_key, data_file
 from engine.cold.keys import meta_key
 from engine.contract.arrays import NO_IDS
@@ -84,7 +84,7 @@ def test_what_untrusted_is_not_for(model, temporary, tmp_path):
     refuse("model", lambda: engine.open(tmp_path / "none", untrusted=True))
     refuse("untrusted", lambda: engine.open(model, mode="x", untrusted=True))
     refuse("untrusted", lambda: engine.open(":memory:", untrusted=True))
-    refuse("untrusted", lambda: engine.open(model, untrusted=1), InputError)
+    refuse("untrusted", lambda: engine.open(model, untrusted=1), ConfigError)
     refuse("dim", lambda: engine.open(model, dim=99, untrusted=True), ConfigError)
     with engine.open(model):
         refuse("model", lambda: engine.open(model, untrusted=True), BusyError)

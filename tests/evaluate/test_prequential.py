@@ -302,3 +302,9 @@ def test_values_of_another_shape_or_type_are_refused(values):
     with pytest.raises(InputError, match="values"):
         prequential(eng, [1, 2], [3, 4], values=values)
     assert not eng.calls
+
+
+def test_what_is_no_ranker_is_refused():
+    for junk in (None, 5, object()):
+        with pytest.raises(InputError, match=r"^eng: got .*, wanted an engine"):
+            prequential(junk, [1, 2], [3, 4])

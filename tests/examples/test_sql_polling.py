@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 from killed import kill
+from pages import ROOT, run
 from programs import load, program
 
 import engine
@@ -77,3 +78,19 @@ def test_the_program_goes_on_after_a_kill(example, database, home, tmp_path):
             polling.stop(signal.SIGKILL)
     with engine.open(home) as eng:
         assert (eng.seq, eng.stats()["users"]["rows"]) == (5, 5)
+
+
+def test_the_table_of_the_page_is_learned(home, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    list(run(ROOT / "docs" / "recipes" / "sql-polling.md", tmp_path))
+    with program("sql_polling", "--path", home, "--database", f"sqlite:///{tmp_path / 'shop.db'}") as polling:
+        polling.wait_for(r"^seq 5$")
+
+
+def test_without_the_table_it_says_so_in_one_line(home, tmp_path):
+    database = f"sqlite:///{tmp_path / 'shop.db'}"
+    with program("sql_polling", "--path", home, "--database", database) as polling:
+        said = polling.process.communicate(timeout=60)[0]
+    assert said == f"sql_polling: {database} has no table 'events'; make it first\n"
+    assert polling.process.returncode == 1
+    assert not home.exists()

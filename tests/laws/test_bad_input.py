@@ -278,7 +278,9 @@ def test_nothing_at_all(eng):
     assert (report.events, report.seq, report.new_users, eng.seq, eng.digest()) == (0, 0, 0, 0, digest)
     assert math.isnan(report.loss)
     assert eng.ingest(np.empty(0, np.int32), [], weights=[], timestamps=[]).events == 0
-    refused("users", lambda: eng.ingest(np.empty(0), []))
+    for empty in (np.empty(0), np.array([], object), np.array([], bool), np.array([], str), np.array([], "M8[s]")):
+        assert eng.ingest(empty, empty, weights=empty, timestamps=empty).events == 0
+        assert eng.topk(empty).ids.shape == (0, 10)
 
 
 @pytest.mark.parametrize("n", [10**6, pytest.param(10**7, marks=pytest.mark.heavy)])

@@ -46,7 +46,8 @@ def test_times_that_are_numbers_have_a_unit(tmp_path):
     (block,) = EventFile(path, Columns("user", "item", time="ts", time_unit="ms")).blocks()
     assert block.times.tolist() == [1.7e9, 1.7e9 + 1.5]
     wanted = (
-        r"column: 'ts', from file row 0 on: timestamps\[0\]: got 1700000000000, which is 2023-11-14 in milliseconds"
+        r"time: the column 'ts', from file row 0 \(counted from 0\) on: "
+        r"timestamps\[0\]: got 1700000000000, which is 2023-11-14 in milliseconds"
     )
     with pytest.raises(InputError, match=wanted):
         list(EventFile(path, Columns("user", "item", time="ts")).blocks())
@@ -70,18 +71,28 @@ def test_times_may_be_datetimes_and_ids_dictionaries_or_small(tmp_path):
     [
         ("e.txt", "user,item\n1,2\n", "file: .*wanted a name", NAMES),
         ("e.parquet", "user,item\n1,2\n", "file: .*cannot be read as parquet", NAMES),
-        ("e.csv", "user,thing\n1,2\n", "column: got 'item', wanted one of user, thing", NAMES),
+        ("e.csv", "user,thing\n1,2\n", "item: got 'item', wanted one of the columns user, thing", NAMES),
         ("e.csv", "user,item,item\n1,2,3\n", "multiple columns named item", NAMES),
-        ("e.csv", "user,item\n1.5,2\n", "column: 'user' has type double; ids must be integers", NAMES),
-        ("e.csv", "user,item\n1,sofa\n", "column: 'item' has type string; ids must be integers", NAMES),
-        ("e.jsonl", '{"user": "u1", "item": 1}\n', "column: 'user' has type string; ids must be integers", NAMES),
-        ("e.csv", "user,item,v\n1,2,3\n1,2,\n", "column: 'v' is null in file row 1", Columns("user", "item", "v")),
-        ("e.csv", "user,item,v\n1,2,a\n", "column: 'v' came as value", Columns("user", "item", "v")),
-        ("e.csv", "user,item,v\n1,2,a\n", "column: 'v' came as time", Columns("user", "item", time="v")),
+        ("e.csv", "user,item\n1.5,2\n", "user: the column 'user' has type double; ids must be integers", NAMES),
+        ("e.csv", "user,item\n1,sofa\n", "item: the column 'item' has type string; ids must be integers", NAMES),
+        (
+            "e.jsonl",
+            '{"user": "u1", "item": 1}\n',
+            "user: the column 'user' has type string; ids must be integers",
+            NAMES,
+        ),
+        (
+            "e.csv",
+            "user,item,v\n1,2,3\n1,2,\n",
+            "value: the column 'v' is null in file row 1, counted from 0;",
+            Columns("user", "item", "v"),
+        ),
+        ("e.csv", "user,item,v\n1,2,a\n", "value: the column 'v' holds neither", Columns("user", "item", "v")),
+        ("e.csv", "user,item,v\n1,2,a\n", "time: the column 'v' holds neither", Columns("user", "item", time="v")),
         (
             "e.csv",
             "user,item\n1,2\n",
-            "column: got 'kind', wanted one of",
+            "where: got 'kind', wanted one of the columns user, item",
             Columns("user", "item", where="kind == 'a'"),
         ),
     ],
@@ -93,7 +104,7 @@ def test_files_that_are_no_events_are_refused(tmp_path, name, text, wanted, name
 
 
 def test_a_missing_file_and_ids_too_large(tmp_path):
-    with pytest.raises(InputError, match="file: "):
+    with pytest.raises(InputError, match=r"^file: .*none\.csv is not there$"):
         EventFile(tmp_path / "none.csv", NAMES)
     path = write(tmp_path / "e.parquet", {"user": pa.array([2**63], pa.uint64()), "item": [1]})
     with pytest.raises(InputError, match="int64"):

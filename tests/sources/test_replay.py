@@ -137,7 +137,7 @@ def test_times_that_go_back_are_refused(tmp_path, small_calls, run):
     data = events()
     data["ts"][40] = data["ts"][39] - 1
     file = EventFile(write(tmp_path / "e.parquet", data), Columns("user", "item", time="ts"))
-    with pytest.raises(InputError, match="row 40 is earlier"):
+    with pytest.raises(InputError, match="row 40, counted from 0, is earlier"):
         run(Shop(), file, "log")
 
 

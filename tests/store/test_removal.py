@@ -127,7 +127,7 @@ def test_unknown_and_repeated_ids_change_no_row(shop):
     np.testing.assert_array_equal(eng.vectors(items=items), before[1])
 
 
-JUNK = but("two-dimensional", "three-dimensional")
+JUNK = but("two-dimensional", "three-dimensional", "set")  # a set of ids is taken
 
 
 def test_bad_ids_are_refused_whole(memory):
