@@ -94,9 +94,11 @@ class Directory:
             log = Log.open(root / "log", created.owner, known_durable_seq=state.seq)
             return cls(path, lock, cold, log, state, unsaved)
         except BaseException:
-            if cold is not None:
-                cold.close()
-            lock.release()
+            with contextlib.ExitStack() as undo:
+                undo.callback(lock.release)
+                for opened in (cold, log):
+                    if opened is not None:
+                        undo.callback(opened.close)
             raise
 
     def close(self) -> None:

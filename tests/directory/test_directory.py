@@ -14,6 +14,7 @@ from unprivileged import modes_bind_root
 
 import engine
 from engine import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
+from engine.directory.directory import Directory
 
 
 def test_modes(home, stream):
@@ -269,3 +270,16 @@ def test_verify_reads_and_changes_nothing(home, stream, contents):
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in home.rglob("*") if p.is_file()} == before
     assert (open_report.seq, open_report.lmdb_seq, report.seq, report.lmdb_seq) == (80, 50, 100, 100)
     assert (report.torn_bytes, report.log_records) == (0, 3)
+
+
+def test_an_interrupt_at_the_end_of_opening_leaves_no_descriptor(home, monkeypatch):
+    engine.open(home, **SMALL).close()
+    before = len(os.listdir("/proc/self/fd"))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Directory, "__init__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.open(home)
+    assert len(os.listdir("/proc/self/fd")) == before
