@@ -115,11 +115,19 @@ def checked_path(path: Any, name: str = "path") -> Path:
         found = os.fspath(path)
     except Exception as e:  # the caller's own __fspath__ may raise anything
         raise ConfigError(f"{name}: got {describe(path)}, wanted a directory's path") from e
-    if not isinstance(found, str) or not found or "\0" in found:
+    if not isinstance(found, str) or not found or not _can_be_named(found):
         raise ConfigError(f"{name}: got {describe(found)}, wanted a directory's path")
     if found == MEMORY:
         raise ConfigError(f"{name}: got ':memory:', wanted a directory's path; engine.open alone takes it, as a str")
     return Path(os.path.abspath(found))  # a later chdir must not move it, and "." cannot be renamed onto
+
+
+def _can_be_named(path: str) -> bool:
+    """Whether the file system can be asked for it. A name need not be UTF-8."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def exists(path: Path) -> bool:

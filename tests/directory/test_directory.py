@@ -283,3 +283,12 @@ def test_an_interrupt_at_the_end_of_opening_leaves_no_descriptor(home, monkeypat
     with pytest.raises(KeyboardInterrupt):
         engine.open(home)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_path_that_no_file_system_can_have_is_refused(home):
+    with engine.open(home, **SMALL) as eng:
+        refuse("path: got str", lambda: engine.open(f"{home}\ud800"), ConfigError)
+        refuse("path: got str", lambda: engine.open(f"{home}\ud800", mode="r"), ConfigError)
+        refuse("path: got str", lambda: engine.verify(f"{home}\ud800"), ConfigError)
+        refuse("dst: got str", lambda: eng.backup(f"{home}\ud800"), ConfigError)
+    engine.open(f"{home}\udcff", **SMALL).close()  # bytes that are no UTF-8
