@@ -26,7 +26,7 @@ from ..log.log import verify as verify_log
 from ..machine.files import Folder, as_engine_error, sync_directory
 from ..store.created import FORMAT, Created
 from ..store.state import State
-from .lock import Lock, hold, make_lock
+from .lock import Lock, hold, make_lock, never_locked
 
 _ASIDE = ".rowtide-"  # in the names of directories that are being made
 _LEFT = re.compile(rf"\..+{re.escape(_ASIDE)}[a-z0-9_]{{8}}")
@@ -194,13 +194,16 @@ def made_aside(path: Path, name: str) -> Iterator[Path]:
 def _sweep(parent: Path) -> None:
     """Deletes what processes left in `parent` that were killed while they made a directory there.
 
-    A living one holds the lock of what it makes. What is not ours to delete stays.
+    A living one holds the lock of what it makes, but for its first moments. What is not ours to delete stays.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(parent):
             if not _LEFT.fullmatch(name):
                 continue
             with contextlib.suppress(EngineError, OSError):
+                if never_locked(parent / name):
+                    shutil.rmtree(parent / name)
+                    continue
                 lock = hold(parent / name)
                 try:
                     shutil.rmtree(parent / name)

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import threading
+import time
 import weakref
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from ..contract.errors import BusyError
 from ..machine.files import AnyFile, AnyFolder
 
 _NAME = "LOCK"
+_UNNAMED = "NEW"  # until it is locked
+_SURELY_LOCKED = 3600  # seconds after a directory was made
 LOCKS = Path("/proc/locks")
 _HELD = re.compile(r"\d+: FLOCK +\w+ +(?P<how>READ|WRITE) +(?P<pid>\d+) +(?P<device>\w+:\w+):(?P<inode>\d+) .*")
 
@@ -63,11 +66,16 @@ os.register_at_fork(before=_locking.acquire, after_in_parent=_locking.release, a
 def make_lock(path: Path) -> Lock:
     """Makes the file that `hold` locks. Whoever sees it finds it held, until the Lock is let go of."""
     with _locking:
-        lock = Lock(path / "NEW", os.O_CREAT | os.O_EXCL | os.O_RDWR)
+        lock = Lock(path / _UNNAMED, os.O_CREAT | os.O_EXCL | os.O_RDWR)
         _locks.add(lock)
         fcntl.flock(lock._descriptor, fcntl.LOCK_EX)
-        os.rename(path / "NEW", path / _NAME)
+        os.rename(path / _UNNAMED, path / _NAME)
         return lock
+
+
+def never_locked(path: Path) -> bool:
+    """Is this a directory that nobody came to lock after making it? A new one may be about to be locked."""
+    return set(os.listdir(path)) <= {_UNNAMED} and time.time() - os.stat(path).st_mtime > _SURELY_LOCKED
 
 
 def hold(path: AnyFolder, *, shared: bool = False) -> Lock:

@@ -292,3 +292,24 @@ def test_a_path_that_no_file_system_can_have_is_refused(home):
         refuse("path: got str", lambda: engine.verify(f"{home}\ud800"), ConfigError)
         refuse("dst: got str", lambda: eng.backup(f"{home}\ud800"), ConfigError)
     engine.open(f"{home}\udcff", **SMALL).close()  # bytes that are no UTF-8
+
+
+@pytest.mark.parametrize("files", [[], ["NEW"]])
+def test_what_was_killed_before_its_lock_is_swept_once_it_is_old(home, files):
+    old, new = (home.with_name(f".model.rowtide-{end * 8}") for end in "on")
+    for folder in (old, new):
+        folder.mkdir()
+        for name in files:
+            (folder / name).touch()
+    os.utime(old, (1e9, 1e9))
+    engine.open(home, **SMALL).close()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_an_old_folder_of_the_same_kind_with_something_in_it_stays(home):
+    other = home.with_name(".model.rowtide-oooooooo")
+    other.mkdir()
+    (other / "mine").touch()
+    os.utime(other, (1e9, 1e9))
+    engine.open(home, **SMALL).close()
+    assert (other / "mine").exists()
