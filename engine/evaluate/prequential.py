@@ -164,14 +164,12 @@ def prequential(
     began = perf_counter()
     columns = _Columns.check(users, items, timestamps, values)
     n, depths = len(columns.user), _depths(k)
-    if number("warmup", warmup, 0, 1) == 1:
-        raise InputError("warmup: got 1, wanted a number below it")
-    callback("progress", progress, "rows done, rows in all and a mean loss")
-    callback("ingest", ingest, "the first row and the one behind the last")
+    warmup = _share("warmup", warmup)
     resume = whole_number("resume", resume, 0, n)
     past = _Past(columns.user, columns.item, _requests(columns.user, baskets))
     first = int(past.bounds[np.searchsorted(past.bounds, max(round(warmup * n), resume))])
-    learn = _learner(n, ingest or partial(columns.learned_by, eng), progress)
+    given = callback("ingest", ingest, "the first row and the one behind the last")
+    learn = _learner(n, given or partial(columns.learned_by, eng), progress)
     for start, stop in _calls(resume, first, long=True):
         learn(start, stop)
     rank_all, rank_new, loss = _judged(eng, past, columns.positive, first, depths[-1] + 1, learn)
@@ -226,6 +224,7 @@ def _learner(
     n: int, ingest: Callable[[int, int], Ingested], progress: Callable[[int, int, float], None] | None
 ) -> Callable[[int, int], float]:
     """What learns rows [start, stop) in calls, and returns the sum of their losses."""
+    callback("progress", progress, "rows done, rows in all and a mean loss")
 
     def learn(start: int, stop: int) -> float:
         total = 0.0
@@ -363,6 +362,13 @@ def _times(timestamps: ArrayLike, n: int) -> NDArray[np.float64]:
         row = int(falls.argmax()) + 1
         raise InputError(f"timestamps: row {row} is before the row above it; rows in time order were wanted")
     return times
+
+
+def _share(name: str, x: float) -> float:
+    share = number(name, x, 0, 1)
+    if share == 1:
+        raise InputError(f"{name}: got 1, wanted a number below it")
+    return share
 
 
 def _depths(k: int | Sequence[int]) -> tuple[int, ...]:
