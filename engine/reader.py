@@ -8,6 +8,7 @@ thread may call anything; a call that finds a newer epoch moves the catalogue on
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from .contract.settings import Settings
 from .directory import backup
 from .directory.directory import exists
 from .directory.lock import hold
-from .machine.calls import Call, Calls, this_call
+from .machine.calls import LOOK_AGAIN, Call, Calls, this_call
 from .machine.files import AnyPath, as_engine_error
 from .rank.ranker import CatalogueRanker
 from .store.catalogue import Catalogue
@@ -135,7 +136,7 @@ class Reader(Answers):
                     if outer is not None:
                         view = outer
                         break
-                    self._calls.wait_for_others()
+                    time.sleep(LOOK_AGAIN)
                 yield view
         finally:
             self._calls.discard(call)
@@ -143,15 +144,20 @@ class Reader(Answers):
     def _moved(self, call: Call, view: View, stack: ExitStack) -> bool:
         """Moves to the newest epoch, and enters `call` with its view; the snapshot ends with `stack`.
 
-        False, with nothing done, while others are inside. Whoever comes meanwhile finds the epoch old, too, and goes.
+        False, with nothing done, while others are inside that see an older one. Whoever comes meanwhile waits, too.
         """
         with self._door:
             self._enter()
-            if self._calls.of_others():
+            others = self._calls.of_others()
+            if others and (self._replaced() or not self._cold.current):
                 return False
             try:
                 self._moving = True
-                view.snapshot = stack.enter_context(self._newest_file().snapshot())
+                file = self._cold if others else self._newest_file()
+                view.snapshot = stack.enter_context(file.snapshot())
+                if others and changes.epoch_of(view.snapshot) != self._epoch:
+                    stack.close()
+                    return False
                 self._move(view.snapshot)
                 view.state, view.catalogue = self._state, self._catalogue
                 self._calls.add(call)

@@ -187,7 +187,9 @@ def map_file(data: AnyFile, *, readonly: bool, lock: bool = True) -> Any:
             return env
         except lmdb.Error as e:
             if "already open in this process" in str(e):  # LMDB's rule: once per process
-                raise BusyError(f"{data}: this process, or the one that it was forked from, has it open already") from e
+                raise BusyError(
+                    f"{data}: this process has it open already, or the one that it was forked from had"
+                ) from e
             if e.code != errno.ENOMEM or size // 2 < floor:
                 raise translated(e, data) from e
             size //= 2

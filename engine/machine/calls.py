@@ -8,7 +8,7 @@ import time
 
 Call = tuple[int, object]  # its thread, and what tells it from others of that thread
 
-_LOOK_AGAIN = 0.001  # seconds
+LOOK_AGAIN = 0.001  # seconds
 
 
 def this_call() -> Call:
@@ -29,6 +29,6 @@ class Calls(set[Call]):
         return any(thread != me for thread, _ in self.copy())
 
     def wait_for_others(self) -> None:
-        """Waits until there are none of other threads. Whoever calls it keeps new ones out, or looks again."""
+        """Waits until there are none of other threads. Whoever calls it keeps new ones out."""
         while self.of_others():
-            time.sleep(_LOOK_AGAIN)
+            time.sleep(LOOK_AGAIN)
