@@ -181,7 +181,7 @@ class Answers(ABC):
         probability. "softmax" and "bpr": user . item + the item's bias, a number that ranks.
 
         unknown: for a pair with an id that has no row: "raise" is UnknownIdError, "skip" gives NaN. A tensor if users
-        or items are one. Raises InputError, UnknownIdError.
+        or items are one. Raises InputError (also for more than `2**27` pairs), UnknownIdError.
 
         >>> report = eng.ingest([7, 8], [100, 101])
         >>> eng.score([[7], [8]], [100, 101]).shape
@@ -260,6 +260,10 @@ class Answers(ABC):
     @abstractmethod
     def _let_go(self) -> None:
         """Ends the threads and closes the files, with nothing written that the log has."""
+
+    def __reduce_ex__(self, _: SupportsIndex) -> NoReturn:
+        """What `copy` and `pickle` ask: a copy would be a second owner of the same threads and files."""
+        raise TypeError("an Engine cannot be copied or pickled; open the directory in each process that needs it")
 
     def __del__(self) -> None:
         if self._holds is None or self._pid != os.getpid():

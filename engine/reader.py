@@ -8,9 +8,9 @@ thread may call anything; a call that finds a newer epoch moves the catalogue on
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
 from typing import Any, NoReturn, Self
@@ -18,34 +18,21 @@ from typing import Any, NoReturn, Self
 from .answers import Answers
 from .cold import changes
 from .cold.cold import Cold, Snapshot
-from .cold.keys import HIDDEN, HISTORY
-from .contract.arrays import Floats, Ids, IdsLike, IdsOrSet
+from .cold.keys import HIDDEN
+from .contract.arrays import Ids, IdsLike, IdsOrSet
 from .contract.errors import ConfigError, CorruptionError, EngineError, ReadOnlyError
 from .contract.positions import checked_source
 from .contract.settings import Settings
 from .directory import backup
 from .directory.directory import exists
 from .directory.lock import hold
-from .machine.calls import Calls, this_call
+from .machine.calls import LOOK_AGAIN, Call, Calls, this_call
 from .machine.files import AnyPath, as_engine_error
 from .rank.ranker import CatalogueRanker
 from .store.catalogue import Catalogue
-from .store.digest import digest
-from .store.history import StoredHistory, stored_chunks
 from .store.state import State
-from .store.tables import ITEMS, TABLES, USERS
-from .table.stored import StoredTable
-
-
-@dataclass(frozen=True, slots=True)
-class _Epoch:
-    """What a list is made from: one epoch, as its transaction and the catalogue have it."""
-
-    users: StoredTable
-    catalogue: Catalogue
-    history: StoredHistory
-    mean: Floats
-    base: float
+from .store.tables import ITEMS
+from .store.view import View
 
 
 class Reader(Answers):
@@ -74,8 +61,10 @@ class Reader(Answers):
         self._given = given
         self._threads = threads
         super().__init__(path)
-        self._door = threading.RLock()  # whoever has it keeps new calls out
-        self._calls = Calls()  # that are inside
+        self._door = threading.RLock()  # whoever has it keeps new calls out; nobody waits for calls with it
+        self._calls = Calls()  # that are inside, with a View each
+        self._copies = Calls()  # that read a snapshot, and neither state nor catalogue
+        self._left: list[Cold] = []  # for newer files, where calls of this thread or copies still read them
         self._moving = False
         self._moves = {"whole": 0, "followed": 0}
         with ExitStack() as undo:
@@ -119,36 +108,64 @@ class Reader(Answers):
     # --- moving on
 
     @contextmanager
-    def _at_newest(self) -> Iterator[Snapshot]:
-        """The newest epoch for the length of a block, with the catalogue at it."""
+    def _at_newest(self) -> Iterator[View]:
+        """The newest epoch for the length of a block, with the catalogue at it.
+
+        A call from inside another of the same thread, as a signal's handler makes it, may see what that one sees: it
+        waits for nobody, who might be waiting for that one.
+        """
         self._alive()
-        call = this_call()
+        me, view = threading.get_ident(), View()
+        outer = next((v for thread, v in self._calls.copy() if thread == me and isinstance(v, View) and v.valid), None)
+        call = me, view
         try:
             with self._door:
                 self._enter()
                 self._calls.add(call)
             if self._cold.current and not self._replaced():
-                with self._cold.snapshot() as now:
-                    if changes.epoch_of(now) == self._epoch:
-                        yield now
+                with self._cold.snapshot() as view.snapshot:
+                    view.state, view.catalogue = self._state, self._catalogue
+                    if changes.epoch_of(view.snapshot) == self._epoch and view.state is self._state:
+                        view.valid = True
+                        yield view
                         return
         finally:
             self._calls.discard(call)
         try:
             with ExitStack() as stack:
-                with self._door:
-                    self._enter()
-                    try:
-                        self._moving = True
-                        self._calls.wait_for_others()
-                        now = stack.enter_context(self._newest_file().snapshot())
-                        self._move(now)
-                    finally:
-                        self._moving = False
-                    self._calls.add(call)
-                yield now
+                while not self._moved(call, view, stack):
+                    if outer is not None:
+                        view = outer
+                        break
+                    time.sleep(LOOK_AGAIN)
+                yield view
         finally:
             self._calls.discard(call)
+
+    def _moved(self, call: Call, view: View, stack: ExitStack) -> bool:
+        """Moves to the newest epoch, and enters `call` with its view; the snapshot ends with `stack`.
+
+        False, with nothing done, while others are inside that see an older one. Whoever comes meanwhile waits, too.
+        """
+        with self._door:
+            self._enter()
+            others = self._calls.of_others()
+            if others and (self._replaced() or not self._cold.current):
+                return False
+            try:
+                self._moving = True
+                file = self._cold if others else self._newest_file()
+                view.snapshot = stack.enter_context(file.snapshot())
+                if others and changes.epoch_of(view.snapshot) != self._epoch:
+                    stack.close()
+                    return False
+                self._move(view.snapshot)
+                view.state, view.catalogue = self._state, self._catalogue
+                self._calls.add(call)
+                view.valid = True
+            finally:
+                self._moving = False
+        return True
 
     def _enter(self) -> None:
         self._alive()
@@ -182,9 +199,16 @@ class Reader(Answers):
         except BaseException:
             newer.close()
             raise
-        self._cold.close()
+        self._left.append(self._cold)
         self._cold = newer
+        if not self._calls and not self._copies:
+            self._close_left()
         return newer
+
+    def _close_left(self) -> None:
+        while self._left:
+            self._left[-1].close()
+            self._left.pop()
 
     def _require_given(self, state: State) -> None:
         wanted = Settings.resolve(self._given, state.settings)
@@ -233,18 +257,15 @@ class Reader(Answers):
         ...     reader.refresh()
         0
         """
-        with self._at_newest():
-            return self._seq
+        with self._at_newest() as view:
+            return view.state.seq
 
     # --- answers
 
     @contextmanager
     def _answering(self) -> Iterator[tuple[int, CatalogueRanker]]:
-        with self._at_newest() as now:
-            state = self._state
-            users = StoredTable(USERS.number, USERS.stored_bytes(state.settings), now)
-            epoch = _Epoch(users, self._catalogue, StoredHistory(now), state.mean, state.base)
-            yield state.seq, CatalogueRanker(epoch, self._threads)
+        with self._at_newest() as view:
+            yield view.state.seq, CatalogueRanker(view.epoch(), self._threads)
 
     def _described(self) -> tuple[dict[str, int], str]:
         return self._state.rows, "cpu"
@@ -256,36 +277,35 @@ class Reader(Answers):
 
     def position(self, source: str) -> bytes | None:
         """As `Engine.position`, at the newest epoch."""
-        with self._at_newest():
-            return self._state.positions.get(checked_source(source))
+        with self._at_newest() as view:
+            return view.state.positions.get(checked_source(source))
 
     def positions(self) -> dict[str, bytes]:
         """As `Engine.positions`, at the newest epoch."""
-        with self._at_newest():
-            return dict(self._state.positions)
+        with self._at_newest() as view:
+            return dict(view.state.positions)
 
     def hidden(self) -> Ids:
         """As `Engine.hidden`, at the newest epoch."""
-        with self._at_newest():
-            return self._catalogue.hidden
+        with self._at_newest() as view:
+            return view.catalogue.hidden
 
     def digest(self) -> str:
         """As `Engine.digest`, at the newest epoch: what the writer's was at this seq."""
-        with self._at_newest() as now:
-            state = self._state
-            tables = [StoredTable(d.number, d.stored_bytes(state.settings), now) for d in TABLES.values()]
-            return digest(state, tables, self._catalogue.hidden, stored_chunks(now.scan_raw(HISTORY)))
+        with self._at_newest() as view:
+            return view.digest()
 
     def stats(self) -> dict[str, Any]:
         """Rows, bytes and seq of the newest epoch; `moves`: how often a whole scan, or lists, led to a newer one."""
-        with self._at_newest():
+        with self._at_newest() as view:
+            seq = view.state.seq
             return {
-                "seq": self._seq,
-                "durable_seq": self._seq,
-                "lmdb_seq": self._seq,
-                "bit_exact": self._state.bit_exact,
-                **{name: {"rows": rows} for name, rows in self._state.rows.items()},
-                "catalogue_bytes": self._catalogue.bytes,
+                "seq": seq,
+                "durable_seq": seq,
+                "lmdb_seq": seq,
+                "bit_exact": view.state.bit_exact,
+                **{name: {"rows": rows} for name, rows in view.state.rows.items()},
+                "catalogue_bytes": view.catalogue.bytes,
                 "lmdb": self._cold.stats(),
                 "moves": dict(self._moves),
             }
@@ -303,10 +323,15 @@ class Reader(Answers):
         2
         """
         path = backup.checked_target(dst, self._path)
-        with ExitStack() as until_written:
-            with self._at_newest():
-                snapshot = until_written.enter_context(self._cold.snapshot())
-            return backup.write_backup(snapshot, path)
+        copy = this_call()
+        try:
+            with ExitStack() as until_written:
+                with self._at_newest():
+                    self._copies.add(copy)
+                    snapshot = until_written.enter_context(self._cold.snapshot())
+                return backup.write_backup(snapshot, path)
+        finally:
+            self._copies.discard(copy)
 
     # --- lifetime
 
@@ -319,11 +344,13 @@ class Reader(Answers):
             if not self._closed:
                 self._enter()
             self._closed = True
-            self._calls.wait_for_others()
+        self._calls.wait_for_others()
+        with self._door:
             if self._holds is not None:
                 self._let_go()
 
     def _let_go(self) -> None:
+        self._close_left()
         self._cold.close()
         self._at_end.close()
         self._holds = None

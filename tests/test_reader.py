@@ -4,6 +4,7 @@ import inspect
 import os
 import shutil
 import subprocess
+import threading
 
 import numpy as np
 import pytest
@@ -255,3 +256,20 @@ def test_a_second_opening_in_the_process_names_the_directory(home):
         for mode in ("r", "a"):
             with pytest.raises(engine.BusyError, match=rf"^{home}: this process, .* has this directory open already"):
                 engine.open(home, mode=mode)
+
+
+def test_who_waited_for_an_old_epoch_does_not_wait_for_the_calls_of_the_new_one(home, stream, other):
+    with engine.open(home, **SMALL) as eng:
+        eng.ingest(*stream(50))
+    other(f"path = {str(home)!r}")
+    with engine.open(home, mode="r") as eng:
+        late = threading.Thread(target=eng.refresh)
+        with eng._at_newest():
+            other("with engine.open(path) as eng: eng.ingest(1, 2)")
+            late.start()
+            late.join(0.1)
+            assert late.is_alive()
+        with eng._at_newest() as now:
+            late.join(20)
+            assert not late.is_alive()
+            assert now.state.seq == 51

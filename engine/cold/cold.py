@@ -185,7 +185,7 @@ class Cold:
             try:
                 yield Snapshot(txn, str(mapped.path))
             finally:
-                txn.abort()  # which is fine where `close` has done it
+                mapped.end(txn)  # which is fine where `close` has done it
         except lmdb.Error as e:
             raise translated(e, mapped.path) from e
         finally:
@@ -198,7 +198,7 @@ class Cold:
             try:
                 return read(Snapshot(txn, str(mapped.path)))
             finally:
-                txn.abort()
+                mapped.end(txn)
 
         return self._within(begin)
 
@@ -239,8 +239,7 @@ class Cold:
                     return
                 yield step  # type: ignore[misc]  # not the end, so a T
         finally:
-            if os.getpid() == self._pid:  # the parent's reader slot is not the child's to free
-                txn.abort()
+            mapped.end(txn)
             self._leave(mapped, scans=1)
 
     # Writing
@@ -288,7 +287,7 @@ class Cold:
                 cursor.putmulti(batch)
             cursor.putmulti(last)
         except BaseException:
-            txn.abort()
+            mapped.end(txn)
             raise
         try:
             txn.commit()

@@ -6,6 +6,7 @@ file that has its name is whole. Any thread.
 """
 
 import contextlib
+import ctypes
 import errno
 import os
 import re
@@ -25,6 +26,7 @@ __all__ = [
     "aside_file",
     "check_file",
     "data_file",
+    "disown",
     "lock_file",
     "map_file",
     "newest",
@@ -47,8 +49,24 @@ _NAME = re.compile(r"data-([1-9][0-9]{0,17})\.mdb")
 # open. So nobody opens while anybody closes, but for garbage that is collected meanwhile: it must not wait for ever.
 _opening = threading.RLock()
 _maps: weakref.WeakSet[Any] = weakref.WeakSet()  # that are open
-os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_opening.release)
 _OURS = re.compile(r"data-([1-9][0-9]{0,17})\.mdb(|-lock|\.new)")
+
+
+def disown(parents: Any) -> None:
+    """For a forked child: keeps an environment or a transaction of its parent for ever, also as the interpreter ends.
+
+    Its places in the table of readers are the parent's, and what frees them is the end of the object.
+    """
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(parents))
+
+
+def _forked() -> None:
+    _opening.release()
+    for env in list(_maps):
+        disown(env)
+
+
+os.register_at_fork(before=_opening.acquire, after_in_parent=_opening.release, after_in_child=_forked)
 
 
 def data_file(directory: AnyFolder, generation: int = 1) -> AnyFile:
@@ -164,15 +182,15 @@ def map_file(data: AnyFile, *, readonly: bool, lock: bool = True) -> Any:
                     lock=lock,
                     lib_version=0,
                 )
-            _maps.add(env)
+                _maps.add(env)
             env.reader_check()
             return env
         except lmdb.Error as e:
             if "already open in this process" in str(e):  # LMDB's rule: once per process
                 where = str(data).rpartition("/rows/")[0] or data
                 raise BusyError(
-                    f"{where}: this process, or the one that it was forked from, has this directory open already, as "
-                    "reader or writer; use that one, or close it first"
+                    f"{where}: this process has this directory open already, as reader or writer, or the one that it "
+                    "was forked from had; use that one, or close it first"
                 ) from e
             if e.code != errno.ENOMEM or size // 2 < floor:
                 raise translated(e, data) from e

@@ -12,7 +12,7 @@ import lmdb
 
 from ..machine.calls import Calls
 from ..machine.files import Folder
-from .file import data_file, map_file
+from .file import data_file, disown, map_file
 
 
 class Mapped:
@@ -23,15 +23,29 @@ class Mapped:
         self.path = data_file(folder, generation)
         self.env: Any = map_file(self.path, readonly=readonly)
         self.inside = Calls()  # that are using the map now; closing waits for them
+        self._pid = os.getpid()
         self.scans = 0  # unfinished ones: a newer generation leaves the map to them, closing does not
 
     def begin_reading(self) -> Any:
-        """A read transaction. The places of processes that died are free only once somebody has looked for them."""
+        """A read transaction, to be ended by `end`.
+
+        The places of processes that died are free only once somebody has looked for them. A place that a forked child
+        has freed is lost to this process, and the next one is not.
+        """
         try:
+            return self.env.begin()
+        except lmdb.BadRslotError:
             return self.env.begin()
         except lmdb.ReadersFullError:
             self.env.reader_check()
             return self.env.begin()
+
+    def end(self, txn: Any) -> None:
+        """Aborts a transaction; again is fine. In a forked child it stays, for it is the parent's."""
+        if os.getpid() == self._pid:
+            txn.abort()
+        else:
+            disown(txn)
 
     def settle(self) -> None:
         """Has LMDB look for its newest transaction in the file, which was checked.

@@ -27,7 +27,7 @@ from ..log.segment import last_seq_in
 from ..machine.files import Folder, as_engine_error, sync_directory
 from ..store.created import FORMAT, Created
 from ..store.state import State
-from .lock import Lock, hold, make_lock
+from .lock import Lock, hold, make_lock, never_locked
 
 _ASIDE = ".rowtide-"  # in the names of directories that are being made
 _LEFT = re.compile(rf"\..+{re.escape(_ASIDE)}[a-z0-9_]{{8}}")
@@ -100,9 +100,11 @@ class Directory:
             log = Log.open(root / "log", created.owner, known_durable_seq=state.seq)
             return cls(path, lock, cold, log, state, unsaved)
         except BaseException:
-            if cold is not None:
-                cold.close()
-            lock.release()
+            with contextlib.ExitStack() as undo:
+                undo.callback(lock.release)
+                for opened in (cold, log):
+                    if opened is not None:
+                        undo.callback(opened.close)
             raise
 
     def close(self) -> None:
@@ -119,11 +121,19 @@ def checked_path(path: Any, name: str = "path") -> Path:
         found = os.fspath(path)
     except Exception as e:  # the caller's own __fspath__ may raise anything
         raise ConfigError(f"{name}: got {describe(path)}, wanted a directory's path") from e
-    if not isinstance(found, str) or not found or "\0" in found:
+    if not isinstance(found, str) or not found or not _can_be_named(found):
         raise ConfigError(f"{name}: got {describe(found)}, wanted a directory's path")
     if found == MEMORY:
         raise ConfigError(f"{name}: got ':memory:', wanted a directory's path; engine.open alone takes it, as a str")
     return Path(os.path.abspath(found))  # a later chdir must not move it, and "." cannot be renamed onto
+
+
+def _can_be_named(path: str) -> bool:
+    """Whether the file system can be asked for it. A name need not be UTF-8."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
 
 
 def exists(path: Path) -> bool:
@@ -201,13 +211,16 @@ def made_aside(path: Path, name: str) -> Iterator[Path]:
 def _sweep(parent: Path) -> None:
     """Deletes what processes left in `parent` that were killed while they made a directory there.
 
-    A living one holds the lock of what it makes. What is not ours to delete stays.
+    A living one holds the lock of what it makes, but for its first moments. What is not ours to delete stays.
     """
     with contextlib.suppress(OSError):
         for name in os.listdir(parent):
             if not _LEFT.fullmatch(name):
                 continue
             with contextlib.suppress(EngineError, OSError):
+                if never_locked(parent / name):
+                    shutil.rmtree(parent / name)
+                    continue
                 lock = hold(parent / name)
                 try:
                     shutil.rmtree(parent / name)

@@ -10,13 +10,16 @@ import fcntl
 import os
 import re
 import threading
+import time
 import weakref
 from pathlib import Path
 
 from ..contract.errors import BusyError
-from ..machine.files import AnyFolder
+from ..machine.files import AnyFile, AnyFolder
 
 _NAME = "LOCK"
+_UNNAMED = "NEW"  # until it is locked
+_SURELY_LOCKED = 3600  # seconds after a directory was made
 LOCKS = Path("/proc/locks")
 _HELD = re.compile(r"\d+: FLOCK +\w+ +(?P<how>READ|WRITE) +(?P<pid>\d+) +(?P<device>\w+:\w+):(?P<inode>\d+) .*")
 
@@ -27,9 +30,13 @@ _locking = threading.RLock()  # nobody forks between the locking of a file and i
 class Lock:
     """A lock that this process holds, until `release` or until the object is lost."""
 
-    def __init__(self, descriptor: int):
-        self._descriptor = descriptor
+    _descriptor = -1  # also where an interrupt comes before there is one
+    _pid = 0
+
+    def __init__(self, path: AnyFile, how: int):
+        """Opens the file. Whoever makes it locks it then."""
         self._pid = os.getpid()
+        self._descriptor = os.open(path, how | os.O_CLOEXEC, 0o600)
 
     @property
     def deleted(self) -> bool:
@@ -64,18 +71,23 @@ os.register_at_fork(before=_locking.acquire, after_in_parent=_locking.release, a
 def make_lock(path: Path) -> Lock:
     """Makes the file that `hold` locks. Whoever sees it finds it held, until the Lock is let go of."""
     with _locking:
-        lock = Lock(os.open(path / "NEW", os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        lock = Lock(path / _UNNAMED, os.O_CREAT | os.O_EXCL | os.O_RDWR)
         _locks.add(lock)
         fcntl.flock(lock._descriptor, fcntl.LOCK_EX)
-        os.rename(path / "NEW", path / _NAME)
+        os.rename(path / _UNNAMED, path / _NAME)
         return lock
+
+
+def never_locked(path: Path) -> bool:
+    """Is this a directory that nobody came to lock after making it? A new one may be about to be locked."""
+    return set(os.listdir(path)) <= {_UNNAMED} and time.time() - os.stat(path).st_mtime > _SURELY_LOCKED
 
 
 def hold(path: AnyFolder, *, shared: bool = False) -> Lock:
     """Locks the directory against everybody, or against a writer alone. BusyError names who has it."""
     how = os.O_RDONLY if shared else os.O_RDWR
     with _locking:
-        lock = Lock(os.open(path / _NAME, how | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK))
+        lock = Lock(path / _NAME, how | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(lock._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             _locks.add(lock)

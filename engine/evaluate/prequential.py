@@ -20,7 +20,18 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..contract.arguments import MAX_EVENTS, describe, id_column, whole_number
+from ..contract.arguments import (
+    MAX_EVENTS,
+    Wanted,
+    callback,
+    describe,
+    id_column,
+    is_finite,
+    number,
+    plain_array,
+    whole_number,
+    wrong_type,
+)
 from ..contract.arrays import Ids
 from ..contract.errors import InputError
 from ..contract.times import timestamp_column
@@ -28,6 +39,8 @@ from ..contract.times import timestamp_column
 __all__ = ["CALL_ROWS", "Ranker", "Report", "prequential", "ranks"]
 
 CALL_ROWS = MAX_EVENTS  # learned in one call at most: one record of the log, so that a call is all or nothing
+_NUMBERS = Wanted("numbers", "a number", lambda x: isinstance(x, bool) or is_finite(x))
+_COMPARABLE = Wanted("a column of what can be compared", "what can be compared", lambda _: True)
 
 
 class Answer(Protocol):
@@ -156,12 +169,12 @@ def prequential(
     began, eng = perf_counter(), _ranker(eng)
     columns = _Columns.check(users, items, timestamps, values)
     n, depths = len(columns.user), _depths(k)
-    if isinstance(warmup, bool) or not isinstance(warmup, int | float | np.number) or not 0 <= warmup < 1:
-        raise InputError(f"warmup: got {warmup!r}, wanted a number with 0 <= warmup < 1")
+    warmup = _share("warmup", warmup)
     resume = whole_number("resume", resume, 0, n)
     past = _Past(columns.user, columns.item, _requests(columns.user, baskets))
     first = int(past.bounds[np.searchsorted(past.bounds, max(round(warmup * n), resume))])
-    learn = _learner(n, ingest or partial(columns.learned_by, eng), progress)
+    given = callback("ingest", ingest, "the first row and the one behind the last")
+    learn = _learner(n, given or partial(columns.learned_by, eng), progress)
     for start, stop in _calls(resume, first, long=True):
         learn(start, stop)
     rank_all, rank_new, loss = _judged(eng, past, columns.positive, first, depths[-1] + 1, learn)
@@ -200,10 +213,10 @@ class _Columns:
         times = None if timestamps is None else _times(timestamps, n)
         if values is None:
             return cls(user, item, times, None, np.ones(n, np.bool_))
-        value = np.asarray(values)
+        value = plain_array("values", values, _NUMBERS)
         _same_length("values", value, n)
         if value.dtype.kind not in "iufb":
-            raise InputError(f"values: got {value.dtype}, wanted numbers")
+            raise wrong_type("values", value, _NUMBERS)
         return cls(user, item, times, value, value > 0)
 
     def learned_by(self, eng: Ranker, start: int, stop: int) -> Ingested:
@@ -222,6 +235,7 @@ def _learner(
     n: int, ingest: Callable[[int, int], Ingested], progress: Callable[[int, int, float], None] | None
 ) -> Callable[[int, int], float]:
     """What learns rows [start, stop) in calls, and returns the sum of their losses."""
+    callback("progress", progress, "rows done, rows in all and a mean loss")
 
     def learn(start: int, stop: int) -> float:
         total = 0.0
@@ -315,9 +329,13 @@ def _requests(user: Ids, baskets: ArrayLike | None) -> Ids:
     rows = np.arange(len(user))
     if baskets is None or not len(user):
         return rows
-    basket = np.asarray(baskets)
+    basket = plain_array("baskets", baskets, _COMPARABLE)
     _same_length("baskets", basket, len(user))
-    changes = np.append(True, (user[1:] != user[:-1]) | np.asarray(basket[1:] != basket[:-1], dtype=bool))
+    try:
+        others = np.asarray(basket[1:] != basket[:-1], dtype=bool)
+    except Exception as e:  # whatever the elements' own comparison raises
+        raise InputError(f"baskets: got {describe(basket)}, wanted {_COMPARABLE.whole}") from e
+    changes = np.append(True, (user[1:] != user[:-1]) | others)
     return np.maximum.accumulate(np.where(changes, rows, 0))
 
 
@@ -357,8 +375,18 @@ def _times(timestamps: ArrayLike, n: int) -> NDArray[np.float64]:
     return times
 
 
+def _share(name: str, x: float) -> float:
+    share = number(name, x, 0, 1)
+    if share == 1:
+        raise InputError(f"{name}: got 1, wanted a number below it")
+    return share
+
+
 def _depths(k: int | Sequence[int]) -> tuple[int, ...]:
-    given: list[Any] = [k] if np.ndim(k) == 0 else list(k)  # type: ignore[arg-type]
+    try:
+        given: list[Any] = [k] if isinstance(k, (str, bytes)) else list(k)  # type: ignore[arg-type]
+    except TypeError:
+        given = [k]
     if not given:
         raise InputError("k: got none, wanted one or more positive integers")
     return tuple(sorted({whole_number("k", depth, 1, 2**31 - 1) for depth in given}))

@@ -75,12 +75,12 @@ class Log:
                 os.fsync(tail)
                 sync_directory(held)
                 sync_directory(directory.absolute().parent)
-            except OSError:
+                return cls(held, directory_id, [segment], tail, segment_bytes)
+            except BaseException:
                 os.close(tail)
                 raise
         except OSError as error:
             raise as_engine_error(f"cannot create the log {directory}", error) from error
-        return cls(held, directory_id, [segment], tail, segment_bytes)
 
     @classmethod
     def open(
@@ -105,12 +105,12 @@ class Log:
                 _write_again(last)
                 os.fsync(tail)
                 sync_directory(held)
-            except OSError:
+                return cls(held, owner.directory_id, segments, tail, segment_bytes)
+            except BaseException:
                 os.close(tail)
                 raise
         except OSError as error:
             raise as_engine_error(f"cannot open the log {directory}", error) from error
-        return cls(held, owner.directory_id, segments, tail, segment_bytes)
 
     @property
     def first_seq(self) -> int:

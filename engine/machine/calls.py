@@ -8,7 +8,7 @@ import time
 
 Call = tuple[int, object]  # its thread, and what tells it from others of that thread
 
-_LOOK_AGAIN = 0.001  # seconds
+LOOK_AGAIN = 0.001  # seconds
 
 
 def this_call() -> Call:
@@ -19,12 +19,16 @@ def this_call() -> Call:
 class Calls(set[Call]):
     """`add` in a `try`, `discard` in its `finally`."""
 
-    def wait_for_others(self) -> None:
-        """Waits until there are none of other threads. Whoever calls it keeps new ones out.
+    def of_others(self) -> bool:
+        """Are there any of other threads?
 
         One of this thread that seems to be in progress is one that an interrupt ended, or one that a signal's handler
-        is inside of: waiting would never end.
+        is inside of: waiting for it would never end.
         """
         me = threading.get_ident()
-        while any(thread != me for thread, _ in self.copy()):
-            time.sleep(_LOOK_AGAIN)
+        return any(thread != me for thread, _ in self.copy())
+
+    def wait_for_others(self) -> None:
+        """Waits until there are none of other threads. Whoever calls it keeps new ones out."""
+        while self.of_others():
+            time.sleep(LOOK_AGAIN)

@@ -20,8 +20,9 @@ class Folder(os.PathLike[str]):
     is the name that it was opened by.
     """
 
+    _descriptor = -1  # also where an interrupt comes before there is one
+
     def __init__(self, path: "AnyPath"):
-        self._descriptor = -1
         self._name = str(path)
         self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 

@@ -19,6 +19,7 @@ from .filters import Filter, Lists, Ordinals, filter_lists
 
 _MOST_K = 2**24
 _MOST_ANSWERS = 2**27  # queries x k of one call: 1.5 GiB, for short answers are padded
+_MOST_PAIRS = 2**27  # of one call to `score`
 _PAIRS = 2**16  # scored at a time: each needs a copy of its user's vector
 _QUERIES = 1024  # ranked at a time: each needs a copy of its user's row, and of what the user has had
 _SCRATCH = 2**22  # answers at a time
@@ -221,6 +222,8 @@ class CatalogueRanker:
             u, i = np.broadcast_arrays(u, i)
         except ValueError as e:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
+        if u.size > _MOST_PAIRS:
+            raise InputError(f"users, items: got {u.size} pairs, wanted at most {_MOST_PAIRS} in one call")
         base = self._source.base
         scores: Floats = np.empty(u.size, np.float32)
         for start in range(0, u.size, _PAIRS):

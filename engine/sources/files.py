@@ -10,6 +10,7 @@ the same; what follows them may have changed or grown. Nothing is written. One t
 """
 
 import hashlib
+import io
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.json
 from numpy.typing import NDArray
 
 from ..contract.arguments import choice
@@ -73,9 +75,13 @@ class EventFile:
         if not self.path.exists():
             raise InputError(f"file: {self.path} is not there")
         try:
-            if kind == "json":
-                _require_shallow(self.path)
-            self._data = ds.dataset(str(self.path), format=kind)
+            str(self.path).encode()
+        except UnicodeEncodeError as error:  # Arrow takes no other
+            raise InputError(f"file: got {str(self.path)!r}, wanted a name in UTF-8") from error
+        if self.path.is_dir():
+            raise InputError(f"file: {self.path} is a folder")
+        try:
+            self._data = _read_json(self.path) if kind == "json" else ds.dataset(str(self.path), format=kind)
             there = self._data.schema.names  # fails where names are no UTF-8, as in a compressed file
         except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
             raise InputError(f"file: {self.path} cannot be read as {kind}: {_line(error)}") from error
@@ -93,18 +99,23 @@ class EventFile:
         # The basket is not among them: it decides who is asked when, never what is learned.
         what = (columns.user, columns.item, columns.value, str(self._where) if self._where else None)
         self._column_digest = hashlib.blake2b(repr(what).encode(), digest_size=8).digest()
-        self._first = b""  # digest of the first rows
+        self._counted = kind == "parquet"
+        self._first_rows = np.empty((0, 0), np.int64)  # what is compared of them
         self._read = {0: _contents().digest()}  # rows: digest of them, wherever a block has ended
         self._learned = 0, 0, self._read[0]  # rows that an earlier run reached; that are compared, and their digest
 
     def total(self) -> int | None:
         """Rows of the file, where that is known without reading it."""
-        return int(self._data.count_rows()) if self._data.format.default_extname == "parquet" else None
+        return int(self._data.count_rows()) if self._counted else None
 
     def position(self, row: int) -> bytes:
         """48 bytes that say: file rows [0, row), which have been read, are done, under these columns."""
         compared = max(stop for stop in self._read if stop <= row)
-        return _POSITION.pack(row, compared, self._column_digest, self._first, self._read[compared])
+        return _POSITION.pack(row, compared, self._column_digest, self._first(_FIRST_ROWS), self._read[compared])
+
+    def _first(self, rows: int) -> bytes:
+        """Digest of the first rows, of so many at most."""
+        return bytes(_contents(self._first_rows[:rows].tobytes()).digest()[:8])
 
     def row_of(self, position: bytes | None) -> int:
         """The row that `position` says to go on at; 0 without one. InputError if it is of other columns.
@@ -125,12 +136,17 @@ class EventFile:
         return int(row)
 
     def twin(self, positions: Mapping[str, bytes]) -> str | None:
-        """The source among these that has learned the first rows of this file under these columns."""
+        """The source among these that has learned the first rows of this file under these columns.
+
+        A file that is shorter than what it was compared by is taken for another one.
+        """
         known = {name: _POSITION.unpack(x) for name, x in positions.items() if len(x) == _POSITION.size}
         if known:
             next(self.blocks(), None)
-        same = (name for name, x in known.items() if x[1] and x[2:4] == (self._column_digest, self._first))
-        return next(same, None)
+        for name, (_, compared, columns, first, _) in known.items():
+            if compared and columns == self._column_digest and first == self._first(compared):
+                return name
+        return None
 
     def blocks(self, start: int = 0) -> Iterator[EventBlock]:
         """The blocks from file row `start` on. InputError, with the row, for what is no event and cannot be skipped."""
@@ -140,7 +156,7 @@ class EventFile:
             stop = at + table.num_rows
             rows = self._contents(table)
             if at == 0:
-                self._first = _contents(rows[:_FIRST_ROWS].tobytes()).digest()[:8]
+                self._first_rows = rows[:_FIRST_ROWS].copy()
             if at <= learned <= stop:
                 before = contents.copy()
                 before.update(rows[: learned - at].tobytes())
@@ -262,19 +278,31 @@ def _contents(rows: bytes = b"") -> Any:
     return hashlib.blake2b(rows, digest_size=16)
 
 
-def _require_shallow(path: Path) -> None:
-    """Refuses JSON so deep that Arrow's parser would leave its stack, and the process with it."""
-    depth = 0
+def _read_json(path: Path) -> Any:
+    """The lines as a dataset. Arrow reads no row of a single line that does not end."""
+    if _checked_lines(path):
+        return ds.dataset(str(path), format="json")
+    line = path.read_bytes()
+    return (
+        ds.dataset(pyarrow.json.read_json(io.BytesIO(line + b"\n"))) if line else ds.dataset(str(path), format="json")
+    )
+
+
+def _checked_lines(path: Path) -> int:
+    """How many lines end. Refuses JSON so deep that Arrow's parser would leave its stack, and the process with it."""
+    depth = lines = 0
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             byte = np.frombuffer(chunk, np.uint8)
             opens, closes = (byte == ord("[")) | (byte == ord("{")), (byte == ord("]")) | (byte == ord("}"))
             depths = depth + np.cumsum(opens.astype(np.int32) - closes)
             ends = np.flatnonzero(byte == ord("\n"))  # of lines, each an object of its own
+            lines += len(ends)
             depths -= np.repeat(np.append(0, depths[ends]), np.diff(ends, prepend=0, append=len(byte)))
             if depths.max() > _MOST_NESTED:
                 raise InputError(f"file: {path} has JSON that is nested more than {_MOST_NESTED:,} deep")
             depth = int(depths[-1])
+    return lines
 
 
 def _line(error: BaseException) -> str:

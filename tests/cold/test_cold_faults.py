@@ -258,3 +258,25 @@ def test_a_forked_child_is_refused(cold):
             os._exit(status)
     assert os.waitpid(child, 0)[1] == 0
     assert cold.meta("settings") == b"dim=4"
+
+
+def test_a_read_that_a_child_gives_up_stays_its_parents(cold):
+    with cold.snapshot():
+        child = os.fork()
+        if child > 0:
+            assert os.waitpid(child, 0)[1] == 0
+            cold.write((), {"settings": b"dim=5"})
+            assert cold.stats()["oldest_reader_lag"] == 1
+    if child == 0:
+        os._exit(0)
+    assert cold.stats()["oldest_reader_lag"] == 0
+
+
+def test_a_place_that_a_child_has_freed_costs_nothing(cold):
+    cold.meta("settings")
+    child = os.fork()
+    if child == 0:
+        cold._mapped.env.close()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    assert cold.meta("settings") == b"dim=4"

@@ -14,6 +14,7 @@ from unprivileged import modes_bind_root
 
 import engine
 from engine import BusyError, ConfigError, CorruptionError, EngineError, ReadOnlyError, StorageFullError
+from engine.directory.directory import Directory
 
 
 def test_modes(home, stream):
@@ -269,3 +270,46 @@ def test_verify_reads_and_changes_nothing(home, stream, contents):
     assert {p: (p.stat().st_mtime_ns, p.read_bytes()) for p in home.rglob("*") if p.is_file()} == before
     assert (open_report.seq, open_report.lmdb_seq, report.seq, report.lmdb_seq) == (80, 50, 100, 100)
     assert (report.torn_bytes, report.log_records) == (0, 3)
+
+
+def test_an_interrupt_at_the_end_of_opening_leaves_no_descriptor(home, monkeypatch):
+    engine.open(home, **SMALL).close()
+    before = len(os.listdir("/proc/self/fd"))
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Directory, "__init__", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        engine.open(home)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_path_that_no_file_system_can_have_is_refused(home):
+    with engine.open(home, **SMALL) as eng:
+        refuse("path: got str", lambda: engine.open(f"{home}\ud800"), ConfigError)
+        refuse("path: got str", lambda: engine.open(f"{home}\ud800", mode="r"), ConfigError)
+        refuse("path: got str", lambda: engine.verify(f"{home}\ud800"), ConfigError)
+        refuse("dst: got str", lambda: eng.backup(f"{home}\ud800"), ConfigError)
+    engine.open(f"{home}\udcff", **SMALL).close()  # bytes that are no UTF-8
+
+
+@pytest.mark.parametrize("files", [[], ["NEW"]])
+def test_what_was_killed_before_its_lock_is_swept_once_it_is_old(home, files):
+    old, new = (home.with_name(f".model.rowtide-{end * 8}") for end in "on")
+    for folder in (old, new):
+        folder.mkdir()
+        for name in files:
+            (folder / name).touch()
+    os.utime(old, (1e9, 1e9))
+    engine.open(home, **SMALL).close()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_an_old_folder_of_the_same_kind_with_something_in_it_stays(home):
+    other = home.with_name(".model.rowtide-oooooooo")
+    other.mkdir()
+    (other / "mine").touch()
+    os.utime(other, (1e9, 1e9))
+    engine.open(home, **SMALL).close()
+    assert (other / "mine").exists()

@@ -13,6 +13,7 @@ import engine
 from engine import BusyError
 from engine.directory import lock as lock_file
 from engine.directory.lock import hold, holder
+from engine.machine.files import Folder
 
 
 @pytest.fixture
@@ -138,3 +139,8 @@ def test_a_lost_lock_is_let_go_of(home):
 def _made(home):
     engine.open(home, **SMALL).close()
     return home
+
+
+@pytest.mark.parametrize("kind", [lock_file.Lock, Folder])
+def test_one_that_an_interrupt_has_left_unmade_is_lost_in_silence(kind):
+    kind.__new__(kind).__del__()

@@ -228,6 +228,13 @@ def test_csv(tmp_path):
     ]
 
 
+def arrays_in_a_column():
+    """What cannot be compared to one answer."""
+    column = np.empty(2, object)
+    column[:] = [np.arange(2), np.arange(2)]
+    return column
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -251,12 +258,23 @@ def test_csv(tmp_path):
         ("warmup", {"warmup": "a"}),
         ("warmup", {"warmup": math.nan}),
         ("resume", {"resume": 3}),
+        ("k", {"k": [[1], [2, 3]]}),
+        ("k", {"k": "x" * 10**6}),
+        ("warmup", {"warmup": "x" * 10**6}),
+        ("warmup", {"warmup": 10**400}),
+        ("progress", {"progress": 5}),
+        ("ingest", {"ingest": 5}),
+        ("values", {"values": [[1], [2, 3]]}),
+        ("values", {"values": ["x" * 10**6] * 2}),
+        ("baskets", {"baskets": [[1], [2, 3]]}),
+        ("baskets", {"baskets": arrays_in_a_column()}),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_learned(name, change):
     eng = Recorder()
-    with pytest.raises(InputError, match=rf"^{name}(\[\d\])?: "):
+    with pytest.raises(InputError, match=rf"^{name}(\[\d\])?: ") as caught:
         prequential(eng, **({"users": [1, 2], "items": [3, 4]} | change))
+    assert len(str(caught.value)) < 200
     assert not eng.calls
 
 

@@ -224,3 +224,51 @@ def test_no_interrupt_keeps_a_reader_from_answering_or_closing(model, moves):
         moment += 1
     assert moment > 50
     reader.close()
+
+
+HANDLED = """
+import signal, subprocess, sys, threading, time
+import numpy as np
+import engine
+
+home, what = sys.argv[1:]
+WRITE = "import engine, sys; eng = engine.open(sys.argv[1]); eng.ingest([1, 2], [3, 4]); " + (
+    "eng._directory.cold.compact(); eng.close()" if what != "rows" else "eng.close()"
+)
+reader = engine.open(home, mode="r")
+asked = []
+signal.signal(signal.SIGUSR1, lambda *_: asked.append((reader.stats()["seq"], reader.topk(1, 1).seq)))
+moved = threading.Thread(target=reader.refresh)
+
+
+def a_handler_asks_while_another_thread_wants_to_move():
+    subprocess.run([sys.executable, "-c", WRITE, home], check=True)
+    moved.start()
+    moved.join(0.3)  # it waits for the call that this is inside of
+    signal.raise_signal(signal.SIGUSR1)
+
+
+class Users:
+    def __array__(self, *_, **__):
+        a_handler_asks_while_another_thread_wants_to_move()
+        return np.array([1])
+
+
+if what == "backup":
+    from engine.directory import backup
+
+    write_backup = backup.write_backup
+    backup.write_backup = lambda *a: a_handler_asks_while_another_thread_wants_to_move() or write_backup(*a)
+    print(reader.backup(home + "-2"), end=" ")
+else:
+    print(reader.topk(Users(), 1).seq, end=" ")
+moved.join()
+print(*asked, reader.refresh())
+"""
+
+
+@pytest.mark.parametrize("what", ["rows", "compacted", "backup"])
+def test_a_handler_gets_an_answer_while_another_thread_moves_a_reader(model, what):
+    command = [sys.executable, "-c", HANDLED, str(model), what]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("30 (32, 32) 32\n", "")

@@ -1,7 +1,9 @@
 """Memory and directories are given back: at closing, without a collection of garbage, and where nobody closes."""
 
+import copy
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -223,6 +225,17 @@ def test_a_child_loses_nothing(home):
         assert os.waitpid(child, 0)[1] == 0
         eng.ingest(1, 2)
     assert engine.verify(home).lmdb_seq == 2
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("how", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_nothing_is_copied_and_lost(home, mode, how):
+    engine.open(home, **QUIET).close()
+    with engine.open(home, mode=mode) as eng:
+        with pytest.raises(TypeError, match="open the directory in each process"):
+            how(eng)
+        gc.collect()
+        assert eng.topk(1).seq == 0
 
 
 @pytest.mark.parametrize("mode", ["a", "r"])

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -33,6 +35,45 @@ def test_a_fork_leaves_the_engine_to_the_parent(eng, stream):
     eng.ingest(*stream(50, seed=1))
     assert eng.seq == 100
     assert eng.digest() != digest
+
+
+ENDING = """
+import atexit, os, sys, warnings, numpy as np, engine
+warnings.simplefilter("ignore")
+home, mode, ending = sys.argv[1:]
+ids = np.arange(5000)
+eng = engine.open(home, dim=8, warm_bytes=1 << 18)
+eng.ingest(ids, ids)
+eng.checkpoint()
+if mode == "r":
+    eng.close()
+    eng = engine.open(home, mode="r")
+eng.topk(1, 1)
+if (child := os.fork()) == 0:
+    if ending == "del":
+        del eng
+        os._exit(0)
+    if ending == "rebound":
+        eng = None
+        os._exit(0)
+    if ending == "atexit":
+        atexit.register(eng.close)
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+assert eng.topk([1, 2], 3).ids.shape == (2, 3)
+if mode == "a":
+    assert eng.ingest(ids[::-1], ids[::-1]).seq == 10_000
+eng.digest()
+eng.close()
+"""
+
+
+@pytest.mark.parametrize("mode", ["a", "r"])
+@pytest.mark.parametrize("ending", ["exit", "atexit", "del", "rebound"])
+def test_a_child_that_merely_ends_takes_nothing_from_its_parent(home, mode, ending):
+    command = [sys.executable, "-c", ENDING, str(home), mode, ending]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_two_writers_take_turns(place, loss):

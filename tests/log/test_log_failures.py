@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -290,3 +291,26 @@ def test_emptying_that_fails_leaves_a_whole_log(log, monkeypatch, tmp_path, name
     again.append(events(31))
     assert [record.first_seq for record in again.replay(30)] == [31]
     again.close()
+
+
+def opened(path):
+    Log.create(path, ID).close()
+    return partial(Log.open, path, OWNER, known_durable_seq=0)
+
+
+def created(path):
+    return partial(Log.create, path, ID)
+
+
+@pytest.mark.parametrize("call_on", [opened, created])
+def test_an_interrupt_while_it_is_opened_leaves_no_descriptor(tmp_path, monkeypatch, call_on):
+    call = call_on(tmp_path / "log")
+    before = len(os.listdir("/proc/self/fd"))
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        call()
+    assert len(os.listdir("/proc/self/fd")) == before

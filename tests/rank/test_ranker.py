@@ -119,3 +119,11 @@ def test_a_reader_sees_what_was_hidden_at_the_last_epoch(home):
         eng.hide([9, -5])
     with engine.open(home, mode="r") as reader:
         assert reader.hidden().tolist() == [-5, 9]
+
+
+def test_too_many_pairs_are_refused_before_there_is_memory_for_them(shop):
+    users, items = np.full((2**14, 1), 7), np.full(2**13 + 1, 100)
+    with pytest.raises(InputError, match="users, items: got 134234112 pairs"):
+        shop.score(users, items)
+    with pytest.raises(InputError, match="pairs"):
+        shop.score(np.full((200_000, 1), 7), np.full(200_000, 100))

@@ -163,3 +163,28 @@ def test_a_compressed_file_under_a_plain_name_is_refused(tmp_path):
     path.write_bytes(gzip.compress(b"user,item\n" + b"1,2\n" * 1000))
     with pytest.raises(InputError, match="cannot be read as csv"):
         list(EventFile(path, Columns("user", "item")).blocks())
+
+
+def test_a_name_that_is_no_utf8_is_refused(tmp_path):
+    path = tmp_path / "e\udcff.csv"
+    path.write_text("user,item\n1,2\n")
+    with pytest.raises(InputError, match=r"file: got '.*\\udcff.csv', wanted a name in UTF-8"):
+        EventFile(path, NAMES)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_folder_is_no_file(tmp_path, suffix):
+    (tmp_path / f"e.{suffix}").mkdir()
+    write(tmp_path / f"e.{suffix}" / "part.parquet", events())
+    with pytest.raises(InputError, match="is a folder"):
+        EventFile(tmp_path / f"e.{suffix}", NAMES)
+
+
+@pytest.mark.parametrize("lines", [1, 2])
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_the_last_line_of_json_need_not_end(tmp_path, lines, end):
+    path = tmp_path / "e.jsonl"
+    path.write_text("\n".join(['{"user": 1, "item": 2}'] * lines) + end)
+    file = EventFile(path, NAMES)
+    (block,) = file.blocks()
+    assert (block.users.tolist(), block.items.tolist(), file.total()) == ([1] * lines, [2] * lines, None)

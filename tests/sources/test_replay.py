@@ -225,6 +225,23 @@ def test_the_same_events_under_another_name_are_not_learned_twice(tmp_path, smal
     assert run(eng, EventFile(copy, Columns("user", "item", where="qty > 1")), "third").events > 0
 
 
+@pytest.mark.parametrize("run", [learn_source, judge_source])
+@pytest.mark.parametrize("rows", [10, 40])
+def test_an_export_that_grew_is_known_under_another_name(tmp_path, small_calls, run, rows):
+    data = events()
+    data["user"][3:6] = data["item"][3:6] = [1, 2, 3]
+    short = write(tmp_path / "0900.csv", {name: column[:rows] for name, column in data.items()})
+    grown, eng = write(tmp_path / "1000.csv", data), Shop()
+    run(eng, EventFile(short, NAMES), "0900")
+    calls = len(eng.calls)
+    with pytest.raises(InputError, match="'1000' begins with the events of '0900', which were learned"):
+        run(eng, EventFile(grown, NAMES), "1000")
+    assert len(eng.calls) == calls
+    assert run(eng, EventFile(grown, NAMES), "0900").resumed == rows
+    others = write(tmp_path / "others.csv", {name: column[rows:] for name, column in data.items()})
+    assert run(eng, EventFile(others, NAMES), "others").events > 0
+
+
 @pytest.mark.parametrize("share", [0, -0.1, 1.1, float("nan")])
 def test_bad_test_shares_are_refused(tmp_path, share):
     file = EventFile(write(tmp_path / "e.parquet", events()), NAMES)
