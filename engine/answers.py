@@ -242,9 +242,6 @@ class Answers(ABC):
     @abstractmethod
     def close(self) -> None: ...
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} cannot be pickled or copied; open the directory in each process")
-
     def __enter__(self) -> Self:
         return self
 
