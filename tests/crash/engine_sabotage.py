@@ -14,7 +14,7 @@ from engine_calls import DIM
 
 import engine
 import engine.writer as whole
-from engine.cold import cold
+from engine.cold import cold, mapped
 from engine.cold import file as cold_file
 from engine.contract.arrays import NO_IDS
 from engine.directory import backup, directory
@@ -286,7 +286,7 @@ def readers_follow_removals():
 
 def lock_file_believed():
     """To open for writing, LMDB's lock file is believed about which transaction was the last."""
-    cold._settle = lambda mapped: None
+    mapped.Mapped.settle = lambda self: None
 
 
 def readers_keep_the_file():
