@@ -174,7 +174,7 @@ class World(RuleBasedStateMachine):
 
     @rule(user=users, item=items, wrong=st.sampled_from(["user", "item", "weight", "position"]))
     def ingest_what_is_refused(self, user, item, wrong):
-        bad = {"user": {"users": -1}, "item": {"items": [item, item]}, "weight": {"weights": np.nan}}
+        bad = {"user": {"users": -1}, "item": {"items": [item, -1]}, "weight": {"weights": np.nan}}
         bad["position"] = {"position": ("shop", "text")}
         values = 1 if self.pointwise else None
         with pytest.raises(engine.InputError, match=wrong):
