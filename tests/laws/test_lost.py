@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
 import weakref
 from queue import SimpleQueue
@@ -250,7 +251,7 @@ def test_a_program_that_ends_without_closing(home, mode):
 
 @pytest.mark.parametrize("calls", [1, 3])
 def test_closing_goes_on_where_interrupts_have_cut_it_off(home, stream, monkeypatch, calls):
-    inside, go_on, letting_go = threading.Event(), threading.Event(), SimpleQueue()
+    inside, go_on, armed, letting_go = threading.Event(), threading.Event(), threading.Event(), SimpleQueue()
     plain, let_go = Cold._transact, engine.Engine._let_go
 
     def transact(self, *args):
@@ -262,14 +263,26 @@ def test_closing_goes_on_where_interrupts_have_cut_it_off(home, stream, monkeypa
         letting_go.put(None)
         let_go(self)
 
+    def strike():
+        """A signal that comes just before a thread begins to wait is seen after the wait alone: so one after another."""
+        armed.set()
+        while armed.is_set():
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(0.01)
+
+    def struck(*_):
+        if armed.is_set():
+            armed.clear()
+            raise KeyboardInterrupt
+
     def interrupt(first):
         if first:  # while the last epoch is waited for
             inside.wait()
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            strike()
         letting_go.get()
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        strike()
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, struck)
     eng = engine.open(home, **QUIET)
     try:
         eng.ingest(*stream(100))
