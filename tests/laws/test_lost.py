@@ -264,7 +264,7 @@ def test_closing_goes_on_where_interrupts_have_cut_it_off(home, stream, monkeypa
         let_go(self)
 
     def strike():
-        """A signal that comes just before a thread begins to wait is seen after the wait alone: so one after another."""
+        """A signal that comes just before a thread begins to wait is seen after the wait alone: so many come."""
         armed.set()
         while armed.is_set():
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
