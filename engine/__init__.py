@@ -56,9 +56,10 @@ def open(
     path: str | os.PathLike[str], *, mode: Literal["a", "x"] = "a",
     dim: int | None = None, loss: Loss | None = None, optimizer: Optimizer | None = None, lr: float | None = None,
     l2: float | None = None, negatives: int | None = None, batch_size: int | None = None, seed: int | None = None,
-    row_ttl: int | None = None, admit_after: int | None = None, device: Literal["auto", "cpu", "cuda"] = "auto",
-    hot_bytes: int | None = None, warm_bytes: int | None = None, epoch_seconds: float = 30,
-    threads: int | None = None, untrusted: bool = False,
+    row_ttl: int | None = None, admit_after: int | None = None, bag: int | None = None, repeats: int | None = None,
+    recent_negatives: int | None = None, own_negatives: int | None = None, session_gap: float | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto", hot_bytes: int | None = None, warm_bytes: int | None = None,
+    epoch_seconds: float = 30, threads: int | None = None, untrusted: bool = False,
 ) -> Engine: ...  # fmt: skip
 
 
@@ -67,33 +68,22 @@ def open(
     path: str | os.PathLike[str], *, mode: Literal["r"],
     dim: int | None = None, loss: Loss | None = None, optimizer: Optimizer | None = None, lr: float | None = None,
     l2: float | None = None, negatives: int | None = None, batch_size: int | None = None, seed: int | None = None,
-    row_ttl: int | None = None, admit_after: int | None = None, device: Literal["auto", "cpu", "cuda"] = "auto",
-    hot_bytes: int | None = None, warm_bytes: int | None = None, epoch_seconds: float = 30,
-    threads: int | None = None, untrusted: bool = False,
+    row_ttl: int | None = None, admit_after: int | None = None, bag: int | None = None, repeats: int | None = None,
+    recent_negatives: int | None = None, own_negatives: int | None = None, session_gap: float | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto", hot_bytes: int | None = None, warm_bytes: int | None = None,
+    epoch_seconds: float = 30, threads: int | None = None, untrusted: bool = False,
 ) -> Reader: ...  # fmt: skip
 
 
 def open(
-    path: str | os.PathLike[str],
-    *,
-    mode: Literal["r", "a", "x"] = "a",
-    dim: int | None = None,
-    loss: Loss | None = None,
-    optimizer: Optimizer | None = None,
-    lr: float | None = None,
-    l2: float | None = None,
-    negatives: int | None = None,
-    batch_size: int | None = None,
-    seed: int | None = None,
-    row_ttl: int | None = None,
-    admit_after: int | None = None,
-    device: Literal["auto", "cpu", "cuda"] = "auto",
-    hot_bytes: int | None = None,
-    warm_bytes: int | None = None,
-    epoch_seconds: float = 30,
-    threads: int | None = None,
-    untrusted: bool = False,
-) -> Engine | Reader:
+    path: str | os.PathLike[str], *, mode: Literal["r", "a", "x"] = "a",
+    dim: int | None = None, loss: Loss | None = None, optimizer: Optimizer | None = None, lr: float | None = None,
+    l2: float | None = None, negatives: int | None = None, batch_size: int | None = None, seed: int | None = None,
+    row_ttl: int | None = None, admit_after: int | None = None, bag: int | None = None, repeats: int | None = None,
+    recent_negatives: int | None = None, own_negatives: int | None = None, session_gap: float | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto", hot_bytes: int | None = None, warm_bytes: int | None = None,
+    epoch_seconds: float = 30, threads: int | None = None, untrusted: bool = False,
+) -> Engine | Reader:  # fmt: skip
     """Opens the model in the directory `path`, or makes it; ":memory:" keeps everything in RAM and nothing on disk.
 
     Args:
@@ -109,6 +99,9 @@ def open(
             change, as lr may.
         admit_after: sightings, within some 100,000 events, before an id gets a row, at most 255; 0, the default: at
             once. An event that names an id without a row is not learned. May change, as lr may.
+        bag, repeats, recent_negatives, own_negatives, session_gap: of models that look at what users have had, with
+            `loss="softmax"`: 10, 1, 16, 16 and 60 are good values. All 0 by default, but for the seconds of silence
+            that end a session. May change, as lr may.
         device: "cpu"; or "cuda": rows are learned and ranked in a GPU's memory, with RAM and LMDB behind it. "auto" is
             "cpu" in this version. More than 256 events a step have other last bits than on the CPU.
         hot_bytes: of the GPU's memory for rows; half of what is free by default. Changes speed, never results.
@@ -134,6 +127,8 @@ def open(
     settings = {
         "dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr, "l2": l2, "negatives": negatives,
         "batch_size": batch_size, "seed": seed, "row_ttl": row_ttl, "admit_after": admit_after,
+        "bag": bag, "repeats": repeats, "recent_negatives": recent_negatives, "own_negatives": own_negatives,
+        "session_gap": session_gap,
     }  # fmt: skip
     resources = {
         "device": device, "hot_bytes": hot_bytes, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds,

@@ -12,6 +12,7 @@ import numpy.typing as npt
 _F32 = npt.NDArray[np.float32]
 _I64 = npt.NDArray[np.int64]
 _I32 = npt.NDArray[np.int32]
+_U32 = npt.NDArray[np.uint32]
 _U8 = npt.NDArray[np.uint8]
 _Readable = bytes | memoryview
 _Pairs = list[tuple[_Readable, _Readable]]  # (key, value), as LMDB has them
@@ -199,7 +200,7 @@ class Sightings:
 # csrc/bindings/history.cpp
 class History:
     def __init__(self, users: Warm, budget_bytes: int) -> None: ...
-    def load(self, users: Warm, user: int, payload: builtins.bytes) -> None: ...
+    def load(self, users: Warm, user: int, payload: builtins.bytes, changed: bool) -> None: ...
     def entries(self, users: Warm, user: int) -> builtins.bytes | None: ...
     def forget(self, items: _I64) -> None: ...
     def freeze(self) -> None: ...
@@ -277,7 +278,10 @@ class KeyedBy:
     one: KeyedBy
 
 class EventColumns:
-    def __init__(self, users: _I64, items: _I64, values: _F32 | None, weights: _F32 | None, first_seq: int) -> None: ...
+    def __init__(
+        self, users: _I64, items: _I64, values: _F32 | None, weights: _F32 | None, first_seq: int,
+        times: _U32 | None = None, marks: _U32 | None = None,
+    ) -> None: ...  # fmt: skip
     @property
     def users(self) -> _I64: ...
     @property
@@ -308,8 +312,12 @@ class Learned:
 
 class LearnSettings:
     def __init__(
-        self, loss: int, optimizer: int, lr: float, l2: float, negatives: int, batch_size: int, seed: int
-    ) -> None: ...
+        self, loss: int, optimizer: int, lr: float, l2: float, negatives: int, batch_size: int, seed: int,
+        bag: int = 0, repeats: bool = False, session_gap: float = 60.0, recent_negatives: int = 0,
+        own_negatives: int = 0,
+    ) -> None: ...  # fmt: skip
+    @property
+    def sequence(self) -> bool: ...
     @property
     def users_needed(self) -> int: ...
     @property
@@ -335,6 +343,35 @@ class Learner:
     @mean.setter
     def mean(self, mean: _F32) -> None: ...
     mean_count: int
+    clock: list[int]
+    @property
+    def global_weights(self) -> _F32: ...
+    @global_weights.setter
+    def global_weights(self, all: _F32) -> None: ...
+    @property
+    def recent(self) -> _U32: ...
+    @property
+    def recent_events(self) -> int: ...
+    def restore_recent(self, ring: _U32, events: int, items: int) -> None: ...
+
+class SeenContext:
+    @property
+    def alpha(self) -> float: ...
+    @property
+    def bag(self) -> _I64: ...
+    @property
+    def bag_weights(self) -> _F32: ...
+    @property
+    def listed(self) -> _I64: ...
+    @property
+    def worths(self) -> _F32: ...
+
+GLOBAL_WEIGHTS: int
+
+def first_global_weights() -> _F32: ...
+def context(
+    settings: LearnSettings, history: builtins.bytes, weights: _F32, time: int, mark: int | None
+) -> SeenContext: ...
 
 # csrc/bindings/hot.cpp
 class Turn:

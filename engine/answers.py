@@ -63,30 +63,34 @@ class Answers(ABC):
     def topk(
         self, users: TensorT, k: int = 10, *, vectors: None = None, exclude_seen: bool = False,
         exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
+        at: Any = None, session: Any = None,
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: None = None, k: int = 10, *, vectors: TensorT, exclude_seen: bool = False,
         exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
+        at: Any = None, session: Any = None,
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
         exclude: TensorT, include: FilterLike = None, unknown: str = "fallback",
+        at: Any = None, session: Any = None,
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
-        exclude: FilterLike = None, include: TensorT, unknown: str = "fallback",
+        exclude: FilterLike = None, include: TensorT, unknown: str = "fallback", at: Any = None, session: Any = None,
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
         exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
+        at: Any = None, session: Any = None,
     ) -> TopK: ...  # fmt: skip
 
     def topk(
@@ -99,6 +103,8 @@ class Answers(ABC):
         exclude: Any = None,
         include: Any = None,
         unknown: str = "fallback",
+        at: Any = None,
+        session: Any = None,
     ) -> Any:
         """The k items with the highest scores for each user, exactly; changes nothing. Any number of users in one call.
 
@@ -110,6 +116,8 @@ class Answers(ABC):
                 -1); unknown ids are passed over; `exclude` wins over `include`.
             unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
                 "skip" gives an empty row.
+            at, session: when the request comes, as in `timestamps`, and in which session, for models that look at what
+                users have had. None: at the log's own time, in the user's last session.
 
         Returns TopK, of tensors if any of these is one, on its device (of several: the first named here). Raises
         InputError (also for k > `2**24`, or users x k > `2**27`), UnknownIdError.
@@ -124,7 +132,7 @@ class Answers(ABC):
         """
         device = device_of(users, vectors, exclude, include)
         with self._answering() as (seq, ranker):
-            found = ranker.topk(seq, Request(users, k, vectors, exclude_seen, exclude, include, unknown))
+            found = ranker.topk(seq, Request(users, k, vectors, exclude_seen, exclude, include, unknown, at, session))
         return _given(found, device)
 
     @overload

@@ -114,6 +114,7 @@ class Engine(Answers):
         *,
         weights: Any = None,
         timestamps: Any = None,
+        sessions: Any = None,
         durable: bool = True,
         position: tuple[str, bytes] | None = None,
         expect: bytes | EllipsisType | None = ...,
@@ -126,20 +127,19 @@ class Engine(Answers):
             values: float [n], required with pointwise losses, as "logistic" (each 0 or 1) and "squared" (finite
                 ratings), which learn to predict them; None with losses that learn from positives, as "softmax".
             weights: float [n] >= 0, scale each event's loss; 1 by default.
-            timestamps: [n], from 1970 to 2199: Unix seconds, datetime64 or datetimes, also of pandas and with zones,
-                else UTC; kept in the log.
+            timestamps: [n], from 1970 to 2199: Unix seconds, datetime64 or datetimes, also with zones, else UTC.
+            sessions: ids of the users' sessions, where the caller knows them: a session ends where its id changes.
             durable: False: in the page cache only; survives SIGKILL, not power loss.
             position: (source, bytes) stored in the same log record, so at most 65,536 events; `position()` reads it.
             expect: the position that this source must have until now, None for none; else PositionError, and nothing is
                 learned. So two processes that read one source, one after the other, learn no event twice.
             progress: called as progress(events done, events in all) now and then.
 
-        A progress function may ask for answers, positions and `stats`; calls that change the Engine or need it to stand
-        still, as `digest` does, are refused. What it raises ends the call after an accepted part.
+        A progress function may ask for answers, positions and `stats`; calls that change the Engine, and `digest`, are
+        refused. What it raises ends the call after an accepted part.
 
-        Raises InputError for bad arguments, with nothing changed; StorageFullError; EngineError. Whatever ends the call
-        has a `.seq`, KeyboardInterrupt too: the last event that was accepted, None if none was. A note says so when the
-        Engine takes no more writes and must be opened again.
+        Raises InputError, with nothing changed; StorageFullError; EngineError. Whatever ends the call, an interrupt
+        too, has a `.seq`: the last event that was accepted, or None. A note says so when it must be opened again.
 
         >>> report = eng.ingest([7, 7, 8], [100, 101, 100])
         >>> report.events, report.new_users, report.new_items, report.seq
@@ -148,8 +148,8 @@ class Engine(Answers):
         seq = None
         try:
             began = time.perf_counter()
-            loss = self._store.model.settings.loss
-            events = Events.check(users, items, values=values, weights=weights, timestamps=timestamps, loss=loss)
+            given = {"values": values, "weights": weights, "timestamps": timestamps, "sessions": sessions}
+            events = Events.check(users, items, given, self._store.model.settings.loss)
             position = checked_position(position, len(events))
             expect = checked_expected(expect, position)
             durable = flag("durable", durable)

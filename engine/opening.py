@@ -58,6 +58,8 @@ def open_engine(
 
 def _require_capacity(settings: Settings, resources: Resources) -> None:
     """Raises ConfigError for a new directory whose micro-batches need more rows than there is room for."""
+    if resources.device != "cpu":
+        settings.require_device()
     require_capacity(settings, resources.warm_bytes)
     if resources.hot_bytes is not None:
         from .device.device import require_hot_room  # here, because it imports torch and Triton

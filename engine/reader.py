@@ -370,6 +370,7 @@ class Reader(Answers):
         *,
         weights: Any = None,
         timestamps: Any = None,
+        sessions: Any = None,
         durable: bool = True,
         position: tuple[str, bytes] | None = None,
         expect: bytes | EllipsisType | None = ...,

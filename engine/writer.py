@@ -19,7 +19,7 @@ from .contract.settings import Settings
 from .directory.directory import Directory
 from .directory.epochs import Epochs
 from .directory.recovery import beyond
-from .learn.model import Tally
+from .learn.model import Tally, native_events
 from .log.parts import FORGET_POSITION
 from .log.record import Record, follow_position, operations, records
 from .log.syncer import Syncer
@@ -262,13 +262,7 @@ class Writer:
         model = self.store.model
         settings = model.settings_for(record.batch_size)
         self.require_capacity(settings)
-        events = native.EventColumns(
-            record.users[first:stop],
-            record.items[first:stop],
-            None if record.values is None else record.values[first:stop],
-            None if record.weights is None else record.weights[first:stop],
-            record.first_seq + first,
-        )
+        events = native_events(record, slice(first, stop))
         start = 0
         while start < len(events):
             learned = None

@@ -19,13 +19,13 @@ LONG_FUNCTIONS = {
     "tests/bindings/test_native_arguments.py methods": (76, "one line for each function of the core"),
 }
 LONG_FILES = {
-    "engine/_native.pyi": (412, "the types of the whole core, one block for each file of bindings"),
+    "engine/_native.pyi": (449, "the types of the whole core, one block for each file of bindings"),
 }
 COLUMNS = "a kernel takes its columns one by one, as its reference and its launch do"
 MANY_ARGUMENTS = {
-    "engine/__init__.py open": (18, "every setting of the engine"),
-    "engine/answers.py Answers.topk": (7, "public: a query and its filters"),
-    "engine/engine.py Engine.ingest": (9, "public: the columns of events, and how to take them"),
+    "engine/__init__.py open": (23, "every setting of the engine"),
+    "engine/answers.py Answers.topk": (9, "public: a query, its filters and its moment"),
+    "engine/engine.py Engine.ingest": (10, "public: the columns of events, and how to take them"),
     "engine/evaluate/prequential.py prequential": (11, "public: the columns of events, and how to judge them"),
     "engine/kernels/learn_steps/__init__.py learn_steps": (10, COLUMNS),
     "engine/kernels/learn_steps/__init__.py Planner.plan": (10, COLUMNS),
@@ -40,7 +40,7 @@ MANY_ARGUMENTS = {
     "engine/kernels/update_rows/__init__.py update_rows": (10, COLUMNS),
     "engine/kernels/update_rows/reference.py update_rows": (10, COLUMNS),
     "engine/kernels/update_rows/triton_kernel.py update_rows": (11, COLUMNS),
-    "engine/reader.py Reader.ingest": (9, "public: as Engine.ingest, which it refuses"),
+    "engine/reader.py Reader.ingest": (10, "public: as Engine.ingest, which it refuses"),
 }
 
 # A module without a test file of its own: the tests that would fail without it.

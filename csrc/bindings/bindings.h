@@ -8,6 +8,8 @@ void bind_steps(pybind11::module_& m);
 void bind_catalogue(pybind11::module_& m);
 void bind_tables(pybind11::module_& m);
 void bind_history(pybind11::module_& m);
+
 void bind_learner(pybind11::module_& m);
+void bind_sequence(pybind11::module_& m);
 void bind_hot(pybind11::module_& m);
 void bind_cold(pybind11::module_& m);

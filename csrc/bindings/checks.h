@@ -19,9 +19,11 @@ struct EventColumns {
     Array<int64_t> users, items;
     MaybeArray<float> values, weights;
     uint64_t first_seq;
+    MaybeArray<uint32_t> times, marks;
 
     RecordView view() const {
-        return {users.data(), items.data(), data_or_null(values), data_or_null(weights), users.size(), first_seq};
+        return {users.data(), items.data(), data_or_null(values), data_or_null(weights),
+                users.size(), first_seq,    data_or_null(times),  data_or_null(marks)};
     }
     void require_for(const LearnSettings& s) const {
         require(is_pointwise(s.loss) == values.has_value(), "values are for pointwise losses");

@@ -40,8 +40,8 @@ py::object entries(Warm& users, History& h, int64_t user) {
         const uint32_t slot = users.find(user);
         here = slot != Warm::kNone && !(users.flags(slot) & (Warm::kFresh | Warm::kFetching));
         if (here) {
-            const auto [first, n] = h.entries(slot);
-            copy.assign(first, first + n);
+            const HistoryView found = h.view(slot);
+            copy.assign(found.entries, found.entries + found.n);
         }
     }
     if (!here) return py::none();
@@ -55,19 +55,19 @@ void bind_history(py::module_& m) {
         .def(py::init<Warm&, int64_t>(), py::arg("users"), py::arg("budget_bytes"), py::keep_alive<1, 2>())
         .def(
             "load",
-            [](History& h, Warm& users, int64_t user, const py::bytes& payload) {
+            [](History& h, Warm& users, int64_t user, const py::bytes& payload, bool changed) {
                 const std::string_view raw(payload);
                 const uint32_t slot = users.find(user);
                 require(&users == &h.users() && slot != Warm::kNone, "not a user whose history this is");
                 const size_t n = raw.size() / sizeof(HistoryEntry);
                 require(n > 0 && raw.size() % sizeof(HistoryEntry) == 0 &&
-                            n <= static_cast<size_t>(History::kMost - h.entries(slot).second),
+                            n <= static_cast<size_t>(History::kMost - h.view(slot).n),
                         "not a history chunk");
                 std::vector<HistoryEntry> copy(n);
                 std::memcpy(copy.data(), raw.data(), raw.size());
-                h.load(slot, copy.data(), std::ssize(copy));
+                h.load(slot, copy.data(), std::ssize(copy), changed);
             },
-            py::arg("users"), py::arg("user"), py::arg("payload"))
+            py::arg("users"), py::arg("user"), py::arg("payload"), py::arg("changed"))
         .def(
             "entries", [](History& h, Warm& users, int64_t user) { return entries(users, h, user); }, py::arg("users"),
             py::arg("user"))

@@ -52,7 +52,7 @@ Learned device_marked(Learner& l, const LearnSettings& s, const EventColumns& e,
     require_tiers(l, s, e, users, items);
     const RecordView r = e.view();
     py::gil_scoped_release nogil;
-    return l.device_marked(r, users, items);
+    return l.device_marked(s, r, users, items);
 }
 
 }  // namespace

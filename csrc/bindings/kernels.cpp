@@ -113,7 +113,7 @@ int64_t update_rows(int optimizer, Array<float> rows, int64_t dim, const Array<i
     std::vector<float*> group_rows;
     for (uint32_t s : groups.slot) group_rows.push_back(r.at(s));
     std::vector<float> scratch(static_cast<size_t>(3 * (dim + 15)));
-    const UpdateTask step{kind, dim, pointers.data(), coefs.data(), data_or_null(bias_coefs), lr, l2};
+    const UpdateTask step{kind, dim, pointers.data(), coefs.data(), data_or_null(bias_coefs), lr, lr, l2};
     return kernels().update_groups(step, groups, 0, groups.size(), group_rows.data(), scratch.data());
 }
 

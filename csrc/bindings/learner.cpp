@@ -53,14 +53,16 @@ void bind_rules(py::module_& m) {
 void bind_events(py::module_& m) {
     py::class_<EventColumns>(m, "EventColumns", "Columns of consecutive events; event i has seq first_seq + i.")
         .def(py::init([](const Array<int64_t>& users, const Array<int64_t>& items, const MaybeArray<float>& values,
-                         const MaybeArray<float>& weights, uint64_t first_seq) {
+                         const MaybeArray<float>& weights, uint64_t first_seq, const MaybeArray<uint32_t>& times,
+                         const MaybeArray<uint32_t>& marks) {
                  const int64_t n = users.size();
-                 require(items.size() == n && (!values || values->size() == n) && (!weights || weights->size() == n),
+                 const auto fits = [n](const auto& column) { return !column || column->size() == n; };
+                 require(items.size() == n && fits(values) && fits(weights) && fits(times) && fits(marks),
                          "columns must be [N]");
-                 return EventColumns{users, items, values, weights, first_seq};
+                 return EventColumns{users, items, values, weights, first_seq, times, marks};
              }),
              fixed("users"), fixed("items"), fixed("values").none(true), fixed("weights").none(true),
-             py::arg("first_seq"))
+             py::arg("first_seq"), fixed("times").none(true) = py::none(), fixed("marks").none(true) = py::none())
         .def_readonly("users", &EventColumns::users)
         .def_readonly("items", &EventColumns::items)
         .def_readonly("values", &EventColumns::values)
@@ -135,6 +137,85 @@ void set_mean(Learner& l, const Array<float>& mean) {
     std::copy(mean.data(), mean.data() + mean.size(), l.mean.begin());
 }
 
+void bind_settings(py::module_& m) {
+    py::class_<LearnSettings>(m, "LearnSettings")
+        .def(py::init([](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size,
+                         uint64_t seed, int64_t bag, bool repeats, float session_gap, int64_t recent_negatives,
+                         int64_t own_negatives) {
+                 const Loss kind = checked_loss(loss);
+                 require(bag >= 0 && bag <= GlobalWeights::kMostBag && recent_negatives >= 0 && own_negatives >= 0 &&
+                             recent_negatives <= 65'536 && own_negatives <= 65'536,
+                         "bag, recent_negatives or own_negatives out of range");
+                 require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
+                         "batch_size must be positive, and negatives for losses that have them");
+                 require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
+                 require(kind == Loss::softmax || !(bag || repeats || recent_negatives || own_negatives),
+                         "bag, repeats, recent_negatives and own_negatives are softmax's");
+                 return LearnSettings{kind,
+                                      checked_optimizer(optimizer),
+                                      lr,
+                                      l2,
+                                      negatives,
+                                      batch_size,
+                                      seed,
+                                      {bag, repeats, session_gap},
+                                      recent_negatives,
+                                      own_negatives};
+             }),
+             py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("l2"), py::arg("negatives"),
+             py::arg("batch_size"), py::arg("seed"), py::arg("bag") = 0, py::arg("repeats") = false,
+             py::arg("session_gap") = 60.0f, py::arg("recent_negatives") = 0, py::arg("own_negatives") = 0)
+        .def_property_readonly("sequence", &LearnSettings::sequence)
+        .def_property_readonly("users_needed", &Learner::users_needed)
+        .def_property_readonly("items_needed", &Learner::items_needed);
+}
+
+// What the sequence model keeps beside rows.
+void bind_shared(py::class_<Learner>& learner) {
+    learner
+        .def_property(
+            "global_weights",
+            [](const Learner& l) {
+                std::vector<float> all;
+                {
+                    py::gil_scoped_release nogil;
+                    std::lock_guard lock(l.users().mutex());
+                    all = l.global.saved();
+                }
+                return to_array(all);
+            },
+            [](Learner& l, const Array<float>& all) {
+                require(all.size() == 4 * GlobalWeights::kCount, "global weights must be [4 * count]");
+                std::lock_guard lock(l.users().mutex());
+                l.global.restore(all.data());
+            })
+        .def_property(
+            "clock",
+            [](const Learner& l) {
+                py::gil_scoped_release nogil;
+                std::lock_guard lock(l.users().mutex());
+                return l.clock;
+            },
+            [](Learner& l, std::vector<uint32_t> clock) {
+                require(clock.size() <= Learner::kMostClock, "clock too long");
+                l.clock = std::move(clock);
+            },
+            "Seconds of the latest events that had a time, and one more.")
+        .def_property_readonly("recent", [](const Learner& l) { return to_array(l.recent.ring()); })
+        .def_property_readonly("recent_events", [](const Learner& l) { return l.recent.events(); })
+        .def(
+            "restore_recent",
+            [](Learner& l, const Array<uint32_t>& ring, uint64_t events, uint64_t items) {
+                require(ring.size() <= static_cast<py::ssize_t>(RecentItems::kMost) &&
+                            events >= static_cast<uint64_t>(ring.size()),
+                        "recent items out of range");
+                std::vector<uint32_t> copy(ring.data(), ring.data() + ring.size());
+                for (uint32_t o : copy) require(o == RecentItems::kGone || o < items, "an ordinal out of range");
+                l.recent.restore(std::move(copy), events);
+            },
+            fixed("ring"), py::arg("events"), py::arg("items"));
+}
+
 }  // namespace
 
 void bind_learner(py::module_& m) {
@@ -147,20 +228,7 @@ void bind_learner(py::module_& m) {
         "The score of a pair of which nothing is known.");
     bind_rules(m);
     bind_events(m);
-    py::class_<LearnSettings>(m, "LearnSettings")
-        .def(py::init(
-                 [](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size, uint64_t seed) {
-                     const Loss kind = checked_loss(loss);
-                     require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
-                             "batch_size must be positive, and negatives for losses that have them");
-                     require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
-                     return LearnSettings{kind, checked_optimizer(optimizer), lr, l2, negatives, batch_size, seed};
-                 }),
-             py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("l2"), py::arg("negatives"),
-             py::arg("batch_size"), py::arg("seed"))
-        .def_property_readonly("users_needed", &Learner::users_needed)
-        .def_property_readonly("items_needed", &Learner::items_needed);
-
+    bind_settings(m);
     py::enum_<KeyedBy>(m, "KeyedBy", "By what an event finds its row of a table beside users and items.")
         .value("user", KeyedBy::user)
         .value("item", KeyedBy::item)
@@ -169,7 +237,9 @@ void bind_learner(py::module_& m) {
         .value("ready", Learner::Plan::ready)
         .value("fetch", Learner::Plan::fetch)
         .value("blocked", Learner::Plan::blocked);
-    py::class_<Learner>(m, "Learner")
+    py::class_<Learner> learner(m, "Learner");
+    bind_shared(learner);
+    learner
         .def(py::init([](Warm& users, Warm& items, Catalogue& catalogue, History& history) {
                  require(items.ordinals() && &users != &items && &users == &history.users() &&
                              users.layout().floats == items.layout().floats && has_vectors(users, catalogue.dim()),

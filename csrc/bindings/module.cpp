@@ -10,6 +10,7 @@ PYBIND11_MODULE(_native, m) {
     bind_tables(m);
     bind_history(m);
     bind_learner(m);
+    bind_sequence(m);
     bind_hot(m);
     bind_cold(m);
 }

@@ -48,7 +48,7 @@ struct UpdateTask {
     const float* const* sources;  // [terms]
     const float* coefs;           // [terms]
     const float* bias_coefs;      // [terms], or null: biases stay as they are
-    float lr, l2;
+    float lr, lr_bias, l2;
 };
 
 // Items to be scored: vectors [n, stride], biases [n]; `versions` has one counter for each 64 of them, odd while a
@@ -89,6 +89,10 @@ struct Kernels {
     // One step of a window, by a strand of a team (steps/learn_steps.h). Returns as update_groups does.
     int64_t (*learn_step)(const Steps& steps, int64_t step, const StepSpace& space, const StepTeam& team);
     float (*ln)(float x);  // of finite x >= 1
+    // out[i] = query . rows[i]
+    void (*dots)(const float* query, const float* const* rows, int64_t n, int64_t dim, float* out);
+    // The scores of n negatives become dL / d score, that of the positive too; returns the event's loss.
+    float (*softmax)(float* scores, int64_t n, float* positive, float weight);
     // mean += rates[i] * (rows[i] - mean), for each of n rows in turn
     void (*move_mean)(float* mean, const float* const* rows, const float* rates, int64_t n, int64_t dim);
     // A copy past the cache; `to` is aligned to 64 bytes, and what rounds dim up to 16 becomes zeros. Needs a fence.

@@ -130,5 +130,11 @@ void bpr_grads(const LossTask& s) {
     ROWTIDE_FOR_DIM(s.dim, bpr_grads_dim, s)
 }
 
+float softmax(float* scores, int64_t n, float* positive, float weight) {
+    const EventLoss found = softmax_coefs(scores, n, *positive, weight);
+    *positive = found.positive_coef;
+    return found.loss;
+}
+
 }  // namespace
 }  // namespace ISA

@@ -31,7 +31,7 @@ ROWTIDE_LANES void copy(float* to, const Vec& from, int64_t dim) {
 struct OptimizerSettings {
     Optimizer optimizer;
     int64_t dim;
-    float lr, l2;
+    float lr, lr_bias, l2;
     bool learns_bias;
 };
 
@@ -53,7 +53,7 @@ ROWTIDE_LANES bool adagrad(const OptimizerSettings& s, const float* row, float* 
     float bias = row[D], bias_state = row[D + 2];
     if (s.learns_bias) {
         bias_state = bias_state + bias_grad * bias_grad;
-        bias = bias - s.lr * bias_grad / (root1(bias_state) + kEps);
+        bias = bias - s.lr_bias * bias_grad / (root1(bias_state) + kEps);
     }
     V16 check = set1(0.0f);
     for (int64_t d = 0; d < D; d += 16) {
@@ -81,12 +81,12 @@ ROWTIDE_LANES bool adam(const OptimizerSettings& s, const float* row, float* to,
     const float* state = row + D + 1;
     const float *m = state + 4, *v = state + 4 + D;
     const float correction1 = kBeta1 * state[2] + kRest1, correction2 = kBeta2 * state[3] + kRest2;
-    const float step = s.lr / correction1, inverse2 = 1.0f / correction2;
+    const float step = s.lr / correction1, step_bias = s.lr_bias / correction1, inverse2 = 1.0f / correction2;
     float bias = row[D], bias_m = state[0], bias_v = state[1];
     if (s.learns_bias) {
         bias_m = kBeta1 * bias_m + kRest1 * bias_grad;
         bias_v = kBeta2 * bias_v + kRest2 * (bias_grad * bias_grad);
-        bias = bias - step * bias_m / (root1(bias_v * inverse2) + kEps);
+        bias = bias - step_bias * bias_m / (root1(bias_v * inverse2) + kEps);
     }
     V16 check = set1(0.0f);
     for (int64_t d = 0; d < D; d += 16) {
@@ -118,7 +118,7 @@ ROWTIDE_LANES bool adam(const OptimizerSettings& s, const float* row, float* to,
 template <int64_t kDim, class Vec>
 ROWTIDE_LANES bool sgd(const OptimizerSettings& s, const float* row, float* to, Vec* grad, float bias_grad) {
     const int64_t D = kDim ? kDim : s.dim;
-    const float bias = s.learns_bias ? row[D] - s.lr * bias_grad : row[D];
+    const float bias = s.learns_bias ? row[D] - s.lr_bias * bias_grad : row[D];
     V16 check = set1(0.0f);
     for (int64_t d = 0; d < D; d += 16) {
         const int64_t n = D - d;

@@ -57,6 +57,22 @@ void pool_bag(const float* const* rows, const float* weights, int64_t n, int64_t
     }
 }
 
+template <int64_t kDim>
+void dots_dim(const float* query, const float* const* rows, int64_t n, int64_t dim, float* out) {
+    V16 lanes[kStepRun];
+    float sums[kStepRun];
+    for (int64_t from = 0; from < n; from += kStepRun) {
+        for (int i = 0; i < kStepRun; ++i)
+            lanes[i] = dot_lanes<kDim>(query, from + i < n ? rows[from + i] : query, dim);
+        sum_run(lanes, sums);
+        for (int i = 0; i < kStepRun && from + i < n; ++i) out[from + i] = sums[i];
+    }
+}
+
+void dots(const float* query, const float* const* rows, int64_t n, int64_t dim, float* out) {
+    ROWTIDE_FOR_DIM(dim, dots_dim, query, rows, n, dim, out)
+}
+
 // Four chains side by side where there are as many.
 void move_mean(float* mean, const float* const* rows, const float* rates, int64_t n, int64_t dim) {
     const auto moved = [](V16 m, float rate, const float* x, int64_t width) {

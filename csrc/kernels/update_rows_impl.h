@@ -43,7 +43,7 @@ template <int64_t kDim, Optimizer kOptimizer>
 inline int64_t step_groups(const UpdateTask& s, const Groups& groups, int64_t from, int64_t to, float* const* rows,
                            float* scratch) {
     const int64_t D = kDim ? kDim : s.dim, floats = D + 1 + state_floats(kOptimizer, D);
-    const OptimizerSettings settings{kOptimizer, D, s.lr, s.l2, s.bias_coefs != nullptr};
+    const OptimizerSettings settings{kOptimizer, D, s.lr, s.lr_bias, s.l2, s.bias_coefs != nullptr};
     float* room = scratch + padded_dim(D);
     int64_t skipped = 0;
     for (int64_t g = from; g < to; ++g) {

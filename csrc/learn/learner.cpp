@@ -12,10 +12,16 @@ constexpr int64_t kYieldRefs = 512;
 }  // namespace
 
 void Learner::rows_removed() {
+    recent.remove([this](uint32_t o) { return o >= catalogue_.size() || !catalogue_.is_shown(o); });
     if (users_.learned) return;
     std::lock_guard lock(users_.mutex());
     std::fill(mean.begin(), mean.end(), 0.0f);
     mean_count = 0;
+}
+
+// Sums of squares that a new row begins with, so that its first steps are not its largest.
+void Learner::first_sums(const LearnSettings& s, float* row) const {
+    if (s.sequence() && s.optimizer == Optimizer::adagrad) row[dim() + 1] = 0.01f, row[dim() + 2] = 0.001f;
 }
 
 // New rows are made when their micro-batch comes, from the table state of that moment.
@@ -28,6 +34,7 @@ void Learner::make_fresh(const LearnSettings& s, const uint32_t* users, int64_t 
         float* row = users_.row(users[i]);
         const int64_t id = users_.meta(users[i]).id;
         for (int64_t d = 0; d < D; ++d) row[d] = mean[static_cast<size_t>(d)] + user_noise(s.seed, id, d);
+        first_sums(s, row);
         users_.made(users[i]);
         users_.touch(users[i]);
     }
@@ -37,6 +44,7 @@ void Learner::make_fresh(const LearnSettings& s, const uint32_t* users, int64_t 
         float* row = items_.row(items[i]);
         const int64_t id = items_.meta(items[i]).id;
         for (int64_t d = 0; d < D; ++d) row[d] = item_noise(s.seed, id, d);
+        first_sums(s, row);
         items_.made(items[i]);
         items_.touch(items[i]);
     }
@@ -48,7 +56,8 @@ void Learner::gather_rows(Warm& table) {
         rows_[static_cast<size_t>(g)] = table.row(groups_.slot[static_cast<size_t>(g)]);
 }
 
-// Terms stand event by event, the positive's before those of its negatives: `per_event` of them.
+// Terms stand event by event, the positive's before those of its negatives: `per_event` of them. 0: the caller says
+// which items the events named.
 int64_t Learner::update_items(const UpdateTask& step, int64_t per_event, uint64_t first_seq) {
     gather_rows(items_);
     int64_t skipped = 0;
@@ -62,7 +71,7 @@ int64_t Learner::update_items(const UpdateTask& step, int64_t per_event, uint64_
             skipped += kernels().update_groups(step, groups_, g, end, rows_.data(), scratch_.data());
             for (int64_t i = g; i < end; ++i)
                 for (uint32_t t = groups_.head[static_cast<size_t>(i)]; t != Groups::kEnd; t = groups_.next[t])
-                    if (t % per_event == 0) items_.meta(slot(i)).named(first_seq + t / per_event);
+                    if (per_event && t % per_event == 0) items_.meta(slot(i)).named(first_seq + t / per_event);
         }
         // While the rows are in the cache. Readers may see them: the log has the record, synced if the caller wants
         // that.
@@ -75,8 +84,10 @@ int64_t Learner::update_items(const UpdateTask& step, int64_t per_event, uint64_
 
 // Groups stand in order of their first event, so what an event changes besides the row can follow its group at once,
 // while the row is in the cache, and still happens in the order of events.
-int64_t Learner::update_users(const UpdateTask& step, const uint32_t* users, const int64_t* items, int64_t events,
-                              uint64_t first_seq) {
+int64_t Learner::update_users(const LearnSettings& s, const UpdateTask& step, const RecordView& r,
+                              const MicroBatch& m) {
+    const uint32_t* const users = m.users;
+    const int64_t events = m.b1 - m.b0;
     gather_rows(users_);
     int64_t skipped = 0, g = 0;
     const float* vectors[kLockRows];
@@ -95,9 +106,9 @@ int64_t Learner::update_users(const UpdateTask& step, const uint32_t* users, con
         g = end;
         for (int64_t b = from; b < to; ++b) history_.prefetch_last(users[b]);
         for (int64_t b = from; b < to; ++b) {
-            const uint64_t seq = first_seq + static_cast<uint64_t>(b);
+            const uint64_t seq = r.first_seq + static_cast<uint64_t>(m.b0 + b);
             users_.meta(users[b]).named(seq);
-            history_.add(users[b], items[b], seq);
+            history_.add(users[b], r.items[m.b0 + b], seq, r.moment(m.b0 + b), s.context.session_gap);
             ++mean_count;
             vectors[b - from] = users_.row(users[b]);
             rates[b - from] = mean_rate(static_cast<int64_t>(mean_count));
@@ -106,15 +117,6 @@ int64_t Learner::update_users(const UpdateTask& step, const uint32_t* users, con
     }
     return skipped;
 }
-
-// Events [b0, b1) of the record, and what the window has planned for them.
-struct Learner::MicroBatch {
-    int64_t b0, b1;
-    const uint32_t *users, *items, *negatives;  // slots
-    int64_t n_negatives;                        // of all events together
-    bool shared;                                // one list of negatives for all events
-    int64_t events() const { return b1 - b0; }
-};
 
 namespace {
 size_t at(int64_t i) { return static_cast<size_t>(i); }
@@ -176,7 +178,8 @@ int64_t Learner::step_items(const LearnSettings& s, const MicroBatch& m, uint64_
         }
     }
     groups_.build(term_slots_.data(), terms);
-    const UpdateTask update{s.optimizer, dim(), sources_.data(), term_coefs_.data(), term_coefs_.data(), s.lr, s.l2};
+    const UpdateTask update{s.optimizer, dim(), sources_.data(), term_coefs_.data(), term_coefs_.data(), s.lr,
+                            s.lr,        s.l2};
     return update_items(update, 1 + K, first_seq);
 }
 
@@ -187,8 +190,8 @@ int64_t Learner::step_users(const LearnSettings& s, const RecordView& r, const M
     groups_.build(m.users, B);
     // A user's bias adds to the score of a pair; among the items of one user it would rank nothing.
     const float* bias_coefs = is_pointwise(s.loss) ? coefs_.data() : nullptr;
-    const UpdateTask update{s.optimizer, D, sources_.data(), term_coefs_.data(), bias_coefs, s.lr, s.l2};
-    return update_users(update, m.users, r.items + m.b0, B, r.first_seq + static_cast<uint64_t>(m.b0));
+    const UpdateTask update{s.optimizer, D, sources_.data(), term_coefs_.data(), bias_coefs, s.lr, s.lr, s.l2};
+    return update_users(s, update, r, m);
 }
 
 // One micro-batch: gradients at the rows as they are, then one step of each row, then what else its events touch.
@@ -256,6 +259,11 @@ float base_score(Loss loss, double value_sum, double value_weight) {
 
 Learned Learner::learn(const LearnSettings& s, const RecordView& r) {
     Learned out;
+    if (s.sequence()) {
+        out.skipped = learn_sequence(s, r, &out.loss);
+        end_window(&out);
+        return out;
+    }
     const int64_t refs = s.loss == Loss::softmax ? s.negatives : s.batch_size * s.negatives;
     const bool ahead = refs + s.batch_size <= kPrefetchRefs;
     int64_t work = 0;

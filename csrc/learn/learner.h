@@ -11,6 +11,8 @@
 #include "kernels/kernels.h"
 #include "kernels/mean.h"
 #include "learn/companion.h"
+#include "learn/context.h"
+#include "learn/recent.h"
 #include "table/catalogue.h"
 #include "table/history.h"
 #include "table/hot.h"
@@ -22,20 +24,52 @@ struct LearnSettings {
     float lr, l2;
     int64_t negatives, batch_size;
     uint64_t seed;
+    ContextSettings context{};
+    int64_t recent_negatives = 0, own_negatives = 0;
+
+    // Does a step look at what the user has had? Then sequence.cpp learns it.
+    bool sequence() const { return context.bag || context.repeats || recent_negatives || own_negatives; }
+    bool operator==(const LearnSettings&) const = default;
 };
 
-// Consecutive events of one record; `values` (labels or ratings) is null for losses that rank, `weights` may be null.
-// Event i has seq first_seq + i.
+// Consecutive events of one record; `values` (labels or ratings) is null for losses that rank; `weights`, `times` and
+// `marks` may be null (Moment says what they are). Event i has seq first_seq + i.
 struct RecordView {
     const int64_t *users, *items;
     const float *values, *weights;
     int64_t n;
     uint64_t first_seq;
+    const uint32_t *times = nullptr, *marks = nullptr;
+
+    Moment moment(int64_t i) const { return {times ? times[i] : 0, marks ? marks[i] : 0}; }
 };
 
 struct Learned {
     double loss = 0;  // summed over events
     int64_t events = 0, new_users = 0, new_items = 0, skipped = 0, warm = 0, cold = 0;
+};
+
+// What the plan of a micro-batch found out for sequence.cpp, from histories as they are at each of its events.
+struct SequencePlan {
+    struct View {
+        int alpha;              // the weight of the user's vector
+        float share;            // of the event's loss
+        uint32_t bag, bag_end;  // its part of bag_slots
+        uint32_t features;      // the first of feature_ends, of its first candidate
+    };
+    struct Event {
+        uint32_t candidates, end;  // its part of slots: the positive, then negatives
+        int views;
+        std::array<View, 2> view;
+    };
+    std::vector<Event> events;
+    std::vector<HistoryEntry> entries;  // that the events will leave
+    std::vector<uint32_t> slots, bag_slots, feature_ends;
+    std::vector<int> bag_weights;
+    std::vector<float> log_weights;
+    std::vector<const HistoryEntry*> had;  // of an event's candidates
+    std::vector<Feature> features;
+    std::vector<HistoryEntry> later;
 };
 
 // Coordinate `d` of the vector of a new row; a user's is beside the running mean.
@@ -63,6 +97,8 @@ class Learner {
     // Rows that a micro-batch can need at most, per table.
     static int64_t users_needed(const LearnSettings& s) { return s.batch_size; }
     static int64_t items_needed(const LearnSettings& s) {
+        if (s.sequence())
+            return s.batch_size * (1 + s.negatives + s.recent_negatives + s.own_negatives + s.context.bag);
         return s.loss == Loss::softmax ? s.batch_size + s.negatives : s.batch_size * (1 + s.negatives);
     }
 
@@ -99,7 +135,7 @@ class Learner {
                      const DeviceRefs& out) const;
     // Last, once the device has been told to learn it, what follows from the events alone; unpins the window. The
     // losses, the steps that were refused and the mean are the device's, and come in later.
-    Learned device_marked(const RecordView& r, Hot& hot_users, Hot& hot_items);
+    Learned device_marked(const LearnSettings& s, const RecordView& r, Hot& hot_users, Hot& hot_items);
     // Where the device may draw negatives by itself, for every item has a place in this tier; null: it may not.
     const Hot* draws_on = nullptr;
     // Would a window of the next `events` events have its negatives drawn there? Then its items are not planned, pinned
@@ -114,8 +150,7 @@ class Learner {
     bool fits(Optimizer optimizer) const { return row_floats(optimizer, dim()) == items_.layout().floats; }
     // Does a window stand ready that was planned for this record with these settings?
     bool planned(const LearnSettings& s, const RecordView& r) const {
-        return ready_ && r.n == planned_n_ && s.loss == planned_.loss && s.optimizer == planned_.optimizer &&
-               s.negatives == planned_.negatives && s.batch_size == planned_.batch_size;
+        return ready_ && r.n == planned_n_ && s == planned_;
     }
 
   private:
@@ -128,6 +163,11 @@ class Learner {
     uint64_t mean_count = 0;  // events in it
     // The values learned so far, weighted: their sum, and that of the weights (table state).
     double value_sum = 0, value_weight = 0;
+    GlobalWeights global;  // table state; readers take the users' mutex
+    RecentItems recent;    // table state
+    // When the latest events were, of those that say so, in order (table state; the same mutex).
+    std::vector<uint32_t> clock;
+    static constexpr size_t kMostClock = 15;
 
   private:
     int64_t dim() const { return catalogue_.dim(); }
@@ -136,6 +176,7 @@ class Learner {
         for (const Companion& c : companions_) c.table->planned_by = rows_of;
     }
     static constexpr uint32_t kNone = Warm::kNone;
+    static constexpr uint64_t kNoOrdinal = UINT64_MAX;
     int64_t window_steps(const LearnSettings& s) const;
     void begin_window(const LearnSettings& s, const RecordView& r, int64_t from, int64_t end);
     bool plan_event(const RecordView& r, int64_t b, uint64_t* known);
@@ -146,17 +187,32 @@ class Learner {
     bool is_item(uint64_t ordinal, int64_t before_event) const;
     uint64_t draw(const LearnSettings& s, uint64_t seq, uint64_t k, uint64_t below, int64_t before_event) const;
     uint32_t resolve_ordinal(uint64_t ordinal);
+    void first_sums(const LearnSettings& s, float* row) const;
     void make_fresh(const LearnSettings& s, const uint32_t* users, int64_t n_users, const uint32_t* items,
                     int64_t n_items);
-    struct MicroBatch;
+    // Events [b0, b1) of the record, and what the window has planned for them.
+    struct MicroBatch {
+        int64_t b0, b1;
+        const uint32_t *users, *items, *negatives;  // slots
+        int64_t n_negatives;                        // of all events together
+        bool shared;                                // one list of negatives for all events
+        int64_t events() const { return b1 - b0; }
+    };
     int64_t learn_batch(const LearnSettings& s, const RecordView& r, int64_t b0, int64_t b1, double* loss);
     void find_grads(const LearnSettings& s, const RecordView& r, const MicroBatch& m);
     int64_t step_items(const LearnSettings& s, const MicroBatch& m, uint64_t first_seq);
     int64_t step_users(const LearnSettings& s, const RecordView& r, const MicroBatch& m);
     void learn_companions(const RecordView& r, int64_t from, int64_t to);
     int64_t update_items(const UpdateTask& step, int64_t per_event, uint64_t first_seq);
-    int64_t update_users(const UpdateTask& step, const uint32_t* users, const int64_t* items, int64_t events,
-                         uint64_t first_seq);
+    int64_t update_users(const LearnSettings& s, const UpdateTask& step, const RecordView& r, const MicroBatch& m);
+    Plan plan_sequence(const LearnSettings& s, const RecordView& r, int64_t from);
+    bool plan_views(const LearnSettings& s, const RecordView& r, int64_t b, uint64_t before);
+    bool plan_candidates(const LearnSettings& s, uint64_t seq, int64_t b, uint64_t before);
+    bool add_candidate(uint32_t slot, const HistoryEntry* had, float log_weight);
+    int64_t learn_sequence(const LearnSettings& s, const RecordView& r, double* loss);
+    void find_sequence_grads(const LearnSettings& s, const RecordView& r);
+    float learn_views(const LearnSettings& s, int64_t b, float weight);
+    int64_t step_sequence_items(const LearnSettings& s, const RecordView& r);
     void gather_rows(Warm& table);
     void count_values(const RecordView& r, int64_t b0, int64_t b1);
     void end_window(Learned* out);
@@ -173,7 +229,10 @@ class Learner {
     // scratch of one micro-batch
     std::vector<const float*> queries_, positives_, negatives_, sources_;
     std::vector<float> losses_, query_grads_, coefs_, term_coefs_, offsets_, scratch_;
+    std::vector<float> user_grads_, queries_of_views_, bias_coefs_, dots_;  // sequence.cpp's
     std::vector<uint32_t> term_slots_;
     std::vector<float*> rows_;
     Groups groups_;
+    SequencePlan sequence_;
+    Context context_;
 };

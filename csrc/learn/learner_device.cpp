@@ -48,7 +48,7 @@ void Learner::device_refs(const LearnSettings& s, const RecordView& r, const Hot
     }
 }
 
-Learned Learner::device_marked(const RecordView& r, Hot& hot_users, Hot& hot_items) {
+Learned Learner::device_marked(const LearnSettings& s, const RecordView& r, Hot& hot_users, Hot& hot_items) {
     Learned out;
     // Rows that the events of a micro-batch share are touched once for all of them: nothing else changes them
     // meanwhile.
@@ -82,7 +82,7 @@ Learned Learner::device_marked(const RecordView& r, Hot& hot_users, Hot& hot_ite
         for (int64_t b = from; b < to; ++b) {
             const uint64_t seq = r.first_seq + static_cast<uint64_t>(b);
             users_.meta(users[b]).named(seq);
-            history_.add(users[b], r.items[b], seq);
+            history_.add(users[b], r.items[b], seq, r.moment(b), s.context.session_gap);
         }
     }
     {

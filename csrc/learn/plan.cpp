@@ -5,9 +5,8 @@
 
 namespace {
 constexpr int64_t kWindowRefs = int64_t{1} << 19;  // references to item rows in a window, at most
-constexpr uint64_t kNoOrdinal = UINT64_MAX;
-constexpr uint64_t kRedraws = 16;  // of a negative, where a draw hits a gap of the catalogue
-constexpr int64_t kAhead = 12;     // events, or draws, between prefetching and use
+constexpr uint64_t kRedraws = 16;                  // of a negative, where a draw hits a gap of the catalogue
+constexpr int64_t kAhead = 12;                     // events, or draws, between prefetching and use
 }  // namespace
 
 // The slot of a row that may be anywhere, or be new: every table but that of items, whose ids the catalogue knows.
@@ -89,7 +88,7 @@ int64_t Learner::window_steps(const LearnSettings& s) const {
 
 bool Learner::may_draw(const LearnSettings& s, int64_t events) const {
     const int64_t most = items_.total + std::min(events, window_steps(s) * s.batch_size);
-    return draws_on && s.loss == Loss::softmax && !catalogue_.gaps() &&
+    return draws_on && s.loss == Loss::softmax && !s.sequence() && !catalogue_.gaps() &&
            draws_on->size() + made_items_ == items_.total && most <= std::min(items_.capacity(), draws_on->capacity());
 }
 
@@ -167,6 +166,7 @@ bool Learner::plan_negatives(const LearnSettings& s, const RecordView& r, int64_
 }
 
 Learner::Plan Learner::plan(const LearnSettings& s, const RecordView& r, int64_t from) {
+    if (s.sequence()) return plan_sequence(s, r, from);
     const int64_t end = std::min(r.n, from + window_steps(s) * s.batch_size);
     const bool drawn = may_draw(s, end - from);
     begin_window(s, r, from, end);

@@ -14,7 +14,8 @@
 
 class BlockPool {
   public:
-    static constexpr int kLines[] = {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 277};  // of 64 bytes
+    static constexpr int kLines[] = {1,  2,  3,  4,  6,   8,   12,  16,  24,
+                                     32, 48, 64, 96, 128, 192, 277, 384, 537};  // of 64 bytes
     static constexpr int kSizes = std::size(kLines);
     static constexpr int64_t bytes_of(int size) { return int64_t{64} * kLines[size]; }
     void* take(int size) {

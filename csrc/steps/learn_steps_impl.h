@@ -180,7 +180,7 @@ template <int64_t kDim>
 ROWTIDE_LANES bool step_item(const StepView& v, int32_t head, float* room) {
     Vector<kDim> grad(room);
     const float bias = sum_step_terms<kDim>([&](const auto& term) { walk_item(v, head, term); }, v.D, &grad);
-    const OptimizerSettings settings{v.s.optimizer, v.D, v.s.lr, v.s.l2, true};
+    const OptimizerSettings settings{v.s.optimizer, v.D, v.s.lr, v.s.lr, v.s.l2, true};
     return step_row<kDim>(settings, v.item(head), v.item_home(head), &grad, bias, room + padded_dim(v.D));
 }
 
@@ -196,7 +196,7 @@ ROWTIDE_LANES bool step_user(const StepView& v, int32_t head, float* room) {
                 term(1.0f, v.w.query_grads + b * padded_dim(D), pointwise ? v.w.positive_coefs[b] : 0.0f);
         },
         D, &grad);
-    const OptimizerSettings settings{v.s.optimizer, D, v.s.lr, v.s.l2, pointwise};
+    const OptimizerSettings settings{v.s.optimizer, D, v.s.lr, v.s.lr, v.s.l2, pointwise};
     const bool ok = step_row<kDim>(settings, v.user(head), v.user_home(head), &grad, bias, room + padded_dim(D));
     const float* as_it_was = v.user(head);
     for (int32_t b = head; b >= 0; b = v.w.user_links.next[b]) {

@@ -26,11 +26,11 @@ void History::append(uint32_t slot, HistoryEntry e) {
         if (b) {
             std::memcpy(static_cast<void*>(grown), b, static_cast<size_t>(kHeader + b->n * kEntry));
         } else {
-            grown->n = grown->dirty[0] = grown->dirty[1] = 0;
+            grown->n = grown->dirty[0] = grown->dirty[1] = grown->newest = 0;
         }
         grown->size = static_cast<uint16_t>(size);
         if (grown->tagged())
-            for (int64_t at = 0; at < grown->n; ++at) grown->tags()[at] = tag(grown->entries[at].item);
+            for (int64_t at = 0; at < grown->n; ++at) grown->tags()[at] = HistoryView::tag(grown->entries[at].item);
         if (size == BlockPool::kSizes - 1) grown->oldest().n = 0;
         bytes_ += BlockPool::bytes_of(size);
         if (b) release(b);
@@ -39,18 +39,18 @@ void History::append(uint32_t slot, HistoryEntry e) {
     b->set(b->n++, e);
 }
 
-int64_t History::Block::find(int64_t item) const {
-    if (!tagged()) {
+int64_t HistoryView::find(int64_t item) const {
+    if (!tags) {
         int64_t at = 0;
         while (at < n && entries[at].item != item) ++at;
         return at;
     }
     const uint8_t wanted = tag(item);
-    const uint8_t *first = tags(), *end = first + n, *at = first;
+    const uint8_t *end = tags + n, *at = tags;
     while (at < end) {
         at = static_cast<const uint8_t*>(std::memchr(at, wanted, static_cast<size_t>(end - at)));
         if (!at) break;
-        if (entries[at - first].item == item) return at - first;
+        if (entries[at - tags].item == item) return at - tags;
         ++at;
     }
     return n;
@@ -74,17 +74,40 @@ int64_t History::Block::take_oldest() {
     return o.at[--o.n];
 }
 
-void History::add(uint32_t slot, int64_t item, uint64_t seq) {
+void History::Block::find_newest() {
+    newest = 0;
+    for (uint16_t at = 1; at < n; ++at)
+        if (entries[at].seq > entries[newest].seq) newest = at;
+}
+
+uint32_t History::session_of(const HistoryEntry* last, Moment when, float gap) {
+    if (!last || !last->session) return 1;
+    const bool silent =
+        when.time && last->time && when.time > last->time && static_cast<float>(when.time - last->time) > gap;
+    return last->session + (silent || when.mark != last->mark);
+}
+
+HistoryEntry History::entry_of(const HistoryEntry* last, const HistoryEntry* had, int64_t item, uint64_t seq,
+                               Moment when, float gap) {
+    HistoryEntry e{item, seq, when.time, session_of(last, when, gap), when.mark, 0};
+    e.set(last ? last->place() + 1 : 1, had ? had->times() + 1 : 1);
+    return e;
+}
+
+void History::add(uint32_t slot, int64_t item, uint64_t seq, Moment when, float gap) {
     Block* b = block(slot);
-    const int64_t n = b ? b->n : 0;
-    int64_t at = b ? b->find(item) : 0;
+    const HistoryView before = view(slot);
+    const int64_t n = before.n;
+    int64_t at = before.find(item);
+    const HistoryEntry now = entry_of(before.newest, at < n ? &b->entries[at] : nullptr, item, seq, when, gap);
     if (at == n && n < kMost) {
-        append(slot, {item, seq});
+        append(slot, now);
         b = block(slot);
     } else {
         if (at == n) at = b->take_oldest();  // full: what was had longest ago makes room
-        b->set(at, {item, seq});
+        b->set(at, now);
     }
+    b->newest = static_cast<uint16_t>(at);
     b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | (1u << (at / kChunk)));
 }
 
@@ -106,19 +129,25 @@ void History::forget(const std::vector<int64_t>& items) {
             const unsigned changed = 1u << (at / kChunk) | 1u << (b->n / kChunk);
             b->dirty[parity_] = static_cast<uint16_t>(b->dirty[parity_] | changed);
         }
+        b->find_newest();
     }
 }
 
-void History::load(uint32_t slot, const HistoryEntry* entries, int64_t n) {
+void History::load(uint32_t slot, const HistoryEntry* entries, int64_t n, bool changed) {
     std::lock_guard lock(users_.mutex());
-    const Block* b = block(slot);
-    if ((b ? b->n : 0) + n > kMost) throw std::invalid_argument("a history longer than there can be");
+    const Block* before = block(slot);
+    if ((before ? before->n : 0) + n > kMost) throw std::invalid_argument("a history longer than there can be");
     for (int64_t i = 0; i < n; ++i) append(slot, entries[i]);
+    if (!n) return;
+    Block* b = block(slot);
+    b->find_newest();
+    // Whichever epoch writes the user next, it writes all chunks.
+    if (changed) b->dirty[0] = b->dirty[1] = static_cast<uint16_t>((1u << ((b->n + kChunk - 1) / kChunk)) - 1);
 }
 
-std::pair<const HistoryEntry*, int64_t> History::entries(uint32_t slot) const {
+HistoryView History::view(uint32_t slot) const {
     const Block* b = block(slot);
-    return b ? std::pair<const HistoryEntry*, int64_t>{b->entries, b->n} : std::pair<const HistoryEntry*, int64_t>{};
+    return b ? b->view() : HistoryView{};
 }
 
 void History::copy_chunks(uint32_t slot, uint16_t mask, std::vector<Chunk>* out) const {

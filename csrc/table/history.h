@@ -1,4 +1,4 @@
-// What each user has had: the most recent distinct items, at most kMost, with the seq of the last time.
+// What each user has had: the most recent distinct items, at most kMost, and when.
 //
 // Belongs to the rows of the users' table by slot (an Attachment): it is resident when the user's row is, is frozen
 // with it and leaves with it. Entries stand in chunks of kChunk, the unit that is dirty and that LMDB holds. The writer
@@ -14,6 +14,35 @@
 struct HistoryEntry {
     int64_t item;
     uint64_t seq;
+    uint32_t time;     // of the last time, in seconds since 1970, and one more; 0: not known
+    uint32_t session;  // it was in: the user's sessions count from 1; 0: not known
+    uint32_t mark;     // the caller's, of that session
+    uint32_t place_and_times;
+
+    // Which of the user's events was the last time, from 1; how often the user had the item, at most kMostTimes.
+    uint32_t place() const { return place_and_times >> kTimesBits; }
+    uint32_t times() const { return place_and_times & kMostTimes; }
+    void set(uint32_t place, uint32_t times) {
+        place_and_times = std::min(place, UINT32_MAX >> kTimesBits) << kTimesBits | std::min(times, kMostTimes);
+    }
+    static constexpr uint32_t kTimesBits = 6, kMostTimes = (1u << kTimesBits) - 1;
+};
+static_assert(sizeof(HistoryEntry) == 32);
+
+// When an event was, as its user's history has it. The caller's mark of the session is 0 where there is none.
+struct Moment {
+    uint32_t time = 0, mark = 0;
+};
+
+// The entries of one user: n of them, in no order of time, and which is the newest. Good until the history changes.
+struct HistoryView {
+    const HistoryEntry* entries = nullptr;
+    int64_t n = 0;
+    const uint8_t* tags = nullptr;  // a byte of each item's hash, or null
+    const HistoryEntry* newest = nullptr;
+
+    int64_t find(int64_t item) const;  // n if it is not there
+    static uint8_t tag(int64_t item) { return static_cast<uint8_t>(mix64(static_cast<uint64_t>(item)) >> 56); }
 };
 
 class History final : public Attachment {
@@ -27,8 +56,16 @@ class History final : public Attachment {
 
     // Has memory at hand for what is added next, before the lock is taken.
     void prepare() { pool_.prepare(); }
-    void add(uint32_t slot, int64_t item, uint64_t seq);               // caller holds the lock
-    void load(uint32_t slot, const HistoryEntry* entries, int64_t n);  // chunk after chunk
+    // The session of the event after `last`, a user's newest, null for none.
+    static uint32_t session_of(const HistoryEntry* last, Moment when, float gap);
+    // The entry of an event: `last` as above, `had`: what the user has had of the item, or null.
+    static HistoryEntry entry_of(const HistoryEntry* last, const HistoryEntry* had, int64_t item, uint64_t seq,
+                                 Moment when, float gap);
+    // An event of a user; it begins a session where the one before was more than `gap` seconds ago, or had another
+    // mark. Caller holds the lock.
+    void add(uint32_t slot, int64_t item, uint64_t seq, Moment when, float gap);
+    // Chunk after chunk. `changed`: LMDB does not have them so.
+    void load(uint32_t slot, const HistoryEntry* entries, int64_t n, bool changed);
     // Ahead of add(), one after the other: what points to the entries, the first of them, the last.
     void prefetch(uint32_t slot) const {
         if (slot < blocks_.size()) __builtin_prefetch(&blocks_[slot]);
@@ -45,7 +82,7 @@ class History final : public Attachment {
     // Takes items, rising, out of the histories of all users in RAM. Between records, while no epoch runs.
     void forget(const std::vector<int64_t>& items);
     // The entries of one user as they are, in no order of time. Caller holds the lock.
-    std::pair<const HistoryEntry*, int64_t> entries(uint32_t slot) const;
+    HistoryView view(uint32_t slot) const;
 
     Warm& users() const { return users_; }
     void freeze() { parity_ ^= 1; }  // with Warm::freeze
@@ -77,6 +114,8 @@ class History final : public Attachment {
         uint16_t n;
         uint16_t size;      // of the pool's
         uint16_t dirty[2];  // a bit per chunk, by the parity of the epoch
+        uint16_t newest;    // which entry has the highest seq
+        uint16_t unused[3];
         HistoryEntry entries[];
 
         bool tagged() const { return size >= kTagged; }
@@ -85,17 +124,17 @@ class History final : public Attachment {
         Oldest& oldest() { return *reinterpret_cast<Oldest*>(tags() + kMost); }
         void set(int64_t at, HistoryEntry e) {
             entries[at] = e;
-            if (tagged()) tags()[at] = tag(e.item);
+            if (tagged()) tags()[at] = HistoryView::tag(e.item);
         }
-        int64_t find(int64_t item) const;  // n if it is not there
-        int64_t take_oldest();             // of a full one
+        HistoryView view() const { return {entries, n, tagged() ? tags() : nullptr, n ? &entries[newest] : nullptr}; }
+        int64_t take_oldest();  // of a full one
+        void find_newest();
     };
-    static constexpr int kTagged = 5;  // the first size that is
-    static constexpr int64_t kHeader = 8, kEntry = sizeof(HistoryEntry);
+    static constexpr int kTagged = 7;  // the first size that is
+    static constexpr int64_t kHeader = 16, kEntry = sizeof(HistoryEntry);
     static constexpr int64_t capacity(int size) {
         return std::min<int64_t>(kMost, (BlockPool::bytes_of(size) - kHeader) / (kEntry + (size >= kTagged)));
     }
-    static uint8_t tag(int64_t item) { return static_cast<uint8_t>(mix64(static_cast<uint64_t>(item)) >> 56); }
     static_assert(kMost / kChunk <= 16);
     static_assert(BlockPool::bytes_of(BlockPool::kSizes - 1) >=
                   kHeader + kMost * (kEntry + 1) + static_cast<int64_t>(sizeof(Oldest)));

@@ -56,6 +56,16 @@ def _weight_column(x: Any, n: int) -> Floats | None:
     return weights
 
 
+def _session_column(x: Any, n: int) -> Ids:
+    """Ids of sessions; one counts for all events."""
+    sessions, one = ids_or_one("sessions", x)
+    if one:
+        return np.repeat(sessions, n)
+    if len(sessions) != n:
+        raise InputError(f"sessions: got {len(sessions)} of them, wanted a scalar or as many as events ({n})")
+    return sessions
+
+
 @dataclass(frozen=True, slots=True)
 class Events:
     """Checked columns of equal length: what one call to `ingest` submits."""
@@ -65,14 +75,16 @@ class Events:
     values: Floats | None = None
     weights: Floats | None = None
     timestamps: NDArray[np.float64] | None = None
+    sessions: Ids | None = None
 
     @classmethod
-    def check(cls, users: Any, items: Any, *, values: Any, weights: Any, timestamps: Any, loss: str) -> "Events":
-        """Raises InputError for anything that is not as `Engine.ingest` says."""
+    def check(cls, users: Any, items: Any, columns: dict[str, Any], loss: str) -> "Events":
+        """`columns`: the others of `Engine.ingest`, by name. Raises InputError for what is not as it says."""
         u, i = _id_columns(users, items)
-        n = len(u)
-        v, w = _value_column(values, n, loss), _weight_column(weights, n)
-        return cls(u, i, v, w, None if timestamps is None else timestamp_column(timestamps, n))
+        n, times, sessions = len(u), columns["timestamps"], columns["sessions"]
+        v, w = _value_column(columns["values"], n, loss), _weight_column(columns["weights"], n)
+        t = None if times is None else timestamp_column(times, n)
+        return cls(u, i, v, w, t, None if sessions is None else _session_column(sessions, n))
 
     def __len__(self) -> int:
         return len(self.users)
@@ -85,4 +97,5 @@ class Events:
             None if self.values is None else self.values[part],
             None if self.weights is None else self.weights[part],
             None if self.timestamps is None else self.timestamps[part],
+            None if self.sessions is None else self.sessions[part],
         )

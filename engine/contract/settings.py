@@ -8,7 +8,16 @@ from typing import Any
 from .arguments import choice, number, whole_number
 from .arrays import MAX_DIM
 from .errors import ConfigError, CorruptionError
-from .losses import DEFAULT_LR, DEFAULT_NEGATIVES, LOSSES, OPTIMIZERS, POINTWISE
+from .losses import (
+    DEFAULT_LR,
+    DEFAULT_NEGATIVES,
+    LOSSES,
+    OPTIMIZERS,
+    POINTWISE,
+    SEQUENCE_BATCH,
+    SEQUENCE_LR,
+    SEQUENCE_NEGATIVES,
+)
 
 MOST_TERMS = 2**26  # of a micro-batch: about 1.5 GiB of working memory
 
@@ -31,6 +40,11 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "batch_size": partial(_whole, low=1, high=65_536),
     "row_ttl": partial(_whole, low=0, high=2**53),
     "admit_after": partial(_whole, low=0, high=255),
+    "bag": partial(_whole, low=0, high=16),
+    "repeats": partial(_whole, low=0, high=1),
+    "recent_negatives": partial(_whole, low=0, high=4096),
+    "own_negatives": partial(_whole, low=0, high=1024),
+    "session_gap": partial(_number, low=0.0, high=1e9),
 }
 
 
@@ -62,8 +76,29 @@ class Settings:
     """Events without a touch until a row leaves; default 0: rows stay. Bounds the disk; a sweep reads all rows."""
     admit_after: int
     """Sightings before an id gets a row; default 0: at once. Made-up ids cost no row; real ones learn later."""
+    bag: int = 0
+    """softmax: how many of a user's latest items count towards the user's vector, 0 to 16; default 0. 10 is good."""
+    repeats: int = 0
+    """softmax: 1: what it is worth to have had an item before is learned, too; default 0."""
+    recent_negatives: int = 0
+    """softmax: per event, drawn from the items of the latest 16,384 events; default 0. 16 is good."""
+    own_negatives: int = 0
+    """softmax: per event, drawn from the items that the user has had; default 0. 16 is good."""
+    session_gap: float = 60.0
+    """Seconds of a user's silence, by `timestamps`, after which a session ends; default 60."""
 
     FIXED = ("dim", "loss", "optimizer", "seed")
+    SEQUENCE = ("bag", "repeats", "recent_negatives", "own_negatives")
+
+    @property
+    def sequence(self) -> bool:
+        """Does learning look at what the user has had?"""
+        return any(getattr(self, name) for name in self.SEQUENCE)
+
+    def require_device(self) -> None:
+        """Raises ConfigError for what a device does not learn yet."""
+        if name := next((name for name in self.SEQUENCE if getattr(self, name)), None):
+            raise ConfigError(f"{name}: got {getattr(self, name)}, wanted 0: a device does not learn it yet")
 
     @classmethod
     def resolve(cls, given: dict[str, Any], stored: "Settings | None") -> "Settings":
@@ -74,15 +109,16 @@ class Settings:
         checked = {name: _CHECKS[name](name, x) for name, x in given.items() if x is not None}
         loss = checked.get("loss", stored.loss if stored else "softmax")
         optimizer = checked.get("optimizer", stored.optimizer if stored else "adagrad")
+        sequence = any(checked.get(name) for name in cls.SEQUENCE)
         base = stored or cls(
             dim=64,
             loss=loss,
             optimizer=optimizer,
             seed=0,
-            lr=DEFAULT_LR[loss][optimizer],
+            lr=(SEQUENCE_LR if sequence else DEFAULT_LR[loss])[optimizer],
             l2=0.0,
-            negatives=DEFAULT_NEGATIVES[loss],
-            batch_size=1,
+            negatives=SEQUENCE_NEGATIVES if sequence else DEFAULT_NEGATIVES[loss],
+            batch_size=SEQUENCE_BATCH if sequence else 1,
             row_ttl=0,
             admit_after=0,
         )
@@ -96,6 +132,9 @@ class Settings:
                         "and it is fixed"
                     )
         settings = replace(base, **checked)
+        if settings.sequence and loss != "softmax":
+            name = next(name for name in cls.SEQUENCE if getattr(settings, name))
+            raise ConfigError(f"{name}: got {getattr(settings, name)}, wanted 0: the loss {loss!r} does not have it")
         if settings.batch_size * (1 + settings.negatives) > MOST_TERMS:
             raise ConfigError(
                 f"batch_size, negatives: got {settings.batch_size} and {settings.negatives}, wanted at most "
@@ -124,6 +163,10 @@ class Settings:
         if unknown := sorted(by.keys() - self.as_dict().keys()):
             raise CorruptionError(f"a log record changes {unknown[0]!r}, which this version of Rowtide does not know")
         return self.stored(self.as_dict() | by)
+
+    def written(self) -> dict[str, Any]:
+        """Those that a state or a log record says: all without a default here, and what is not its default."""
+        return {f.name: x for f in fields(self) if (x := getattr(self, f.name)) != f.default}
 
     def as_dict(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in fields(self)}

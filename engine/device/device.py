@@ -47,6 +47,7 @@ class Device:
 
     def require_capacity(self, settings: Settings) -> None:
         """Raises ConfigError for settings whose micro-batches need more rows than there is room for."""
+        settings.require_device()
         require_hot_room(settings, self._rows)
 
     # --- as far as ranking needs it
@@ -64,6 +65,10 @@ class Device:
     @property
     def base(self) -> float:
         return self._store.base
+
+    @property
+    def sequence(self) -> None:
+        """A device does not learn with what users have had."""
 
     # --- learning
 

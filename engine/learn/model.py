@@ -6,11 +6,16 @@ nobody for it. The writer's thread only, but for `mean` and `base`, which any th
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..contract.arrays import Floats, Ids
 from ..contract.losses import LOSSES, OPTIMIZERS
 from ..contract.reports import IngestReport
 from ..contract.settings import Settings
+from ..log.record import Record
 from ..machine.backend import native
 
 
@@ -55,6 +60,25 @@ class Tally:
         """Losses and refused steps of windows whose other numbers were added before."""
         self.loss += loss
         self.skipped += skipped
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """The sequence model as of one moment: how a user's history counts in a list."""
+
+    settings: native.LearnSettings
+    weights: Floats
+    clock: tuple[int, ...]
+
+    @property
+    def now(self) -> int:
+        """The log's own time as `native_times` has it, 0 where no event had one: the middle one of the latest 15 events
+        that had. So a few events of a wrong clock move it for nobody."""
+        return sorted(self.clock)[(len(self.clock) - 1) // 2] if self.clock else 0
+
+    def look(self, history: bytes, time: int | None, mark: int | None) -> native.SeenContext:
+        """What a history says at `time`, None: now, in the session of `mark`, None: in the user's last one."""
+        return native.context(self.settings, history, self.weights, self.now if time is None else time, mark)
 
 
 class Model:
@@ -108,6 +132,33 @@ class Model:
         self.learner.mean = mean
         self.learner.mean_count = count
 
+    def shared(self) -> dict[str, Any]:
+        """What the sequence model keeps beside rows, by the names that `State` has for it."""
+        if not self.learner.recent_events:
+            return {}  # it is as it begins
+        return {
+            "weights": self.learner.global_weights.tobytes(),
+            "recent": self.learner.recent.tobytes(),
+            "recent_events": self.learner.recent_events,
+            "clock": tuple(self.learner.clock),
+        }
+
+    def restore_shared(
+        self, weights: bytes, recent: bytes, recent_events: int, clock: tuple[int, ...], ordinals: int
+    ) -> None:
+        """The mirror of `shared`; `ordinals`: of the catalogue."""
+        if weights:
+            self.learner.global_weights = np.frombuffer(weights, np.float32)
+        self.learner.restore_recent(np.frombuffer(recent, np.uint32), recent_events, ordinals)
+        self.learner.clock = list(clock)
+
+    @property
+    def sequence(self) -> Sequence | None:
+        """What lists need of the sequence model, as of now; None where there is none."""
+        if not self._settings.sequence:
+            return None
+        return Sequence(self._native, self.learner.global_weights, tuple(self.learner.clock))
+
     def rows_removed(self) -> None:
         """Rows left the tables."""
         self.learner.rows_removed()
@@ -134,4 +185,32 @@ class Model:
 def native_settings(s: Settings) -> native.LearnSettings:
     """What the C++ core takes of the settings."""
     loss, optimizer = LOSSES.index(s.loss), OPTIMIZERS.index(s.optimizer)
-    return native.LearnSettings(loss, optimizer, s.lr, s.l2, s.negatives, s.batch_size, s.seed)
+    return native.LearnSettings(
+        *(loss, optimizer, s.lr, s.l2, s.negatives, s.batch_size, s.seed),
+        *(s.bag, bool(s.repeats), s.session_gap, s.recent_negatives, s.own_negatives),
+    )
+
+
+def native_events(record: Record, part: slice) -> native.EventColumns:
+    """Some events of a record, as the C++ core takes them."""
+    sessions = (record.columns or {}).get("sessions")
+    return native.EventColumns(
+        record.users[part],
+        record.items[part],
+        None if record.values is None else record.values[part],
+        None if record.weights is None else record.weights[part],
+        record.first_seq + part.start,
+        None if record.timestamps is None else native_times(record.timestamps[part]),
+        None if not isinstance(sessions, np.ndarray) else native_marks(sessions[part]),
+    )
+
+
+def native_times(timestamps: NDArray[np.float64]) -> NDArray[np.uint32]:
+    """Whole seconds since 1970, and one more, for 0 says that a time is not known."""
+    return np.minimum(timestamps + 1, 2**32 - 1).astype(np.uint32)
+
+
+def native_marks(sessions: Ids) -> NDArray[np.uint32]:
+    """Not 0, which says that there is no mark; ids that are near each other differ."""
+    folded = sessions.view(np.uint64)
+    return (1 + (folded ^ (folded >> np.uint64(32)) * np.uint64(0x9E3779B1)) % np.uint64(2**32 - 1)).astype(np.uint32)

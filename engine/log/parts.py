@@ -31,7 +31,7 @@ class ColumnType(NamedTuple):
     ragged: bool = False
 
 
-COLUMNS: dict[str, ColumnType] = {}
+COLUMNS: dict[str, ColumnType] = {"sessions": ColumnType("<i8")}
 """Every named column that this release knows. A later one adds its line; records of before do not have it."""
 
 FORGET_POSITION = "forget_position"

@@ -78,6 +78,7 @@ def records(events: Events, first_seq: int, batch_size: int, position: tuple[str
             weights=part.weights,
             timestamps=part.timestamps,
             position=position,
+            columns=None if part.sessions is None else {"sessions": part.sessions},
         )
     if not len(events) and position is not None:
         yield Record(first_seq, batch_size, NO_IDS, NO_IDS, position=position)

@@ -77,7 +77,7 @@ class Ordinals:
     def __init__(self, look_up: Callable[[Ids], Ids], items: int):
         """look_up(ids): their ordinals, -1 where there is no such item."""
         self._look_up = look_up
-        self._items = items
+        self.items = items
 
     def of_all(self, lists: Sequence[Filter]) -> Ids | None:
         """The union of the lists that are for all queries: rising, distinct. None where there is none."""
@@ -98,12 +98,12 @@ class Ordinals:
         for x in each:
             found, there = self._found(x.ids)
             owner = np.repeat(np.arange(queries), np.diff(x.offsets))[there]
-            keys.append(owner * self._items + found)
+            keys.append(owner * self.items + found)
         key = np.unique(np.concatenate(keys))
-        offsets = np.searchsorted(key, np.arange(queries + 1) * self._items)
-        return key % max(1, self._items), offsets
+        offsets = np.searchsorted(key, np.arange(queries + 1) * self.items)
+        return key % max(1, self.items), offsets
 
     def _found(self, ids: Ids) -> tuple[Ids, NDArray[np.bool_]]:
         ordinals = self._look_up(ids)
-        there = (ordinals >= 0) & (ordinals < self._items)
+        there = (ordinals >= 0) & (ordinals < self.items)
         return ordinals[there], there

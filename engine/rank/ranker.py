@@ -5,6 +5,7 @@ they are; items are read from the catalogue.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -13,8 +14,10 @@ from ..contract.arguments import choice, describe, flag, id_array, ids_or_one, q
 from ..contract.arrays import PADDING, Floats, Ids, Mask, RowBytes
 from ..contract.errors import InputError, UnknownIdError
 from ..contract.reports import TopK
-from ..store.catalogue import Ask, Catalogue
+from ..learn.model import Sequence
+from ..store.catalogue import Ask, Catalogue, OrdinalLists, TopItems
 from ..table.layout import biases_of, vectors_of
+from .context import Look, Worth, best_of_both, looking, moment
 from .filters import Filter, Lists, Ordinals, filter_lists
 
 _MOST_K = 2**24
@@ -36,6 +39,7 @@ class Seen(Protocol):
 
     def items_of(self, user: int) -> Ids: ...
     def recent(self, user: int) -> Ids: ...
+    def entries(self, user: int) -> bytes: ...
 
 
 class Rankable(Protocol):
@@ -52,6 +56,8 @@ class Rankable(Protocol):
     def mean(self) -> Floats: ...
     @property
     def base(self) -> float: ...
+    @property
+    def sequence(self) -> Sequence | None: ...
 
 
 class Request(NamedTuple):
@@ -64,6 +70,8 @@ class Request(NamedTuple):
     exclude: Any
     include: Any
     unknown: Any
+    at: Any = None
+    session: Any = None
 
 
 class Alike(NamedTuple):
@@ -77,11 +85,13 @@ class Alike(NamedTuple):
 
 
 class _Queries(NamedTuple):
-    """The vectors of some queries, what is added to all scores of each (None: nothing), and which get an empty row."""
+    """The vectors of some queries, what is added to all scores of each (None: nothing), which get an empty row, and
+    what single items of a query are worth besides."""
 
     vectors: Floats
     biases: Floats | None
     none: Mask | None
+    worth: Worth | None = None
 
 
 class _Ranking(NamedTuple):
@@ -127,26 +137,35 @@ class CatalogueRanker:
         def seen(part: slice) -> Lists:
             return Lists.of([self._source.history.items_of(user) for user in ids[part].tolist()])
 
-        queries, also = self._queries_of(ids, asked.unknown), seen if exclude_seen else None
+        queries, also = self._queries_of(ids, asked), seen if exclude_seen else None
         return self._best(seq, _Ranking(len(ids), scalar, k, queries, asked.exclude, asked.include, also))
 
-    def _queries_of(self, ids: Ids, unknown: str) -> Callable[[slice], _Queries]:
+    def _queries_of(self, ids: Ids, asked: Request) -> Callable[[slice], _Queries]:
         """The queries of users; for those without a row as `unknown` says."""
-        base = self._source.base
+        base, unknown, look = self._source.base, asked.unknown, self._look(asked.at, asked.session)
         mean: list[Floats] = []  # of one moment for the whole call
 
         def queries(part: slice) -> _Queries:
             known, vectors, biases = self._known_users(ids[part], base)
             if known.all():
-                return _Queries(vectors, biases, None)
+                return _Queries(vectors, biases, None, look(ids[part], vectors) if look else None)
             if unknown == "raise":
                 _require_rows("users", ids[part], known)
             if not mean:
                 mean.append(self._source.mean)
             vectors[~known] = mean[0]
-            return _Queries(vectors, biases, ~known if unknown == "skip" else None)
+            worth = look(ids[part], vectors) if look else None
+            return _Queries(vectors, biases, ~known if unknown == "skip" else None, worth)
 
         return queries
+
+    def _look(self, at: Any, session: Any) -> Look | None:
+        """How a request looks at users' histories; None where the model does not."""
+        sequence = self._source.sequence
+        if sequence is not None:
+            return looking(sequence, self._source.history, self._catalogue, at, session)
+        moment(at, session)
+        return None
 
     def similar(self, seq: int, asked: Alike) -> TopK:
         """`Engine.similar`, at least at `seq`."""
@@ -192,27 +211,40 @@ class CatalogueRanker:
                     ordinals = Ordinals(catalogue.ordinals, items)
                     for_all, chosen = ordinals.of_all([excluded]), ordinals.of_all([included])
                 wanted = ranking.queries(part)
-                found = catalogue.topk(
-                    Ask(
-                        queries=wanted.vectors,
-                        k=width,
-                        items=items,
-                        query_biases=wanted.biases if wanted.biases is not None and wanted.biases.any() else None,
-                        exclude_all=for_all,
-                        exclude=ordinals.of_each(_each(ranking, excluded, part)),
-                        include=ordinals.of_each([included.cut(part.start, part.stop)])
-                        if isinstance(included, Lists)
-                        else (chosen, None),
-                        cosine=ranking.cosine,
-                        threads=self._threads,
-                    )
-                )
+                filters = _Filters(
+                    for_all, chosen, _each(ranking, excluded, part),
+                    included.cut(part.start, part.stop) if isinstance(included, Lists) else None,
+                )  # fmt: skip
+                found = self._found(wanted, filters, ordinals, width, ranking.cosine)
             ids[part, :width], scores[part, :width], counts[part] = found
             if wanted.none is not None:
                 ids[part][wanted.none], scores[part][wanted.none], counts[part][wanted.none] = PADDING, -np.inf, 0
         if ranking.scalar:
             return TopK(ids[0], scores[0], int(counts[0]), seq)
         return TopK(ids, scores, counts, seq)
+
+    def _found(self, wanted: _Queries, filters: "_Filters", ordinals: Ordinals, width: int, cosine: bool) -> TopItems:
+        """The best of some queries. Items that are worth something besides are left out of the scan, scored alone, and
+        put among the others."""
+        ask = Ask(
+            queries=wanted.vectors,
+            k=width,
+            items=ordinals.items,
+            query_biases=wanted.biases if wanted.biases is not None and wanted.biases.any() else None,
+            exclude_all=filters.exclude_all,
+            exclude=ordinals.of_each(filters.exclude),
+            include=(filters.include_all, None) if filters.include is None else ordinals.of_each([filters.include]),
+            cosine=cosine,
+            threads=self._threads,
+        )
+        worth = wanted.worth
+        if worth is None or not (most := worth.most()):
+            return self._catalogue.topk(ask)
+        others = ask._replace(exclude=ordinals.of_each([*filters.exclude, worth.items]))
+        own = ask._replace(k=most, include=ordinals.of_each([_both(worth.items, filters.include)]))
+        if filters.include_all is not None:
+            own = own._replace(include=_within(own.include, filters.include_all))
+        return best_of_both(self._catalogue.topk(others), self._catalogue.topk(own), worth, self._catalogue)
 
     def score(self, users: Any, items: Any, unknown: Any) -> Any:
         """`Engine.score`."""
@@ -224,7 +256,7 @@ class CatalogueRanker:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
         if u.size > _MOST_PAIRS:
             raise InputError(f"users, items: got {u.size} pairs, wanted at most {_MOST_PAIRS} in one call")
-        base = self._source.base
+        base, look = self._source.base, self._look(None, None)
         scores: Floats = np.empty(u.size, np.float32)
         for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)
@@ -233,12 +265,15 @@ class CatalogueRanker:
             if not skip:
                 _require_rows("users", distinct, known)
             with self._catalogue.held():
+                worth = look(distinct, vectors) if look else None
                 ordinals = self._ordinals(i.flat[part], skip)
                 there = known[which] & (ordinals >= 0)
                 who = which[there]
                 found = self._catalogue.score(vectors[who], ordinals[there])
             with np.errstate(over="ignore", invalid="ignore"):  # of a model that has diverged
                 found = found + biases[who]
+                if worth:
+                    found += worth.of_pairs(who, i.flat[part][there])
             scores[part] = np.nan
             scores[part][there] = found
         scores = scores.reshape(u.shape)
@@ -275,6 +310,32 @@ class CatalogueRanker:
         if not skip:
             _require_rows("items", ids, ordinals >= 0)
         return ordinals
+
+
+class _Filters(NamedTuple):
+    """What some queries must not get and what alone they may get: ordinals for all, ids for each."""
+
+    exclude_all: Ids | None
+    include_all: Ids | None
+    exclude: list[Lists]
+    include: Lists | None
+
+
+def _both(some: Lists, others: Lists | None) -> Lists:
+    """The ids that both have, for each query."""
+    if others is None:
+        return some
+    pairs = zip(pairwise(some.offsets), pairwise(others.offsets), strict=True)
+    return Lists.of([np.intersect1d(some.ids[a:b], others.ids[c:d]) for (a, b), (c, d) in pairs])
+
+
+def _within(lists: OrdinalLists, allowed: Ids) -> OrdinalLists:
+    """The lists without what is not in `allowed`, which rises."""
+    ordinals, offsets = lists
+    assert ordinals is not None
+    assert offsets is not None
+    kept = np.isin(ordinals, allowed)
+    return ordinals[kept], np.concatenate([[0], np.cumsum(kept)])[offsets]
 
 
 def _each(ranking: _Ranking, excluded: Filter, part: slice) -> list[Lists]:

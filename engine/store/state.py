@@ -19,15 +19,20 @@ from ..contract.arrays import Floats
 from ..contract.errors import ConfigError, CorruptionError
 from ..contract.losses import LOSSES
 from ..contract.settings import Settings
+from ..learn.model import Sequence, native_settings
 from ..machine.backend import fingerprint, native
 from .created import Created, making_sense, numbered, require_known
 from .tables import TABLES
 
 SCHEMA = 2
 
+_GONE = 2**32 - 1  # in `recent`, in place of an item that was removed
 _COUNTS = ("seq", "mean_count", "ordinals", "hidden")
-_FIELDS = {*_COUNTS, "schema", "rows", "parts", "settings", "positions", "value_sums", "bit_exact", "purge"}
 _PARTS = ("mean", "sightings", "decided")  # items of the metadata beside the JSON
+_SEQUENCE_PARTS = ("weights", "recent")  # of models that have looked at what users had, and so are these:
+_SEQUENCE_FIELDS = ("recent_events", "clock")
+_FIELDS = {*_COUNTS, "schema", "rows", "parts", "settings", "positions", "value_sums", "bit_exact", "purge"}
+_FIELDS |= {*_SEQUENCE_FIELDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,10 @@ class State:
     purge: bool = False  # log and LMDB may hold bytes of forgotten ids
     sightings: bytes = b""  # the sketch of admission
     decided: bytes = b""  # in the middle of a record: which of its events are learned, a byte each
+    weights: bytes = b""  # of the sequence model: float32s that all events share
+    recent: bytes = b""  # ordinals of the latest events' items, uint32s
+    recent_events: int = 0  # that came to `recent`
+    clock: tuple[int, ...] = ()  # seconds of the latest events that had a time
 
     @property
     def users(self) -> int:
@@ -63,21 +72,23 @@ class State:
             **self.rows,
             "mean_count": self.mean_count,
             "value_sums": self.value_sums,
-            "settings": self.settings.as_dict(),
+            "settings": self.settings.written(),
             "positions": {source: position.hex() for source, position in self.positions.items()},
             "ordinals": self.ordinals,
             "hidden": self.hidden,
+            **({name: getattr(self, name) for name in _SEQUENCE_FIELDS} if self.weights else {}),
         }
 
     def to_meta(self) -> dict[str, bytes]:
         fields = {name: value for name, value in self.facts().items() if name not in self.rows}
-        fields |= {"schema": SCHEMA, "rows": self.rows, "parts": _PARTS}
+        fields |= {"schema": SCHEMA, "rows": self.rows, "parts": _PARTS + _SEQUENCE_PARTS * bool(self.weights)}
         fields |= {"bit_exact": self.bit_exact, "purge": self.purge}
         return {
             "state": json.dumps(fields).encode(),
             "mean": self.mean.astype("<f4").tobytes(),
             "sightings": self.sightings,
             "decided": self.decided,
+            **({name: getattr(self, name) for name in _SEQUENCE_PARTS} if self.weights else {}),
         }
 
     @classmethod
@@ -99,7 +110,7 @@ class State:
                 written = numbered(fields["schema"])
                 raise ConfigError(f"{directory}: a state of schema {written}, this version reads schema {SCHEMA}")
             require_known(fields, _FIELDS, directory)
-            require_known(fields["parts"], set(_PARTS), directory)
+            require_known(fields["parts"], {*_PARTS, *_SEQUENCE_PARTS}, directory)
             if any(meta(name) is None for name in fields["parts"]):
                 raise ValueError("a part of it is missing")
             require_known(fields["rows"], set(TABLES), directory)
@@ -116,10 +127,23 @@ class State:
                 purge=_flag(fields["purge"]),
                 sightings=meta("sightings") or b"",
                 decided=meta("decided") or b"",
+                weights=meta("weights") or b"",
+                recent=meta("recent") or b"",
+                recent_events=_count(fields.get("recent_events", 0)),
+                clock=tuple(_count(time) for time in fields.get("clock", ())),
             )
             if read.ordinals >= 2**32 or len(read.sightings) not in (0, native.SKETCH_BYTES):
                 raise ValueError("a part that cannot be so long")
+            read.require_weights()
             return read
+
+    def require_weights(self) -> None:
+        """Raises ValueError for what no engine saves of the sequence model."""
+        weights, recent = np.frombuffer(self.weights, "<f4"), np.frombuffer(self.recent, "<u4")
+        if len(weights) not in (0, 4 * native.GLOBAL_WEIGHTS) or not np.isfinite(weights).all():
+            raise ValueError("the weights of the sequence model are not its weights")
+        if not len(recent) <= self.recent_events or ((recent >= self.ordinals) & (recent != _GONE)).any():
+            raise ValueError("recent items that cannot be")
 
     def require_rows(self, entries: dict[int, int], directory: Path) -> None:
         """Raises CorruptionError unless the cold tier has as many rows as the state says; `entries` is by table."""
@@ -136,6 +160,14 @@ class State:
     def base(self) -> float:
         """The score of a pair of which nothing is known: what all scores of pointwise losses add to. Else 0."""
         return float(native.base_score(LOSSES.index(self.settings.loss), *self.value_sums))
+
+    @property
+    def sequence(self) -> Sequence | None:
+        """What lists need of the sequence model; None where there is none."""
+        if not self.settings.sequence:
+            return None
+        weights = np.frombuffer(self.weights, np.float32) if self.weights else native.first_global_weights()
+        return Sequence(native_settings(self.settings), weights, self.clock)
 
     @classmethod
     def initial(cls, settings: Settings) -> "State":

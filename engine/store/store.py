@@ -11,7 +11,7 @@ from ..cold.cold import Cold
 from ..cold.keys import HIDDEN
 from ..contract.arrays import Floats
 from ..contract.settings import Settings
-from ..learn.model import Model
+from ..learn.model import Model, Sequence
 from ..machine.backend import native
 from ..table.table import Table
 from .admission import Admission
@@ -63,6 +63,10 @@ class Store:
     def base(self) -> float:
         return self.model.base
 
+    @property
+    def sequence(self) -> Sequence | None:
+        return self.model.sequence
+
     # --- its state
 
     def state(self, applied: Applied) -> State:
@@ -81,6 +85,7 @@ class Store:
             purge=self.removal.purge,
             sightings=self.admission.sightings,
             decided=self.admission.decided,
+            **self.model.shared(),
         )
 
     def restore(self, state: State) -> None:
@@ -90,6 +95,7 @@ class Store:
         self.tables.restore(state.rows)
         self.removal.purge = state.purge
         self.admission.restore(state.sightings, state.decided)
+        self.model.restore_shared(state.weights, state.recent, state.recent_events, state.clock, state.ordinals)
         items = self.tables.items
         stored = self._cold.scan(items.number, items.warm.stored_bytes)
         hidden = self._cold.scan(HIDDEN, 0)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..cold.cold import Snapshot
 from ..cold.keys import HISTORY
 from ..contract.arrays import Floats
+from ..learn.model import Sequence
 from ..table.stored import StoredTable
 from .catalogue import Catalogue
 from .digest import digest
@@ -27,6 +28,7 @@ class _Epoch:
     history: StoredHistory
     mean: Floats
     base: float
+    sequence: Sequence | None
 
 
 class View:
@@ -40,7 +42,10 @@ class View:
     def epoch(self) -> _Epoch:
         """What a ranker takes."""
         users = StoredTable(USERS.number, USERS.stored_bytes(self.state.settings), self.snapshot)
-        return _Epoch(users, self.catalogue, StoredHistory(self.snapshot), self.state.mean, self.state.base)
+        state = self.state
+        return _Epoch(
+            users, self.catalogue, StoredHistory(self.snapshot), state.mean, state.base, state.sequence
+        )  # fmt: skip
 
     def digest(self) -> str:
         """What the writer's was at this epoch."""

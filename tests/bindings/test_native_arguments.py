@@ -130,12 +130,14 @@ FUNCTIONS = {
     "draw_on_device": 2,
     "may_draw": 3,
     "known_items": 1,
+    "context": 5,
+    "first_global_weights": 0,
 }
 CLASSES = {
     *("Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Hold", "Sightings", "LearnSettings", "Learner"),
-    *("Event", "EventColumns", "KeyedBy", "Learned", "Plan", "RowRule", "WindowPlaces"),
+    *("Event", "EventColumns", "KeyedBy", "Learned", "Plan", "RowRule", "SeenContext", "WindowPlaces"),
 }
-CONSTANTS = {"SKETCH_BYTES"}
+CONSTANTS = {"SKETCH_BYTES", "GLOBAL_WEIGHTS"}
 
 
 def test_every_binding_is_tried():
@@ -240,7 +242,7 @@ def test_tables_that_do_not_belong_together():
     for call in (
         lambda: history.entries(strangers[0], 1),
         lambda: history.collect(strangers[0], 0, 0),
-        lambda: history.load(strangers[0], 1, bytes(16)),
+        lambda: history.load(strangers[0], 1, bytes(32), False),
         lambda: history.thaw(strangers[0], True),
     ):
         with pytest.raises(ValueError, match="history"):
@@ -283,7 +285,7 @@ def methods(made, rng):
         lambda: users.untouched_since(number(0, 5)),
         lambda: users.name(pick(i64(1, 2)), pick(i64(11, 12))),
         lambda: history.forget(pick(i64(1, 2))),
-        lambda: history.load(users, number(1, 2), payload()),
+        lambda: history.load(users, number(1, 2), payload(), True),
         lambda: history.entries(users, number(1, 2)),
         lambda: history.collect(users, number(0, 1), number(1, 9)),
         lambda: history.thaw(users, rng.random() < 0.5),
@@ -478,13 +480,13 @@ def test_tables_have_one_window_at_a_time():
 def test_a_history_cannot_grow_beyond_what_a_user_may_have():
     users, _, history, *_ = tables()
     with pytest.raises(ValueError, match="chunk"):
-        history.load(users, 1, bytes(16 * 1024))  # one entry is there already
-    history.load(users, 1, bytes(16 * 1023))
-    assert len(history.entries(users, 1)) == 16 * 1024
+        history.load(users, 1, bytes(32 * 1024), False)  # one entry is there already
+    history.load(users, 1, bytes(32 * 1023), False)
+    assert len(history.entries(users, 1)) == 32 * 1024
     with pytest.raises(ValueError, match="chunk"):
-        history.load(users, 1, bytes(16))
+        history.load(users, 1, bytes(32), False)
     with pytest.raises(ValueError, match="user"):
-        history.load(users, 12345, bytes(16))
+        history.load(users, 12345, bytes(32), False)
 
 
 def test_check_pages_of_what_is_no_file(tmp_path):

@@ -46,7 +46,8 @@ def created(path):
 
 def require_same(eng, name):
     found = FOUND[name]
-    assert (eng.digest(), eng.seq, eng.settings) == (found["digest"], found["seq"], found["settings"])
+    assert (eng.digest(), eng.seq) == (found["digest"], found["seq"])
+    assert eng.settings.items() >= found["settings"].items()
     assert {source: (eng.position(source) or b"").hex() for source in ("shop", "ads")} == found["positions"]
     assert eng._store.catalogue.native.hidden.tolist() == found["hidden"]
     assert eng.topk(5, 5).ids.tolist() == found["top"]
@@ -108,7 +109,7 @@ def test_it_is_migrated_before_anything_is_appended(old, name, monkeypatch):
         kill(eng)
     assert versions(old)[-1] == 2
     with engine.open(old) as eng:
-        assert eng.settings == FOUND[name]["settings"] | {"lr": 0.5}
+        assert eng.settings.items() >= (FOUND[name]["settings"] | {"lr": 0.5}).items()
 
 
 @pytest.mark.parametrize("error", [StorageFullError, KeyboardInterrupt])

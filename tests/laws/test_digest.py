@@ -193,8 +193,11 @@ class Rows:
 def test_each_part_of_the_state_shows_in_the_digest(optimizer):
     """The laws above compare digests with each other, and would not miss what is in none of them."""
     settings = Settings.resolve({"dim": 5, "optimizer": optimizer, "loss": "squared"}, None)
-    state = State.initial(settings)
+    state = replace(State.initial(settings), weights=bytes(16))
     others = {
+        "weights": bytes(15) + b"1",
+        "recent": bytes(4),
+        "clock": (5,),
         "mean": np.ones(5, np.float32),
         "rows": state.rows | {"users": 7},
         "settings": replace(settings, lr=0.5),
@@ -204,13 +207,13 @@ def test_each_part_of_the_state_shows_in_the_digest(optimizer):
     }
     rows = np.random.default_rng(3).integers(0, 255, (3, stored_row_bytes(vector_floats(5, optimizer))), np.uint8)
     hidden = np.array([4, 9], np.int64)
-    chunks = [(1, 0, bytes(16)), (1, 1, bytes(32))]
+    chunks = [(1, 0, bytes(32)), (1, 1, bytes(64))]
 
     def of(state=state, users=rows, items=rows, hidden=hidden, chunks=chunks):
         return digest(state, (Rows(users), Rows(items)), hidden, iter(chunks))
 
     found = [of(), of(hidden=hidden[:1]), of(chunks=chunks[:1]), of(users=rows[:2]), of(items=rows[:2])]
-    found += [of(chunks=[*chunks[:1], (1, 1, bytes(31) + b"1")]), of(chunks=[*chunks[:1], (2, 1, bytes(32))])]
+    found += [of(chunks=[*chunks[:1], (1, 1, bytes(63) + b"1")]), of(chunks=[*chunks[:1], (2, 1, bytes(64))])]
     not_of_the_log = {"bit_exact", "purge", "decided"}  # of the files, or of the middle of a record
     for field in fields(State):
         if field.name not in not_of_the_log:

@@ -36,7 +36,7 @@ USERS = [*range(-3, -1), *range(14), 2**40, -(2**63), 2**63 - 1]
 ITEMS = [*range(-40, 140, 9), 7 * 2**33, -(2**63), 2**63 - 1]
 STRANGER = 404
 ROUNDING = 8 * np.finfo(np.float32).eps
-FEW = 8  # rows, what a micro-batch of two with three negatives can need
+FEW = 16  # rows, what a micro-batch of two with three negatives, four others and two latest items can need
 DIMS = {"softmax": 4, "bpr": 17, "logistic": 3, "squared": 16}
 
 users, items = st.sampled_from(USERS), st.sampled_from(ITEMS)
@@ -59,6 +59,14 @@ CHANGEABLE = {
     "admit_after": st.sampled_from([0, 2, 3]),
     "negatives": st.sampled_from([1, 2, 3]),
 }
+SEQUENCE = {
+    "bag": st.sampled_from([0, 2]),
+    "repeats": st.sampled_from([0, 1]),
+    "recent_negatives": st.sampled_from([0, 1]),
+    "own_negatives": st.sampled_from([0, 1]),
+    "session_gap": st.sampled_from([60.0, 1.0]),
+}
+CHANGEABLE |= SEQUENCE
 changes = st.fixed_dictionaries({}, optional=CHANGEABLE)
 
 
@@ -99,7 +107,9 @@ class World(RuleBasedStateMachine):
         self.ingest_many(seed, True)
 
     def changeable(self, changed):
-        return {name: value for name, value in changed.items() if name != "negatives" or not self.pointwise}
+        left = {"negatives"} if self.pointwise else set()
+        left |= set() if self.fixed["loss"] == "softmax" else SEQUENCE.keys()
+        return {name: value for name, value in changed.items() if name not in left}
 
     def open(self, room, changed):
         self.few = room["few"]

@@ -132,6 +132,9 @@ class Model:
         items = sorted(self.items.keys() - self.hidden)
         if user in self.users:
             scores = self.plain.score(user, items) if items else np.empty(0, np.float32)
+        elif self.plain._store.model.settings.sequence:  # ranked with what a stranger's share of the mean is
+            found = self.plain.topk(user, k=64)
+            scores = found.scores[np.argsort(found.ids[: found.counts])]
         else:  # ranked with the mean of users
             found = self.plain.topk(vectors=self.plain._store.mean, k=64)
             scores = found.scores[np.argsort(found.ids[: found.counts])]

@@ -98,7 +98,7 @@ struct Truth {
             for (int64_t id : ids) table->peek(id, row.data()), (*out)[id] = row;
         }
         for (const auto& [id, _] : users) {
-            const auto [first, n] = t.history.entries(t.users.find(id));
+            const auto [first, n, tags, newest] = t.history.view(t.users.find(id));
             histories[id] = {first, first + n};
         }
     }
@@ -194,7 +194,7 @@ class Stress {
             const int64_t id = t_.users.meta(slot).id;
             for (uint8_t c = 0; c < 16; ++c)
                 if (const auto chunk = store_.chunks.find({id, c}); chunk != store_.chunks.end())
-                    t_.history.load(slot, chunk->second.data(), std::ssize(chunk->second));
+                    t_.history.load(slot, chunk->second.data(), std::ssize(chunk->second), false);
         }
         fill(&t_.users, t_.learner.missing_users);
         fill(&t_.items, t_.learner.missing_items);
@@ -344,7 +344,7 @@ class Stress {
         std::lock_guard lock(t_.users.mutex());
         const uint32_t slot = t_.users.find(user);
         if (slot == Warm::kNone || (t_.users.flags(slot) & (Warm::kFresh | Warm::kFetching))) return;
-        const auto [first, count] = t_.history.entries(slot);
+        const auto [first, count, tags, newest] = t_.history.view(slot);
         bool had = false;
         for (int64_t i = 0; i < count; ++i) {
             if (stream_.user(first[i].seq) != user || stream_.item(first[i].seq) != first[i].item)
@@ -413,8 +413,8 @@ class Stress {
         for (const auto& [id, want] : truth_.histories) {
             std::vector<HistoryEntry> found;
             if (const uint32_t slot = t_.users.find(id); slot != Warm::kNone) {
-                const auto [first, n] = t_.history.entries(slot);
-                found.assign(first, first + n);
+                const HistoryView view = t_.history.view(slot);
+                found.assign(view.entries, view.entries + view.n);
             } else {
                 for (uint8_t c = 0; c < 16; ++c)
                     if (const auto chunk = store_.chunks.find({id, c}); chunk != store_.chunks.end())

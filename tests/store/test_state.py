@@ -69,7 +69,7 @@ def test_its_facts_are_what_format_1_hashed():
             "ordinals": 5,
             "positions": {"shop": "ff00"},
             "seq": 9,
-            "settings": SETTINGS.as_dict(),
+            "settings": SETTINGS.written(),
             "users": 3,
             "value_sums": [1.5, 2.0],
         },
