@@ -227,7 +227,7 @@ class Stress {
         const int64_t user = stream_.user(seq);
         const uint32_t slot = t_.users.find(user);
         if (slot == Warm::kNone || (t_.users.flags(slot) & (Warm::kFresh | Warm::kFetching))) return;
-        const auto [first, count] = t_.history.entries(slot);
+        const auto [first, count, tags, newest] = t_.history.view(slot);
         for (int64_t i = 0; i < count; ++i)
             if (stream_.user(first[i].seq) != user || stream_.item(first[i].seq) != first[i].item)
                 wrong("a history entry that never was", user, first[i].seq);
