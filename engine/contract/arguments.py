@@ -137,7 +137,16 @@ def plain_array(name: str, x: Any, wanted: Wanted) -> NDArray[Any]:
     except MemoryError:
         raise
     except Exception as e:  # whatever the __array__ of an unknown type raises
+        if _is_plain(x) and not isinstance(e, (TypeError, ValueError, OverflowError)):
+            raise  # out of a signal's handler
         raise wrong_type(name, x, wanted) from e
+
+
+def _is_plain(x: Any) -> bool:
+    """Is `x` made of numbers alone, so that no code of the caller's runs where it becomes an array?"""
+    if isinstance(x, (list, tuple)):
+        return all(type(element) in (int, float) for element in x)
+    return type(x) in (int, float) or (type(x) is np.ndarray and x.dtype.kind != "O")
 
 
 def _as_a_list(a: NDArray[Any]) -> NDArray[Any]:

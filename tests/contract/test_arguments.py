@@ -5,6 +5,7 @@ import pytest
 
 import engine
 from engine import InputError
+from engine.contract.arguments import Wanted, plain_array
 
 FIVE = [1, 2, 3, 4, 5]
 ID, FLOAT = "wanted an int64 but not -1", "wanted a finite number"
@@ -188,3 +189,16 @@ def test_a_place_is_looked_for_only_where_something_is_wrong(memory, monkeypatch
     monkeypatch.setattr("engine.contract.arguments._elements", None)
     memory.ingest([1, 2], (3, 4), weights=[0.5, 1])
     memory.topk(vectors=np.ones((2, 8)), exclude=[[3], {4}])
+
+
+@pytest.mark.parametrize("x", [7, [7, 8], np.arange(3)])
+def test_an_exception_of_a_signals_handler_is_no_wrong_argument(monkeypatch, x):
+    class TimeIsUp(Exception):
+        pass
+
+    def late(_):
+        raise TimeIsUp
+
+    monkeypatch.setattr("engine.contract.arguments.is_tensor", late)
+    with pytest.raises(TimeIsUp):
+        plain_array("users", x, Wanted("ids", "an id", lambda _: True))
