@@ -65,5 +65,5 @@ class Context {
     bool inside_ = false;
 };
 
-// 0 of 1, and near enough everywhere: the logarithm of the kernels, x >= 1.
+// log2 of x >= 1, from the logarithm of the kernels: the same bits everywhere, and 0 for 1.
 float log2_of(float x);

@@ -12,7 +12,7 @@
 
 namespace {
 constexpr uint64_t kRecentDraws = uint64_t{1} << 20, kOwnDraws = uint64_t{1} << 21;  // beside those over all items
-constexpr float kBiasRate = 2.5f, kUserRate = 0.3f, kGlobalRate = 1.0f;              // beside that of items
+constexpr float kBiasRate = 2.5f, kUserRate = 0.3f;                                  // beside that of items
 size_t at(int64_t i) { return static_cast<size_t>(i); }
 int64_t padded(int64_t dim) { return (dim + 15) / 16 * 16; }
 
@@ -175,7 +175,7 @@ int64_t Learner::learn_sequence(const LearnSettings& s, const RecordView& r, dou
     for (int64_t b = 0; b < B; ++b) recent.add(static_cast<uint32_t>(items_.meta(item_slots_[at(b)]).ordinal));
     {
         std::lock_guard lock(users_.mutex());
-        global.step_if_due(first - 1, last, kGlobalRate * s.lr);
+        global.step_if_due(first - 1, last, s.lr);
         for (int64_t b = begin_; r.times && b < end_; ++b) clock.push_back(r.times[b]);
         if (clock.size() > kMostClock) clock.erase(clock.begin(), clock.end() - kMostClock);
     }
@@ -200,7 +200,6 @@ float Learner::learn_views(const LearnSettings&, int64_t b, float weight) {
     const SequencePlan::Event& e = p.events[at(b)];
     const int64_t D = dim(), n = e.end - e.candidates;
     const float* user = users_.row(user_slots_[at(b)]);
-    rows_.clear();
     negatives_.clear();
     for (uint32_t c = e.candidates; c < e.end; ++c) negatives_.push_back(items_.row(p.slots[c]));
     float loss = 0.0f, alphas[2];
