@@ -14,6 +14,7 @@ _I64 = npt.NDArray[np.int64]
 _I32 = npt.NDArray[np.int32]
 _U32 = npt.NDArray[np.uint32]
 _U8 = npt.NDArray[np.uint8]
+_Bool = npt.NDArray[np.bool_]
 _Readable = bytes | memoryview
 _Pairs = list[tuple[_Readable, _Readable]]  # (key, value), as LMDB has them
 
@@ -233,19 +234,10 @@ class Catalogue:
     def flips(self) -> int: ...
     def score(self, queries: _F32, ordinals: _I64) -> _F32: ...
     def topk(
-        self,
-        queries: _F32,
-        query_biases: _F32 | None,
-        k: int,
-        items: int,
-        exclude_all: _I64 | None,
-        exclude: _I64 | None,
-        exclude_offsets: _I64 | None,
-        include: _I64 | None,
-        include_offsets: _I64 | None,
-        cosine: bool,
-        threads: int,
-    ) -> tuple[_I64, _F32, _I64]: ...
+        self, queries: _F32, query_biases: _F32 | None, k: int, items: int, exclude_all: _I64 | None,
+        exclude: _I64 | None, exclude_offsets: _I64 | None, include: _I64 | None, include_offsets: _I64 | None,
+        raised: _I64 | None, raised_offsets: _I64 | None, raises: _F32 | None, cosine: bool, threads: int,
+    ) -> tuple[_I64, _F32, _I64]: ...  # fmt: skip
     @property
     def bytes(self) -> int: ...
     def __len__(self) -> int: ...
@@ -314,7 +306,7 @@ class LearnSettings:
     def __init__(
         self, loss: int, optimizer: int, lr: float, l2: float, negatives: int, batch_size: int, seed: int,
         bag: int = 0, repeats: bool = False, session_gap: float = 60.0, recent_negatives: int = 0,
-        own_negatives: int = 0,
+        own_negatives: int = 0, neighbours: int = 0,
     ) -> None: ...  # fmt: skip
     @property
     def sequence(self) -> bool: ...
@@ -354,24 +346,23 @@ class Learner:
     def recent_events(self) -> int: ...
     def restore_recent(self, ring: _U32, events: int, items: int) -> None: ...
 
-class SeenContext:
+# csrc/bindings/sequence.cpp
+class Looks:
+    def __init__(
+        self, settings: LearnSettings, weights: _F32, histories: list[builtins.bytes], time: int, mark: int | None
+    ) -> None: ...
     @property
-    def alpha(self) -> float: ...
-    @property
-    def bag(self) -> _I64: ...
-    @property
-    def bag_weights(self) -> _F32: ...
-    @property
-    def listed(self) -> _I64: ...
-    @property
-    def worths(self) -> _F32: ...
+    def sources(self) -> _I64: ...
+    def finish(
+        self, catalogue: Catalogue, vectors: _F32, found: _Bool, rows: _U8, at: int
+    ) -> tuple[_I64, _I64, _F32]: ...
 
 GLOBAL_WEIGHTS: int
 
 def first_global_weights() -> _F32: ...
-def context(
-    settings: LearnSettings, history: builtins.bytes, weights: _F32, time: int, mark: int | None
-) -> SeenContext: ...
+def neighbour_floats(most: int) -> int: ...
+def forget_neighbours(table: Warm, at: int, most: int, ids: _I64) -> None: ...
+def name_neighbours(rows: _U8, at: int, most: int, ids: _I64) -> _Bool: ...
 
 # csrc/bindings/hot.cpp
 class Turn:

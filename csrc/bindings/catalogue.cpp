@@ -103,7 +103,8 @@ Array<int32_t> ranked(const Catalogue& c, int64_t items) {
 py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray<float>& query_biases, int64_t k,
                int64_t items, const MaybeArray<int64_t>& exclude_all, const MaybeArray<int64_t>& exclude,
                const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
-               const MaybeArray<int64_t>& include_offsets, bool cosine, int threads) {
+               const MaybeArray<int64_t>& include_offsets, const MaybeArray<int64_t>& raised,
+               const MaybeArray<int64_t>& raised_offsets, const MaybeArray<float>& raises, bool cosine, int threads) {
     require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
     require(items >= 0 && items <= c.most(), "items must have been shown");
     require(k > 0 && k <= INT32_MAX, "k out of range");
@@ -111,6 +112,10 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray
     require_lists(exclude_all, {}, Q);
     require_lists(exclude, exclude_offsets, Q);
     require_lists(include, include_offsets, Q);
+    require_lists(raised, raised_offsets, Q);
+    require(
+        raised.has_value() == raises.has_value() && (!raised || (raised_offsets && raises->size() == raised->size())),
+        "raises must stand as the raised items do");
     require(!query_biases || query_biases->size() == Q, "query_biases must be [Q]");
     Array<int64_t> ids({Q, k}), counts(Q);
     Array<float> scores({Q, k});
@@ -128,6 +133,8 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray
         .exclude = position_lists(exclude, exclude_offsets),
         .exclude_all = position_lists(exclude_all, {}),
         .include = position_lists(include, include_offsets),
+        .raised = position_lists(raised, raised_offsets),
+        .raises = data_or_null(raises),
         .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, items, first, found); },
         .masked = [&](int64_t at) { return !c.is_ranked(at); },
         .ids = ids.mutable_data(),
@@ -248,7 +255,8 @@ void bind_catalogue(py::module_& m) {
             "hold", [](Catalogue& c) { return std::make_unique<Catalogue::Hold>(c); }, py::keep_alive<0, 1>())
         .def("topk", &topk, fixed("queries"), fixed("query_biases").none(true), py::arg("k"), py::arg("items"),
              fixed("exclude_all").none(true), fixed("exclude").none(true), fixed("exclude_offsets").none(true),
-             fixed("include").none(true), fixed("include_offsets").none(true), py::arg("cosine"), py::arg("threads"),
+             fixed("include").none(true), fixed("include_offsets").none(true), fixed("raised").none(true),
+             fixed("raised_offsets").none(true), fixed("raises").none(true), py::arg("cosine"), py::arg("threads"),
              py::call_guard<DefaultFloats>())
         .def_property_readonly("bytes", &Catalogue::bytes)
         .def("__len__", &Catalogue::size);

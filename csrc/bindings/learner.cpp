@@ -82,7 +82,7 @@ void bind_events(py::module_& m) {
 Learner::Plan plan(Learner& l, const LearnSettings& s, const EventColumns& e, int64_t from) {
     const RecordView r = e.view();
     require(from >= 0 && from < r.n, "start must be an event");
-    require(l.fits(s.optimizer), "rows of another optimizer");
+    require(l.fits(s), "rows of another optimizer, or of other neighbours");
     require_no_window(l.users(), &l);
     require_no_window(l.items(), &l);
     for (const Companion& c : l.companions()) require_no_window(*c.table, &l);
@@ -98,7 +98,7 @@ Learned learn(Learner& l, const LearnSettings& s, const EventColumns& e) {
     return l.learn(s, r);
 }
 
-// Are these the rows of some optimizer with vectors of `dim` floats?
+// Are these the rows of some optimizer with vectors of `dim` floats, and nothing behind them?
 bool has_vectors(const Warm& table, int64_t dim) {
     const int64_t floats = table.layout().floats;
     for (int code = 0; code < kOptimizers; ++code)
@@ -141,30 +141,32 @@ void bind_settings(py::module_& m) {
     py::class_<LearnSettings>(m, "LearnSettings")
         .def(py::init([](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size,
                          uint64_t seed, int64_t bag, bool repeats, float session_gap, int64_t recent_negatives,
-                         int64_t own_negatives) {
+                         int64_t own_negatives, int64_t neighbours) {
                  const Loss kind = checked_loss(loss);
                  require(bag >= 0 && bag <= GlobalWeights::kMostBag && recent_negatives >= 0 && own_negatives >= 0 &&
-                             recent_negatives <= 65'536 && own_negatives <= 65'536,
-                         "bag, recent_negatives or own_negatives out of range");
+                             recent_negatives <= 65'536 && own_negatives <= 65'536 && neighbours >= 0 &&
+                             neighbours <= Neighbours::kMost,
+                         "bag, recent_negatives, own_negatives or neighbours out of range");
                  require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
                          "batch_size must be positive, and negatives for losses that have them");
                  require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
-                 require(kind == Loss::softmax || !(bag || repeats || recent_negatives || own_negatives),
-                         "bag, repeats, recent_negatives and own_negatives are softmax's");
-                 return LearnSettings{kind,
-                                      checked_optimizer(optimizer),
-                                      lr,
-                                      l2,
-                                      negatives,
-                                      batch_size,
-                                      seed,
-                                      {bag, repeats, session_gap},
-                                      recent_negatives,
-                                      own_negatives};
+                 const LearnSettings made{kind,
+                                          checked_optimizer(optimizer),
+                                          lr,
+                                          l2,
+                                          negatives,
+                                          batch_size,
+                                          seed,
+                                          {bag, repeats, session_gap, neighbours},
+                                          recent_negatives,
+                                          own_negatives};
+                 require(kind == Loss::softmax || !made.sequence(), "sequence models are softmax's");
+                 return made;
              }),
              py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("l2"), py::arg("negatives"),
              py::arg("batch_size"), py::arg("seed"), py::arg("bag") = 0, py::arg("repeats") = false,
-             py::arg("session_gap") = 60.0f, py::arg("recent_negatives") = 0, py::arg("own_negatives") = 0)
+             py::arg("session_gap") = 60.0f, py::arg("recent_negatives") = 0, py::arg("own_negatives") = 0,
+             py::arg("neighbours") = 0)
         .def_property_readonly("sequence", &LearnSettings::sequence)
         .def_property_readonly("users_needed", &Learner::users_needed)
         .def_property_readonly("items_needed", &Learner::items_needed);
@@ -242,7 +244,8 @@ void bind_learner(py::module_& m) {
     learner
         .def(py::init([](Warm& users, Warm& items, Catalogue& catalogue, History& history) {
                  require(items.ordinals() && &users != &items && &users == &history.users() &&
-                             users.layout().floats == items.layout().floats && has_vectors(users, catalogue.dim()),
+                             Neighbours::most_of(items.layout().floats - users.layout().floats) >= 0 &&
+                             has_vectors(users, catalogue.dim()),
                          "tables that do not belong together");
                  return std::make_unique<Learner>(users, items, catalogue, history);
              }),

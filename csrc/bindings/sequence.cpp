@@ -1,4 +1,4 @@
-// What users' histories say for their lists, for Python.
+// What users' histories say for their lists, and neighbours in the rows of items, for Python.
 #include <algorithm>
 #include <cstring>
 #include <optional>
@@ -6,6 +6,7 @@
 
 #include "bindings/arrays.h"
 #include "bindings/bindings.h"
+#include "bindings/checks.h"
 #include "kernels/float_mode.h"
 #include "learn/learner.h"
 
@@ -13,62 +14,196 @@ namespace py = pybind11;
 
 namespace {
 
-// What a history says for a list at one moment.
-struct SeenContext {
-    float alpha;
-    Array<int64_t> bag, listed;
-    Array<float> bag_weights, worths;
+int64_t checked_neighbours(int64_t most) {
+    require(most >= 0 && most <= Neighbours::kMost, "neighbours out of range");
+    return most;
+}
+
+// A row's neighbours, out of a copy of it as LMDB has it.
+class StoredNeighbours {
+  public:
+    StoredNeighbours(int64_t at, int64_t most)
+        : at_(at), most_(checked_neighbours(most)), floats_(static_cast<size_t>(Neighbours::floats(most))) {
+        require(at >= 0 && at <= 4 * 65'536, "neighbours begin at a float of the row");
+    }
+    int64_t row_bytes() const { return (at_ + std::ssize(floats_)) * 4; }
+    Neighbours of(const std::byte* row) {
+        std::memcpy(floats_.data(), row + at_ * 4, floats_.size() * 4);
+        return {floats_.data(), most_};
+    }
+
+  private:
+    int64_t at_, most_;
+    std::vector<float> floats_;
 };
 
-SeenContext context(const LearnSettings& s, const py::bytes& history, const Array<float>& weights, uint32_t time,
-                    std::optional<uint32_t> mark) {
-    const std::string_view raw(history);
-    require(raw.size() % sizeof(HistoryEntry) == 0 && weights.size() >= GlobalWeights::kCount, "not a history");
-    std::vector<HistoryEntry> entries(raw.size() / sizeof(HistoryEntry));
-    std::memcpy(entries.data(), raw.data(), raw.size());
-    const auto older = [](const auto& a, const auto& b) { return a.seq < b.seq; };
-    const auto newest = std::max_element(entries.begin(), entries.end(), older);
-    const HistoryView view{entries.data(), std::ssize(entries), nullptr, entries.empty() ? nullptr : &*newest};
-    const float* w = weights.data();
-    std::vector<int64_t> bag, listed;
-    std::vector<float> bag_weights, worths;
-    float alpha;
-    {
+// What the histories of some users say at one moment: first which items' rows are asked for, then, with them, what to
+// rank by.
+class Looks {
+  public:
+    Looks(const LearnSettings& s, Array<float> weights, const std::vector<py::bytes>& histories, uint32_t time,
+          std::optional<uint32_t> mark)
+        : settings_(s), weights_(std::move(weights)) {
+        require(weights_.size() >= GlobalWeights::kCount, "global weights must be [count or more]");
+        std::vector<std::string_view> raw(histories.begin(), histories.end());
+        for (const std::string_view& r : raw) require(r.size() % sizeof(HistoryEntry) == 0, "not a history");
         py::gil_scoped_release nogil;
-        const std::vector<HistoryEntry> none;
-        Context c;
-        c.look(s.context, view, none, {time, mark ? *mark : view.newest ? view.newest->mark : 0});
-        const UserView seen = c.view(c.inside());
-        alpha = w[seen.alpha];
-        for (size_t rank = 0; rank < seen.bag.size(); ++rank) {
-            bag.push_back(seen.bag[rank]->item);
-            bag_weights.push_back(w[seen.bag_weight(rank)]);
-        }
-        std::vector<Feature> features;
-        for (const HistoryEntry& e : entries) {
-            features.clear();
-            c.worth(e, seen, &features);
-            if (features.empty()) continue;
-            float worth = 0.0f;
-            for (const Feature& f : features) worth += w[f.at] * f.x;
-            listed.push_back(e.item);
-            worths.push_back(worth);
+        users_.resize(raw.size());
+        for (size_t i = 0; i < raw.size(); ++i) {
+            User& u = users_[i];
+            u.entries.resize(raw[i].size() / sizeof(HistoryEntry));
+            if (!u.entries.empty()) std::memcpy(u.entries.data(), raw[i].data(), raw[i].size());
+            const auto older = [](const auto& a, const auto& b) { return a.seq < b.seq; };
+            const auto newest = std::max_element(u.entries.begin(), u.entries.end(), older);
+            const HistoryView view{u.entries.data(), std::ssize(u.entries), nullptr,
+                                   u.entries.empty() ? nullptr : &*newest};
+            u.context.look(s.context, view, none_, {time, mark ? *mark : view.newest ? view.newest->mark : 0});
+            u.sources = u.context.sources();
+            sources_.insert(sources_.end(), u.sources.begin(), u.sources.end());
         }
     }
-    return {alpha, to_array(bag), to_array(listed), to_array(bag_weights), to_array(worths)};
+
+    Array<int64_t> sources() const { return to_array(sources_); }
+
+    // Makes queries of the users' vectors [n, dim], in place. `found` [sources] and `rows`: what there is of them,
+    // whose neighbours begin at float `at`. Returns what is to be added to scores: ordinals, rising, offsets [n + 1],
+    // values.
+    py::tuple finish(const Catalogue& c, Array<float> vectors, const Array<bool>& found, const Array<uint8_t>& rows,
+                     int64_t at) const {
+        const int64_t n = std::ssize(users_), D = c.dim();
+        require(vectors.ndim() == 2 && vectors.shape(0) == n && vectors.shape(1) == D, "vectors must be [n, dim]");
+        StoredNeighbours stored(at, settings_.context.neighbours);
+        require(found.size() == std::ssize(sources_) && rows.ndim() == 2 && rows.shape(0) == found.size() &&
+                    (sources_.empty() || rows.shape(1) >= stored.row_bytes()),
+                "rows must be those of the sources");
+        float* vector = vectors.mutable_data();
+        std::vector<int64_t> ordinals, offsets{0};
+        std::vector<float> values;
+        {
+            py::gil_scoped_release nogil;
+            Near near;
+            int64_t row = 0;
+            for (const User& u : users_) {
+                near.clear();
+                for (size_t i = 0; i < u.sources.size(); ++i, ++row)
+                    if (found.data()[row]) near.add(stored.of(bytes_of(rows) + row * rows.shape(1)));
+                near.finish();
+                const UserView seen = u.context.view(u.context.inside());
+                add_bag(c, seen, vector);
+                vector += D;
+                add_worths(c, u, seen, near, &ordinals, &values);
+                offsets.push_back(std::ssize(ordinals));
+            }
+        }
+        return py::make_tuple(to_array(ordinals), to_array(offsets), to_array(values));
+    }
+
+  private:
+    struct User {
+        std::vector<HistoryEntry> entries;
+        Context context;  // of these entries, which stay where they are
+        std::vector<int64_t> sources;
+    };
+
+    void add_bag(const Catalogue& c, const UserView& seen, float* vector) const {
+        const auto D = static_cast<size_t>(c.dim());
+        std::vector<int64_t> ids;
+        for (const HistoryEntry* e : seen.bag) ids.push_back(e->item);
+        std::vector<uint32_t> found(ids.size());
+        c.find_shared(ids.data(), std::ssize(ids), found.data());
+        std::vector<float> copies((1 + ids.size()) * D), weights{weights_.data()[seen.alpha]};
+        std::copy(vector, vector + D, copies.begin());
+        std::vector<const float*> rows{copies.data()};
+        for (size_t i = 0; i < ids.size(); ++i) {
+            if (found[i] == Catalogue::kNone) continue;
+            float bias, *to = copies.data() + (1 + i) * D;
+            c.read(found[i], to, &bias);
+            rows.push_back(to);
+            weights.push_back(weights_.data()[seen.bag_weight(i)]);
+        }
+        kernels().pool_bag(rows.data(), weights.data(), std::ssize(rows), c.dim(), vector);
+    }
+
+    void add_worths(const Catalogue& c, const User& u, const UserView& seen, const Near& near,
+                    std::vector<int64_t>* ordinals, std::vector<float>* values) const {
+        std::vector<Feature> features;
+        std::vector<int64_t> ids;
+        std::vector<float> worths;
+        const auto add = [&](int64_t id, const HistoryEntry* had) {
+            features.clear();
+            if (had) u.context.worth(*had, seen, &features);
+            if (seen.inside) Context::worth_near(near.share(id), &features);
+            if (features.empty()) return;
+            float worth = 0.0f;
+            for (const Feature& f : features) worth += weights_.data()[f.at] * f.x;
+            ids.push_back(id);
+            worths.push_back(worth);
+        };
+        for (const HistoryEntry& e : u.entries) add(e.item, &e);
+        for (const Near::Item& item : near.items())
+            if (!u.context.had(item.id)) add(item.id, nullptr);
+        std::vector<uint32_t> found(ids.size());
+        c.find_shared(ids.data(), std::ssize(ids), found.data());
+        std::vector<std::pair<uint32_t, float>> pairs;
+        for (size_t i = 0; i < ids.size(); ++i)
+            if (found[i] != Catalogue::kNone) pairs.emplace_back(found[i], worths[i]);
+        std::sort(pairs.begin(), pairs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+        for (const auto& [ordinal, worth] : pairs) ordinals->push_back(ordinal), values->push_back(worth);
+    }
+
+    LearnSettings settings_;
+    Array<float> weights_;
+    const std::vector<HistoryEntry> none_;
+    std::vector<User> users_;
+    std::vector<int64_t> sources_;
+};
+
+// Takes items, rising, out of the neighbours of all rows in RAM, which begin at float `at`.
+void forget_neighbours(Warm& table, int64_t at, int64_t most, const Array<int64_t>& ids) {
+    require(at >= 0 && table.layout().floats == at + Neighbours::floats(checked_neighbours(most)),
+            "rows of other settings");
+    require_no_window(table);
+    const std::vector<int64_t> gone(ids.data(), ids.data() + ids.size());
+    py::gil_scoped_release nogil;
+    std::vector<int64_t> here;
+    table.resident(&here);
+    for (int64_t id : here) {
+        const uint32_t slot = table.find(id);
+        Neighbours neighbours(table.row(slot) + at, most);
+        if (!neighbours.has_any(gone)) continue;
+        std::lock_guard lock(table.mutex());
+        table.touch(slot);
+        neighbours.remove(gone);
+    }
+}
+
+// Which of some rows, as LMDB has them, name one of `ids`, rising, as a neighbour.
+Array<bool> name_neighbours(const Array<uint8_t>& rows, int64_t at, int64_t most, const Array<int64_t>& ids) {
+    StoredNeighbours stored(at, most);
+    require(rows.ndim() == 2 && rows.shape(1) >= stored.row_bytes(), "rows of other settings");
+    const std::vector<int64_t> gone(ids.data(), ids.data() + ids.size());
+    Array<bool> out(rows.shape(0));
+    for (py::ssize_t i = 0; i < rows.shape(0); ++i)
+        out.mutable_data()[i] = stored.of(bytes_of(rows) + i * rows.shape(1)).has_any(gone);
+    return out;
 }
 
 }  // namespace
 
 void bind_sequence(py::module_& m) {
-    py::class_<SeenContext>(m, "SeenContext", "What a user's history says for a list at one moment.")
-        .def_readonly("alpha", &SeenContext::alpha)
-        .def_readonly("bag", &SeenContext::bag)
-        .def_readonly("bag_weights", &SeenContext::bag_weights)
-        .def_readonly("listed", &SeenContext::listed)
-        .def_readonly("worths", &SeenContext::worths);
-    m.def("context", &context, py::arg("settings"), py::arg("history"), fixed("weights"), py::arg("time"),
-          py::arg("mark"), py::call_guard<DefaultFloats>());
+    py::class_<Looks>(m, "Looks", "What the histories of some users say for their lists at one moment.")
+        .def(py::init<const LearnSettings&, Array<float>, const std::vector<py::bytes>&, uint32_t,
+                      std::optional<uint32_t>>(),
+             py::arg("settings"), fixed("weights"), py::arg("histories"), py::arg("time"), py::arg("mark"),
+             py::call_guard<DefaultFloats>())
+        .def_property_readonly("sources", &Looks::sources, "The items whose rows `finish` wants.")
+        .def("finish", &Looks::finish, py::arg("catalogue"), fixed("vectors"), fixed("found"), fixed("rows"),
+             py::arg("at"), py::call_guard<DefaultFloats>());
     m.def("first_global_weights", [] { return to_array(GlobalWeights().saved()); });
     m.attr("GLOBAL_WEIGHTS") = static_cast<int>(GlobalWeights::kCount);
+    m.def(
+        "neighbour_floats", [](int64_t most) { return Neighbours::floats(checked_neighbours(most)); }, py::arg("most"),
+        "Floats of a row that has room for so many neighbours, behind its others.");
+    m.def("forget_neighbours", &forget_neighbours, py::arg("table"), py::arg("at"), py::arg("most"), fixed("ids"));
+    m.def("name_neighbours", &name_neighbours, fixed("rows"), py::arg("at"), py::arg("most"), fixed("ids"));
 }

@@ -66,6 +66,14 @@ void score_items(const TopkTask& t, int64_t query, const ScoreBlock& block, int6
         for (int64_t i = 0; i < to - from; ++i) scores[i] += t.query_biases[query];
 }
 
+// Adds to the scores of items [from, to) what is to be added.
+void raise(const TopkTask& t, int64_t query, int64_t from, int64_t to, float* scores) {
+    if (!t.raised.given) return;
+    const auto list = t.raised.of(query);
+    for (auto at = std::lower_bound(list.begin(), list.end(), from); at != list.end() && *at < to; ++at)
+        scores[*at - from] += t.raises[&*at - t.raised.positions];
+}
+
 // All items in [from, to) for queries [q0, q1). Items are the outer loop, in runs that stay in the cache for all
 // queries.
 void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, Best* best) {
@@ -82,6 +90,7 @@ void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, B
             for (int64_t i = at; i < end;) {
                 const int64_t stop = std::min(end, i - (i - first) % kItemsPerVersion + kItemsPerVersion);
                 score_items(t, q, block, i - first, stop - first, scores);
+                raise(t, q, i, stop, scores);
                 if (any_at_least(scores, stop - i, b.threshold())) {
                     for (int64_t j = i; j < stop; ++j)
                         if (scores[j - i] >= b.threshold() && !excluded(t, q, j))
@@ -102,6 +111,7 @@ void scan_included(const TopkTask& t, int64_t q, Best* best) {
         const int64_t* ids;
         const ScoreBlock block = t.block(at, &first, &ids);
         score_items(t, q, block, at - first, at - first + 1, &found);
+        raise(t, q, at, at + 1, &found);
         best->offer(found, ids[at - first]);
     }
 }

@@ -25,6 +25,8 @@ struct TopkTask {
     int64_t n_queries, query_stride, dim, n_items, k;
     bool cosine;  // by the cosine to the query, without the bias; else by query . vector + bias
     PositionLists exclude, exclude_all, include;  // what either excludes is left out, included or not; so is >= n_items
+    PositionLists raised{};                       // for each query, whose scores there is something to add to,
+    const float* raises = nullptr;                // and what, as its positions and offsets stand
     // The block that holds `position`: its first position and the ids of its items.
     std::function<ScoreBlock(int64_t position, int64_t* first, const int64_t** ids)> block;
     std::function<bool(int64_t position)> masked;  // in no answer; empty: none is

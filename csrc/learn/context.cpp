@@ -40,12 +40,14 @@ void Context::look(const ContextSettings& s, const HistoryView& history, const s
     new_.clear();
     latest_.clear();
     before_.clear();
+    // One more than sources: of them, the item itself does not count.
+    const int64_t latest = std::max(s.bag, s.neighbours ? static_cast<int64_t>(Neighbours::kSources) + 1 : 0);
     const auto take = [&](const HistoryEntry* e) {
         if (in_session(*e))
             ++in_session_;
         else
             keep_newest(e, static_cast<size_t>(s.bag), &before_);
-        keep_newest(e, static_cast<size_t>(s.bag), &latest_);
+        keep_newest(e, static_cast<size_t>(latest), &latest_);
     };
     for (const HistoryEntry& e : later) {
         const bool is_new = history.find(e.item) == history.n;
@@ -58,6 +60,7 @@ void Context::look(const ContextSettings& s, const HistoryView& history, const s
 
 UserView Context::view(bool inside) const {
     UserView v{inside, GlobalWeights::kAlpha, inside ? latest_ : before_};
+    v.bag.resize(std::min(v.bag.size(), static_cast<size_t>(s_.bag)));
     if (inside) {
         const int64_t s = std::min(in_session_, kMostInSession);
         for (int64_t more = s + 1; more >= 2; more /= 2) ++v.alpha;
@@ -67,6 +70,21 @@ UserView Context::view(bool inside) const {
         v.alpha = GlobalWeights::kNewcomer;
     }
     return v;
+}
+
+std::vector<int64_t> Context::sources() const {
+    std::vector<int64_t> out;
+    if (!s_.neighbours || !inside_) return out;
+    for (size_t i = 0; i < std::min(latest_.size(), Neighbours::kSources); ++i) out.push_back(latest_[i]->item);
+    return out;
+}
+
+std::vector<int64_t> Context::before(int64_t item) const {
+    std::vector<int64_t> out;
+    if (!s_.neighbours || !inside_) return out;
+    for (const HistoryEntry* e : latest_)
+        if (in_session(*e) && e->item != item && out.size() < Neighbours::kSources) out.push_back(e->item);
+    return out;
 }
 
 const HistoryEntry* Context::had(int64_t item) const {
@@ -87,4 +105,9 @@ void Context::worth(const HistoryEntry& e, const UserView& v, std::vector<Featur
     }
     between(state + GlobalWeights::kTimes, 16, 2.0f * log2_of(static_cast<float>(e.times())), out);
     if (in_session(e)) out->push_back({state + GlobalWeights::kSession, 1.0f});
+}
+
+void Context::worth_near(float share, std::vector<Feature>* out) {
+    constexpr float kLeast = 0.002f;
+    if (share > 0) between(GlobalWeights::kNear, 10, log2_of(share / kLeast + 1.0f), out);
 }

@@ -6,12 +6,14 @@
 #include <vector>
 
 #include "learn/global_weights.h"
+#include "learn/neighbours.h"
 #include "table/history.h"
 
 struct ContextSettings {
     int64_t bag = 0;       // of the latest distinct items, so many count
     bool repeats = false;  // is it worth something to have had an item?
     float session_gap = 60;
+    int64_t neighbours = 0;  // that an item's row has room for
 
     bool operator==(const ContextSettings&) const = default;
 };
@@ -46,10 +48,18 @@ class Context {
     int64_t item(int64_t i) const {
         return i < history_.n ? history_.entries[i].item : new_[static_cast<size_t>(i - history_.n)];
     }
+    // As had(item(i)).
+    const HistoryEntry* had_at(int64_t i) const { return later_->empty() ? &history_.entries[i] : had(item(i)); }
+    // The user's latest distinct items whose neighbours count, newest first.
+    std::vector<int64_t> sources() const;
+    // Those of them in this session which an event of `item` comes after, newest first.
+    std::vector<int64_t> before(int64_t item) const;
     // The user's last event before this moment, or null.
     const HistoryEntry* last() const { return later_->empty() ? history_.newest : &later_->back(); }
     // Adds what the entry of an item is worth in a view to `out`.
     void worth(const HistoryEntry& e, const UserView& v, std::vector<Feature>* out) const;
+    // The same of an item that is near by so much, inside a session.
+    static void worth_near(float share, std::vector<Feature>* out);
 
   private:
     bool in_session(const HistoryEntry& e) const { return e.session == session_; }

@@ -21,7 +21,8 @@ class GlobalWeights {
     // By floor(log2(1 + items of the session so far)), 0..4; at a session's start of a stranger, of a newcomer.
     static constexpr int kAlpha = 2 * kState, kStranger = kAlpha + 5, kNewcomer = kAlpha + 6;
     static constexpr int kBag = kAlpha + 7, kMostBag = 16;  // [2, kMostBag] by state, by how many came after
-    static constexpr int kCount = kBag + 2 * kMostBag;
+    static constexpr int kNear = kBag + 2 * kMostBag;       // [10] by log2(1 + share as a neighbour / 0.002)
+    static constexpr int kCount = kNear + 10;
     static constexpr int64_t kBlock = 256;
 
     GlobalWeights() : weights(kCount, 0.0f), squares(kCount, 0.01f), grads_(kCount, 0.0f), new_squares_(kCount, 0.0f) {
@@ -40,7 +41,7 @@ class GlobalWeights {
         for (size_t at = 0; at < kCount; ++at) {
             if (new_squares_[at] == 0.0f) continue;
             const float total = squares[at] + new_squares_[at];
-            const float rate = lr * (at < kAlpha ? kRate : kRateOfSums);
+            const float rate = lr * (at >= kAlpha && at < kNear ? kRateOfSums : kRate);
             const float moved = weights[at] - rate * grads_[at] / std::sqrt(total);
             if (std::isfinite(moved) && std::isfinite(total)) weights[at] = moved, squares[at] = total;
             grads_[at] = new_squares_[at] = 0.0f;
@@ -60,7 +61,7 @@ class GlobalWeights {
     std::vector<float> weights, squares;
 
   private:
-    // Beside the learning rate of items: of what an item's past is worth, and of the weights of sums of rows.
+    // Beside the learning rate of items: of what items are worth, and of the weights of sums of rows.
     static constexpr float kRate = 0.5f, kRateOfSums = 0.1f;
     std::vector<float> grads_, new_squares_;
 };

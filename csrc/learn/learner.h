@@ -28,7 +28,9 @@ struct LearnSettings {
     int64_t recent_negatives = 0, own_negatives = 0;
 
     // Does a step look at what the user has had? Then sequence.cpp learns it.
-    bool sequence() const { return context.bag || context.repeats || recent_negatives || own_negatives; }
+    bool sequence() const {
+        return context.bag || context.repeats || context.neighbours || recent_negatives || own_negatives;
+    }
     bool operator==(const LearnSettings&) const = default;
 };
 
@@ -58,16 +60,21 @@ struct SequencePlan {
         uint32_t features;      // the first of feature_ends, of its first candidate
     };
     struct Event {
-        uint32_t candidates, end;  // its part of slots: the positive, then negatives
+        uint32_t candidates, end;     // its part of slots: the positive, then negatives
+        uint32_t before, before_end;  // its part of before_slots
         int views;
         std::array<View, 2> view;
     };
     std::vector<Event> events;
     std::vector<HistoryEntry> entries;  // that the events will leave
     std::vector<uint32_t> slots, bag_slots, feature_ends;
+    std::vector<uint32_t> before_slots;  // rows that get the event's item as a neighbour, the newest first
     std::vector<int> bag_weights;
     std::vector<float> log_weights;
-    std::vector<const HistoryEntry*> had;  // of an event's candidates
+    // Of an event's candidates: what the user has had of them, or null; how near they are.
+    std::vector<const HistoryEntry*> had;
+    std::vector<float> near;
+    std::vector<Near::Item> near_alone;  // near, and not had
     std::vector<Feature> features;
     std::vector<HistoryEntry> later;
 };
@@ -98,7 +105,8 @@ class Learner {
     static int64_t users_needed(const LearnSettings& s) { return s.batch_size; }
     static int64_t items_needed(const LearnSettings& s) {
         if (s.sequence())
-            return s.batch_size * (1 + s.negatives + s.recent_negatives + s.own_negatives + s.context.bag);
+            return s.batch_size * (1 + s.negatives + s.recent_negatives + s.own_negatives + s.context.bag +
+                                   (s.context.neighbours ? 2 * static_cast<int64_t>(Neighbours::kSources) : 0));
         return s.loss == Loss::softmax ? s.batch_size + s.negatives : s.batch_size * (1 + s.negatives);
     }
 
@@ -146,8 +154,12 @@ class Learner {
     // Rows that a window may need at most, per table; what the tables can hold unless told otherwise.
     int64_t user_room = INT64_MAX, item_room = INT64_MAX;
     int64_t window_events() const { return end_ - begin_; }
-    // Are the rows those of this optimizer?
-    bool fits(Optimizer optimizer) const { return row_floats(optimizer, dim()) == items_.layout().floats; }
+    // Are the rows those of these settings?
+    bool fits(const LearnSettings& s) const {
+        const int64_t floats = row_floats(s.optimizer, dim());
+        return floats == users_.layout().floats &&
+               floats + Neighbours::floats(s.context.neighbours) == items_.layout().floats;
+    }
     // Does a window stand ready that was planned for this record with these settings?
     bool planned(const LearnSettings& s, const RecordView& r) const {
         return ready_ && r.n == planned_n_ && s == planned_;
@@ -208,11 +220,16 @@ class Learner {
     Plan plan_sequence(const LearnSettings& s, const RecordView& r, int64_t from);
     bool plan_views(const LearnSettings& s, const RecordView& r, int64_t b, uint64_t before);
     bool plan_candidates(const LearnSettings& s, uint64_t seq, int64_t b, uint64_t before);
-    bool add_candidate(uint32_t slot, const HistoryEntry* had, float log_weight);
+    bool plan_near(int64_t item, bool* known);
+    bool add_candidate(uint32_t slot, const HistoryEntry* had, float near, float log_weight);
     int64_t learn_sequence(const LearnSettings& s, const RecordView& r, double* loss);
     void find_sequence_grads(const LearnSettings& s, const RecordView& r);
     float learn_views(const LearnSettings& s, int64_t b, float weight);
     int64_t step_sequence_items(const LearnSettings& s, const RecordView& r);
+    void learn_neighbours(const RecordView& r);
+    Neighbours neighbours_of(uint32_t slot) const {
+        return {items_.row(slot) + users_.layout().floats, planned_.context.neighbours};
+    }
     void gather_rows(Warm& table);
     void count_values(const RecordView& r, int64_t b0, int64_t b1);
     void end_window(Learned* out);
@@ -235,4 +252,5 @@ class Learner {
     Groups groups_;
     SequencePlan sequence_;
     Context context_;
+    Near near_;
 };

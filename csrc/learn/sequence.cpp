@@ -27,6 +27,7 @@ Learner::Plan Learner::plan_sequence(const LearnSettings& s, const RecordView& r
     sequence_.events.clear();
     sequence_.entries.clear();
     sequence_.slots.clear();
+    sequence_.before_slots.clear();
     sequence_.log_weights.clear();
     sequence_.bag_slots.clear();
     sequence_.bag_weights.clear();
@@ -59,15 +60,18 @@ bool Learner::plan_views(const LearnSettings& s, const RecordView& r, int64_t b,
     p.entries.push_back(History::entry_of(context_.last(), context_.had(r.items[b]), r.items[b], seq, r.moment(b),
                                           s.context.session_gap));
 
+    bool known = true;
     SequencePlan::Event e{};
+    e.before = static_cast<uint32_t>(p.before_slots.size());
+    if (!plan_near(r.items[b], &known)) return false;
+    if (!known) return true;  // rows that are still to come say what else is needed
+    e.before_end = static_cast<uint32_t>(p.before_slots.size());
     e.candidates = static_cast<uint32_t>(p.slots.size());
     p.had.clear();
-    if (!plan_candidates(s, seq, b, before) || !add_candidate(item_slots_[at(b - begin_)], nullptr, 0.0f)) return false;
-    // The positive comes first.
-    std::rotate(p.slots.begin() + e.candidates, p.slots.end() - 1, p.slots.end());
-    std::rotate(p.log_weights.begin() + e.candidates, p.log_weights.end() - 1, p.log_weights.end());
-    std::rotate(p.had.begin(), p.had.end() - 1, p.had.end());
-    p.had.front() = context_.had(r.items[b]);
+    p.near.clear();
+    if (!add_candidate(item_slots_[at(b - begin_)], context_.had(r.items[b]), near_.share(r.items[b]), 0.0f) ||
+        !plan_candidates(s, seq, b, before))
+        return false;
     e.end = static_cast<uint32_t>(p.slots.size());
 
     const int views = context_.inside() ? 2 : 1;
@@ -87,8 +91,9 @@ bool Learner::plan_views(const LearnSettings& s, const RecordView& r, int64_t b,
         }
         v.bag_end = static_cast<uint32_t>(p.bag_slots.size());
         v.features = static_cast<uint32_t>(p.feature_ends.size());
-        for (const HistoryEntry* had : p.had) {
-            if (had) context_.worth(*had, seen, &p.features);
+        for (size_t k = 0; k < p.had.size(); ++k) {
+            if (p.had[k]) context_.worth(*p.had[k], seen, &p.features);
+            if (seen.inside) Context::worth_near(p.near[k], &p.features);
             p.feature_ends.push_back(static_cast<uint32_t>(p.features.size()));
         }
     }
@@ -97,31 +102,63 @@ bool Learner::plan_views(const LearnSettings& s, const RecordView& r, int64_t b,
     return true;
 }
 
-bool Learner::add_candidate(uint32_t slot, const HistoryEntry* had, float log_weight) {
+// What is near to the user's latest items, and the rows that an event of `item` makes it a neighbour in. False: no room
+// for one of their rows; `known` becomes false where one is still to come.
+bool Learner::plan_near(int64_t item, bool* known) {
+    near_.clear();
+    for (int64_t source : context_.sources()) {
+        const uint32_t ordinal = catalogue_.find(source);
+        if (ordinal == Catalogue::kNone) continue;  // it has left
+        const uint32_t slot = resolve_ordinal(ordinal);
+        if (slot == kNone) return false;
+        if (items_.flags(slot) & Warm::kFetching)
+            *known = false;
+        else
+            near_.add(neighbours_of(slot));
+    }
+    near_.finish();
+    for (int64_t source : context_.before(item)) {
+        const uint32_t ordinal = catalogue_.find(source);
+        if (ordinal == Catalogue::kNone) continue;
+        const uint32_t slot = resolve_ordinal(ordinal);
+        if (slot == kNone) return false;
+        sequence_.before_slots.push_back(slot);
+    }
+    return true;
+}
+
+bool Learner::add_candidate(uint32_t slot, const HistoryEntry* had, float near, float log_weight) {
     if (slot == kNone) return false;
     sequence_.slots.push_back(slot);
     sequence_.had.push_back(had);
+    sequence_.near.push_back(near);
     sequence_.log_weights.push_back(log_weight);
     return true;
 }
 
-// The negatives of event b: over all items, over the latest events, and of what the user has had. Each stands for as
-// many as it is drawn too rarely, so that the sum over them is that over all items. Jean, Cho, Memisevic, Bengio 2015.
+// The negatives of event b: over all items, over the latest events, and of what the user has had or is near. Each
+// stands for as many as it is drawn too rarely, so that the sum over them is that over all items. Jean, Cho, Memisevic,
+// Bengio 2015.
 bool Learner::plan_candidates(const LearnSettings& s, uint64_t seq, int64_t b, uint64_t before) {
     const uint32_t positive = item_slots_[at(b - begin_)];
-    const bool own = s.own_negatives > 0 && context_.count() > 0;
+    std::vector<Near::Item>& more = sequence_.near_alone;
+    more.clear();
+    for (const Near::Item& near : near_.items())
+        if (s.own_negatives && !context_.had(near.id)) more.push_back(near);
     const auto all = static_cast<float>(before), ring = static_cast<float>(recent.size());
     const auto uniform = static_cast<float>(s.negatives), popular = static_cast<float>(s.recent_negatives);
     const auto add = [&](uint64_t ordinal) {
         const uint32_t slot = resolve_ordinal(ordinal);
         if (slot == kNone) return false;
         if (slot == positive) return true;
-        const HistoryEntry* had = context_.had(items_.meta(slot).id);
-        if (had && own) return true;  // drawn below
+        const int64_t item = items_.meta(slot).id;
+        const HistoryEntry* had = context_.had(item);
+        const float near = near_.share(item);
+        if (s.own_negatives && (had || near > 0)) return true;  // drawn below
         const float drawn =
             uniform / all +
             (ring > 0 ? popular * static_cast<float>(recent.times(static_cast<uint32_t>(ordinal))) / ring : 0.0f);
-        return add_candidate(slot, had, -ln_of(drawn));
+        return add_candidate(slot, had, near, -ln_of(drawn));
     };
     for (uint64_t k = 0; before && k < static_cast<uint64_t>(s.negatives); ++k) {
         const uint64_t ordinal = draw(s, seq, k, before, begin_);
@@ -131,18 +168,19 @@ bool Learner::plan_candidates(const LearnSettings& s, uint64_t seq, int64_t b, u
         const uint32_t ordinal = recent.at(draw_below(s.seed, seq, kRecentDraws + k, recent.size()));
         if (ordinal != RecentItems::kGone && !add(ordinal)) return false;
     }
-    if (!own) return true;
-    const int64_t most = std::min(context_.count(), s.own_negatives);
-    const bool every = most == context_.count();
-    const float log_weight = every ? 0.0f : ln_of(static_cast<float>(context_.count()) / static_cast<float>(most));
-    for (int64_t k = 0; k < most; ++k) {
-        const int64_t i = every ? k
-                                : static_cast<int64_t>(draw_below(s.seed, seq, kOwnDraws + static_cast<uint64_t>(k),
-                                                                  static_cast<uint64_t>(context_.count())));
-        const uint32_t ordinal = catalogue_.find(context_.item(i));
+    const auto all_had = static_cast<uint64_t>(context_.count()), count = all_had + more.size();
+    const auto most = static_cast<uint64_t>(s.own_negatives);
+    const bool every = count <= most;
+    const float log_weight = every ? 0.0f : ln_of(static_cast<float>(count) / static_cast<float>(most));
+    for (uint64_t k = 0; k < std::min(count, most); ++k) {
+        const uint64_t i = every ? k : draw_below(s.seed, seq, kOwnDraws + k, count);
+        const HistoryEntry* had = i < all_had ? context_.had_at(static_cast<int64_t>(i)) : nullptr;
+        const int64_t item = had ? had->item : more[i - all_had].id;
+        const uint32_t ordinal = catalogue_.find(item);
         if (ordinal == Catalogue::kNone) continue;
         const uint32_t slot = resolve_ordinal(ordinal);
-        if (slot != positive && !add_candidate(slot, context_.had(context_.item(i)), log_weight)) return false;
+        const float near = had ? near_.share(item) : more[i - all_had].share;
+        if (slot != positive && !add_candidate(slot, had, near, log_weight)) return false;
     }
     return true;
 }
@@ -164,6 +202,7 @@ int64_t Learner::learn_sequence(const LearnSettings& s, const RecordView& r, dou
     for (int64_t b = 0; b < B; ++b) *loss += losses_[at(b)];
     const uint64_t first = r.first_seq + static_cast<uint64_t>(begin_), last = first + static_cast<uint64_t>(B) - 1;
     int64_t skipped = step_sequence_items(s, r);
+    if (s.context.neighbours) learn_neighbours(r);
 
     sources_.resize(at(B));
     for (int64_t b = 0; b < B; ++b) sources_[at(b)] = user_grads_.data() + b * padded(dim());
@@ -277,4 +316,17 @@ int64_t Learner::step_sequence_items(const LearnSettings& s, const RecordView& r
     for (int64_t b = begin_; b < end_; ++b)
         items_.meta(item_slots_[at(b - begin_)]).named(r.first_seq + static_cast<uint64_t>(b));
     return skipped;
+}
+
+// After the step of the micro-batch, in the order of events.
+void Learner::learn_neighbours(const RecordView& r) {
+    std::lock_guard lock(items_.mutex());
+    for (int64_t b = begin_; b < end_; ++b) {
+        const SequencePlan::Event& e = sequence_.events[at(b - begin_)];
+        float by = r.weights ? r.weights[b] : 1.0f;
+        for (uint32_t k = e.before; k < e.before_end; ++k, by *= Neighbours::kFurther) {
+            items_.touch(sequence_.before_slots[k]);
+            neighbours_of(sequence_.before_slots[k]).add(r.items[b], by);
+        }
+    }
 }

@@ -45,12 +45,13 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "recent_negatives": partial(_whole, low=0, high=4096),
     "own_negatives": partial(_whole, low=0, high=1024),
     "session_gap": partial(_number, low=0.0, high=1e9),
+    "neighbours": partial(_whole, low=0, high=64),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What decides the results, kept in the directory. `dim`, `loss`, `optimizer` and `seed` are fixed at creation.
+    """What decides the results, kept in the directory. `FIXED` ones are fixed at creation.
 
     A setting that a later version adds has a default here: the value of the directories that were made before it.
     """
@@ -87,8 +88,11 @@ class Settings:
     session_gap: float = 60.0
     """Seconds of a user's silence, by `timestamps`, after which a session ends; default 60."""
 
-    FIXED = ("dim", "loss", "optimizer", "seed")
-    SEQUENCE = ("bag", "repeats", "recent_negatives", "own_negatives")
+    neighbours: int = 0
+    """softmax: how many items that came soon after it an item's row remembers, 0 to 64; default 0. 16 is good."""
+
+    FIXED = ("dim", "loss", "optimizer", "seed", "neighbours")
+    SEQUENCE = ("bag", "repeats", "recent_negatives", "own_negatives", "neighbours")
 
     @property
     def sequence(self) -> bool:

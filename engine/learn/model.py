@@ -17,6 +17,7 @@ from ..contract.reports import IngestReport
 from ..contract.settings import Settings
 from ..log.record import Record
 from ..machine.backend import native
+from ..table.layout import vector_floats
 
 
 @dataclass(slots=True)
@@ -67,8 +68,17 @@ class Sequence:
     """The sequence model as of one moment: how a user's history counts in a list."""
 
     settings: native.LearnSettings
+    neighbours_at: int
+    """The float of an item's row at which its neighbours begin."""
     weights: Floats
     clock: tuple[int, ...]
+
+    @classmethod
+    def of(cls, settings: Settings, weights: Floats, clock: tuple[int, ...]) -> "Sequence | None":
+        """None where the settings have no sequence model."""
+        if not settings.sequence:
+            return None
+        return cls(native_settings(settings), vector_floats(settings.dim, settings.optimizer), weights, clock)
 
     @property
     def now(self) -> int:
@@ -76,9 +86,9 @@ class Sequence:
         that had. So a few events of a wrong clock move it for nobody."""
         return sorted(self.clock)[(len(self.clock) - 1) // 2] if self.clock else 0
 
-    def look(self, history: bytes, time: int | None, mark: int | None) -> native.SeenContext:
-        """What a history says at `time`, None: now, in the session of `mark`, None: in the user's last one."""
-        return native.context(self.settings, history, self.weights, self.now if time is None else time, mark)
+    def look(self, histories: list[bytes], time: int | None, mark: int | None) -> native.Looks:
+        """What histories say at `time`, None: now, in the session of `mark`, None: in each user's last one."""
+        return native.Looks(self.settings, self.weights, histories, self.now if time is None else time, mark)
 
 
 class Model:
@@ -155,9 +165,7 @@ class Model:
     @property
     def sequence(self) -> Sequence | None:
         """What lists need of the sequence model, as of now; None where there is none."""
-        if not self._settings.sequence:
-            return None
-        return Sequence(self._native, self.learner.global_weights, tuple(self.learner.clock))
+        return Sequence.of(self._settings, self.learner.global_weights, tuple(self.learner.clock))
 
     def rows_removed(self) -> None:
         """Rows left the tables."""
@@ -187,7 +195,7 @@ def native_settings(s: Settings) -> native.LearnSettings:
     loss, optimizer = LOSSES.index(s.loss), OPTIMIZERS.index(s.optimizer)
     return native.LearnSettings(
         *(loss, optimizer, s.lr, s.l2, s.negatives, s.batch_size, s.seed),
-        *(s.bag, bool(s.repeats), s.session_gap, s.recent_negatives, s.own_negatives),
+        *(s.bag, bool(s.repeats), s.session_gap, s.recent_negatives, s.own_negatives, s.neighbours),
     )
 
 

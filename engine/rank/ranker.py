@@ -5,19 +5,18 @@ they are; items are read from the catalogue.
 """
 
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..contract.arguments import choice, describe, flag, id_array, ids_or_one, query_vectors, whole_number
-from ..contract.arrays import PADDING, Floats, Ids, Mask, RowBytes
+from ..contract.arrays import PADDING, Floats, Ids, Mask
 from ..contract.errors import InputError, UnknownIdError
 from ..contract.reports import TopK
 from ..learn.model import Sequence
-from ..store.catalogue import Ask, Catalogue, OrdinalLists, TopItems
+from ..store.catalogue import Ask, Catalogue, TopItems
 from ..table.layout import biases_of, vectors_of
-from .context import Look, Worth, best_of_both, looking, moment
+from .context import Look, Peeks, Worth, looking, moment
 from .filters import Filter, Lists, Ordinals, filter_lists
 
 _MOST_K = 2**24
@@ -26,12 +25,6 @@ _MOST_PAIRS = 2**27  # of one call to `score`
 _PAIRS = 2**16  # scored at a time: each needs a copy of its user's vector
 _QUERIES = 1024  # ranked at a time: each needs a copy of its user's row, and of what the user has had
 _SCRATCH = 2**22  # answers at a time
-
-
-class Peeks(Protocol):
-    """The users' rows, wherever they are."""
-
-    def peek(self, ids: Ids) -> tuple[Mask, RowBytes]: ...
 
 
 class Seen(Protocol):
@@ -48,6 +41,8 @@ class Rankable(Protocol):
 
     @property
     def users(self) -> Peeks: ...
+    @property
+    def items(self) -> Peeks: ...
     @property
     def catalogue(self) -> Catalogue: ...
     @property
@@ -163,7 +158,7 @@ class CatalogueRanker:
         """How a request looks at users' histories; None where the model does not."""
         sequence = self._source.sequence
         if sequence is not None:
-            return looking(sequence, self._source.history, self._catalogue, at, session)
+            return looking(sequence, self._source.history, self._source.items, self._catalogue, at, session)
         moment(at, session)
         return None
 
@@ -224,27 +219,23 @@ class CatalogueRanker:
         return TopK(ids, scores, counts, seq)
 
     def _found(self, wanted: _Queries, filters: "_Filters", ordinals: Ordinals, width: int, cosine: bool) -> TopItems:
-        """The best of some queries. Items that are worth something besides are left out of the scan, scored alone, and
-        put among the others."""
-        ask = Ask(
-            queries=wanted.vectors,
-            k=width,
-            items=ordinals.items,
-            query_biases=wanted.biases if wanted.biases is not None and wanted.biases.any() else None,
-            exclude_all=filters.exclude_all,
-            exclude=ordinals.of_each(filters.exclude),
-            include=(filters.include_all, None) if filters.include is None else ordinals.of_each([filters.include]),
-            cosine=cosine,
-            threads=self._threads,
-        )
+        """The best of some queries."""
         worth = wanted.worth
-        if worth is None or not (most := worth.most()):
-            return self._catalogue.topk(ask)
-        others = ask._replace(exclude=ordinals.of_each([*filters.exclude, worth.items]))
-        own = ask._replace(k=most, include=ordinals.of_each([_both(worth.items, filters.include)]))
-        if filters.include_all is not None:
-            own = own._replace(include=_within(own.include, filters.include_all))
-        return best_of_both(self._catalogue.topk(others), self._catalogue.topk(own), worth, self._catalogue)
+        return self._catalogue.topk(
+            Ask(
+                queries=wanted.vectors,
+                k=width,
+                items=ordinals.items,
+                query_biases=wanted.biases if wanted.biases is not None and wanted.biases.any() else None,
+                exclude_all=filters.exclude_all,
+                exclude=ordinals.of_each(filters.exclude),
+                include=(filters.include_all, None) if filters.include is None else ordinals.of_each([filters.include]),
+                raised=(worth.ordinals, worth.offsets) if worth else (None, None),
+                raises=worth.values if worth else None,
+                cosine=cosine,
+                threads=self._threads,
+            )
+        )
 
     def score(self, users: Any, items: Any, unknown: Any) -> Any:
         """`Engine.score`."""
@@ -273,7 +264,7 @@ class CatalogueRanker:
             with np.errstate(over="ignore", invalid="ignore"):  # of a model that has diverged
                 found = found + biases[who]
                 if worth:
-                    found += worth.of_pairs(who, i.flat[part][there])
+                    found += worth.of_pairs(who, ordinals[there])
             scores[part] = np.nan
             scores[part][there] = found
         scores = scores.reshape(u.shape)
@@ -319,23 +310,6 @@ class _Filters(NamedTuple):
     include_all: Ids | None
     exclude: list[Lists]
     include: Lists | None
-
-
-def _both(some: Lists, others: Lists | None) -> Lists:
-    """The ids that both have, for each query."""
-    if others is None:
-        return some
-    pairs = zip(pairwise(some.offsets), pairwise(others.offsets), strict=True)
-    return Lists.of([np.intersect1d(some.ids[a:b], others.ids[c:d]) for (a, b), (c, d) in pairs])
-
-
-def _within(lists: OrdinalLists, allowed: Ids) -> OrdinalLists:
-    """The lists without what is not in `allowed`, which rises."""
-    ordinals, offsets = lists
-    assert ordinals is not None
-    assert offsets is not None
-    kept = np.isin(ordinals, allowed)
-    return ordinals[kept], np.concatenate([[0], np.cumsum(kept)])[offsets]
 
 
 def _each(ranking: _Ranking, excluded: Filter, part: slice) -> list[Lists]:

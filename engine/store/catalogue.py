@@ -22,7 +22,8 @@ class Ask(NamedTuple):
     """What is to be ranked: the best k of the first `items` items for each query [n, dim], hidden ones left out.
 
     `query_biases` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie.
-    `cosine`: by the cosine to the query, without the item's bias.
+    `cosine`: by the cosine to the query, without the item's bias. `raised`, `raises`: ordinals for each query, and what
+    is added to their scores.
     """
 
     queries: Floats
@@ -32,6 +33,8 @@ class Ask(NamedTuple):
     exclude_all: Ids | None = None
     exclude: OrdinalLists = (None, None)
     include: OrdinalLists = (None, None)
+    raised: OrdinalLists = (None, None)
+    raises: Floats | None = None
     cosine: bool = False
     threads: int = 1
 
@@ -110,7 +113,7 @@ class Catalogue:
         return TopItems(
             *self.native.topk(
                 ask.queries, ask.query_biases, ask.k, ask.items, ask.exclude_all, *ask.exclude, *ask.include,
-                ask.cosine, ask.threads,
+                *ask.raised, ask.raises, ask.cosine, ask.threads,
             )
         )  # fmt: skip
 

@@ -86,6 +86,10 @@ class History:
         """Before the users' rows are thawed."""
         self.native.thaw(self._users.warm, committed)
 
+    def forget(self, items: Ids) -> None:
+        """Takes items, rising, out of the histories of all users in RAM. Writer only, between records."""
+        self.native.forget(items)
+
     def owners(self, items: Ids) -> Ids:
         """The users, rising, whose chunks in LMDB name one of `items`. CorruptionError for what nobody writes."""
         found: set[int] = set()

@@ -7,7 +7,7 @@ transaction of the next epoch, not before (no-steal), and until then LMDB's valu
 again, together with those that followed them, come to the same. The writer's thread only, except where it says so.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..contract.arrays import NO_IDS, PADDING, Ids
 from ..learn.model import Model
 from ..log.record import Record
 from ..machine.backend import native
+from ..table.table import Table
 from .catalogue import Catalogue
 from .tables import Tables
 
@@ -66,20 +67,28 @@ class Removal:
         self.remove(users, items)
         self._flip(items, hide=False)
         if len(items):
-            self._tables.history.native.forget(items)
-            yield from self._forget_in_cold_histories(items)
+            yield from self._forget_where_named(items)
 
-    def _forget_in_cold_histories(self, items: Ids) -> Iterator[None]:
-        """Brings the users in who have had one of the items, as many at a time as there is room for."""
-        users = self._tables.users
-        if self._in_memory or len(users.warm) == len(users):
+    def _forget_where_named(self, items: Ids) -> Iterator[None]:
+        """Takes items out of histories and out of the neighbours of others."""
+        history, neighbours = self._tables.history, self._tables.neighbours
+        yield from self._change_all(self._tables.users, lambda: history.owners(items), lambda: history.forget(items))
+        if neighbours:
+            yield from self._change_all(
+                self._tables.items, lambda: neighbours.owners(items), lambda: neighbours.forget(items)
+            )
+
+    def _change_all(self, table: Table, owners: Callable[[], Ids], change: Callable[[], None]) -> Iterator[None]:
+        """Changes the rows in RAM, then brings those in of which LMDB has something to change, as many at a time as
+        there is room for."""
+        change()
+        if self._in_memory or len(table.warm) == len(table):
             return
-        left = self._tables.history.owners(items)
-        left = np.setdiff1d(left, np.union1d(users.warm.resident(), users.gone))
+        left = np.setdiff1d(owners(), np.union1d(table.warm.resident(), table.gone))
         while len(left):
-            n = self._tables.bring(users, left)
-            self._tables.history.native.forget(items)
-            users.warm.unpin()
+            n = self._tables.bring(table, left)
+            change()
+            table.warm.unpin()
             left = left[n:]
             if len(left):
                 yield

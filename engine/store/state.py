@@ -19,7 +19,7 @@ from ..contract.arrays import Floats
 from ..contract.errors import ConfigError, CorruptionError
 from ..contract.losses import LOSSES
 from ..contract.settings import Settings
-from ..learn.model import Sequence, native_settings
+from ..learn.model import Sequence
 from ..machine.backend import fingerprint, native
 from .created import Created, making_sense, numbered, require_known
 from .tables import TABLES
@@ -164,10 +164,8 @@ class State:
     @property
     def sequence(self) -> Sequence | None:
         """What lists need of the sequence model; None where there is none."""
-        if not self.settings.sequence:
-            return None
         weights = np.frombuffer(self.weights, np.float32) if self.weights else native.first_global_weights()
-        return Sequence(native_settings(self.settings), weights, self.clock)
+        return Sequence.of(self.settings, weights, self.clock)
 
     @classmethod
     def initial(cls, settings: Settings) -> "State":

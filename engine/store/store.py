@@ -52,6 +52,10 @@ class Store:
         return self.tables.users
 
     @property
+    def items(self) -> Table:
+        return self.tables.items
+
+    @property
     def history(self) -> History:
         return self.tables.history
 

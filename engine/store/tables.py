@@ -16,9 +16,10 @@ from ..contract.errors import ConfigError, CorruptionError
 from ..contract.settings import Settings
 from ..learn.model import native_settings
 from ..machine.backend import native
-from ..table.layout import MOST_ROWS, stored_row_bytes, vector_floats, warm_row_bytes
+from ..table.layout import MOST_ROWS, item_floats, stored_row_bytes, vector_floats, warm_row_bytes
 from ..table.table import FrozenRows, Table
 from .history import History
+from .neighbours import Neighbours
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,16 @@ class Declared:
         return stored_row_bytes(self.floats(settings))
 
 
-def _vector_floats(settings: Settings) -> int:
+def _user_floats(settings: Settings) -> int:
     return vector_floats(settings.dim, settings.optimizer)
 
 
-USERS = Declared("users", keys.USERS, "user", 7, _vector_floats)
-ITEMS = Declared("items", keys.ITEMS, "item", 7, _vector_floats, ranked=True)
+def _item_floats(settings: Settings) -> int:
+    return item_floats(settings.dim, settings.optimizer, settings.neighbours)
+
+
+USERS = Declared("users", keys.USERS, "user", 7, _user_floats)
+ITEMS = Declared("items", keys.ITEMS, "item", 7, _item_floats, ranked=True)
 HISTORY_SHARE = 2  # of `warm_bytes`
 
 TABLES: dict[str, Declared] = {table.name: table for table in (USERS, ITEMS)}
@@ -119,6 +124,8 @@ class Tables:
             self._tables[declared.name] = Table(declared.name, declared.number, warm, cold)
         budget = 2**62 if warm_bytes is None else _part(warm_bytes, HISTORY_SHARE)
         self.history = History(self.users, budget)
+        at = vector_floats(settings.dim, settings.optimizer)
+        self.neighbours = Neighbours(self.items, at, settings.neighbours) if settings.neighbours else None
 
     @property
     def users(self) -> Table:

@@ -14,7 +14,7 @@ from .catalogue import Catalogue
 from .digest import digest
 from .history import StoredHistory, stored_chunks
 from .state import State
-from .tables import TABLES, USERS
+from .tables import ITEMS, TABLES, USERS
 
 __all__ = ["View"]
 
@@ -24,6 +24,7 @@ class _Epoch:
     """What a list is made from: one epoch, as its transaction and the catalogue have it."""
 
     users: StoredTable
+    items: StoredTable
     catalogue: Catalogue
     history: StoredHistory
     mean: Floats
@@ -41,10 +42,10 @@ class View:
 
     def epoch(self) -> _Epoch:
         """What a ranker takes."""
-        users = StoredTable(USERS.number, USERS.stored_bytes(self.state.settings), self.snapshot)
         state = self.state
+        users, items = (StoredTable(d.number, d.stored_bytes(state.settings), self.snapshot) for d in (USERS, ITEMS))
         return _Epoch(
-            users, self.catalogue, StoredHistory(self.snapshot), state.mean, state.base, state.sequence
+            users, items, self.catalogue, StoredHistory(self.snapshot), state.mean, state.base, state.sequence
         )  # fmt: skip
 
     def digest(self) -> str:

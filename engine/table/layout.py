@@ -15,6 +15,11 @@ def vector_floats(dim: int, optimizer: str) -> int:
     return dim + 1 + native.state_floats(OPTIMIZERS.index(optimizer), dim)
 
 
+def item_floats(dim: int, optimizer: str, neighbours: int) -> int:
+    """Floats of an item's row: as a user's, then its neighbours."""
+    return vector_floats(dim, optimizer) + native.neighbour_floats(neighbours)
+
+
 def warm_row_bytes(floats: int) -> int:
     """RAM of one row of so many floats, with its share of the index and the bookkeeping."""
     return native.warm_row_bytes(floats)

@@ -130,12 +130,13 @@ FUNCTIONS = {
     "draw_on_device": 2,
     "may_draw": 3,
     "known_items": 1,
-    "context": 5,
     "first_global_weights": 0,
+    "neighbour_floats": 1,
+    **dict.fromkeys(("forget_neighbours", "name_neighbours"), 4),
 }
 CLASSES = {
     *("Warm", "Hot", "Turn", "StepOrder", "History", "Catalogue", "Hold", "Sightings", "LearnSettings", "Learner"),
-    *("Event", "EventColumns", "KeyedBy", "Learned", "Plan", "RowRule", "SeenContext", "WindowPlaces"),
+    *("Event", "EventColumns", "KeyedBy", "Learned", "Plan", "RowRule", "Looks", "WindowPlaces"),
 }
 CONSTANTS = {"SKETCH_BYTES", "GLOBAL_WEIGHTS"}
 
@@ -237,8 +238,9 @@ def test_tables_that_do_not_belong_together():
         if made != (users, items, catalogue, history):
             with pytest.raises(ValueError, match="belong"):
                 native.Learner(*made)
-    with pytest.raises(ValueError, match="belong"):
-        native.Learner(users, users, catalogue, history)
+    for others in (users, native.Warm(14, 64, True)):
+        with pytest.raises(ValueError, match="belong"):
+            native.Learner(users, others, catalogue, history)
     for call in (
         lambda: history.entries(strangers[0], 1),
         lambda: history.collect(strangers[0], 0, 0),

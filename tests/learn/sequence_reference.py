@@ -11,7 +11,8 @@ import numpy as np
 MASK = 2**64 - 1
 SINCE, MINUTES, TIMES, SESSION, STATE = 0, 16, 48, 64, 65
 ALPHA, STRANGER, NEWCOMER, BAG = 130, 135, 136, 137
-MOST_BAG, COUNT, BLOCK, RING = 16, 169, 256, 16_384
+MOST_BAG, NEAR, COUNT, BLOCK, RING = 16, 169, 179, 256, 16_384
+SOURCES = 5  # of a user's latest items, so many have neighbours that count
 RECENT_DRAWS, OWN_DRAWS = 1 << 20, 1 << 21
 
 
@@ -56,6 +57,8 @@ class Item:
     bias: float = 0.0
     sum: float = 0.01
     bias_sum: float = 0.001
+    neighbours: list[list] = field(default_factory=list)  # [item, count]
+    total: float = 0.0
 
 
 @dataclass
@@ -78,7 +81,7 @@ class Reference:
         self.w, self.sums = np.zeros(COUNT), np.full(COUNT, 0.01)
         self.w[ALPHA:BAG] = 1
         self.w[STRANGER] = 0
-        self.w[BAG:] = [0.5 ** (at % MOST_BAG) for at in range(2 * MOST_BAG)]
+        self.w[BAG:NEAR] = [0.5 ** (at % MOST_BAG) for at in range(2 * MOST_BAG)]
         self.grads, self.squares = np.zeros(COUNT), np.zeros(COUNT)
 
     # --- what a user has had
@@ -129,42 +132,76 @@ class Reference:
             out.append((state + SESSION, 1.0))
         return out
 
+    def near(self, user, now):
+        """How near items are to the user's latest ones, inside a session: by item."""
+        if not self.s["neighbours"] or not any(e.session == now.session for e in user.had.values()):
+            return {}
+        latest = sorted(user.had, key=lambda item: -user.had[item].seq)[:SOURCES]
+        shares = {}
+        for rank, source in enumerate(self.items[item] for item in latest):
+            for other, count in source.neighbours:
+                shares[other] = shares.get(other, 0) + 0.5**rank * count / source.total
+        return {other: share / sum(0.5**rank for rank in range(len(latest))) for other, share in shares.items()}
+
+    def worth_near(self, share):
+        if not share:
+            return []
+        x = math.log2(1 + share / 0.002)
+        return [(NEAR + int(x), 1 - (x - int(x))), (NEAR + int(x) + 1, x - int(x))]
+
+    def comes_after(self, item, other, by):
+        """An event of `other` soon after `item`."""
+        row = self.items[item]
+        row.total += by
+        known = [entry for entry in row.neighbours if entry[0] == other]
+        least = min(row.neighbours, key=lambda entry: entry[1], default=None)
+        if known:
+            known[0][1] += by
+        elif len(row.neighbours) < self.s["neighbours"]:
+            row.neighbours.append([other, by])
+        elif least[1] <= by:
+            least[:] = [other, by]
+        else:
+            least[1] -= by / 2
+
     # --- one event
 
-    def candidates(self, user, item, seq, before):
+    def candidates(self, user, item, seq, before, near):
         """Items, and the logs of their weights: the positive first."""
         s, out = self.s, [(item, 0.0)]
-        had = list(user.had)
+        had = list(user.had) + [other for other in near if other not in user.had]
         own = s["own_negatives"] and had
         drawn = [self.order[draw_below(s["seed"], seq, k, before)] for k in range(s["negatives"] if before else 0)]
         for k in range(s["recent_negatives"] if self.ring_as_it_was else 0):
             drawn.append(self.ring_as_it_was[draw_below(s["seed"], seq, RECENT_DRAWS + k, len(self.ring_as_it_was))])
         for other in drawn:
-            if other == item or (own and other in user.had):
+            if other == item or (own and other in had):
                 continue
             share = s["negatives"] / before
             if self.ring_as_it_was:
                 share += s["recent_negatives"] * self.ring_as_it_was.count(other) / len(self.ring_as_it_was)
             out.append((other, -math.log(share)))
         if own:
+            log_weight = 0.0
             if len(had) > s["own_negatives"]:
                 most = s["own_negatives"]
+                log_weight = math.log(len(had) / most)
                 had = [had[draw_below(s["seed"], seq, OWN_DRAWS + k, len(had))] for k in range(most)]
-                log_weight = math.log(len(user.had) / most)
-            else:
-                log_weight = 0.0
             out += [(other, log_weight) for other in had if other != item]
         return out
 
     def gradients(self, user, item, now, before, weight):
         """Adds one event's gradients to those of the micro-batch; its loss."""
-        candidates, loss = self.candidates(user, item, now.seq, before), 0.0
-        views = self.views(user, now)
+        near, loss = self.near(user, now), 0.0
+        candidates, views = self.candidates(user, item, now.seq, before, near), self.views(user, now)
         for view in views:
             query = self.w[view.alpha] * user.vector
             for at, other in view.bag:
                 query = query + self.w[at] * self.items[other].vector
-            worths = [self.worth(user.had.get(other), view, now) for other, _ in candidates]
+            worths = [
+                self.worth(user.had.get(other), view, now) + self.worth_near(view.inside and near.get(other))
+                for other, _ in candidates
+            ]
             scores = np.array(
                 [
                     query @ self.items[other].vector + self.items[other].bias + log_weight
@@ -217,13 +254,20 @@ class Reference:
         self.ring_as_it_was = list(self.ring)
         self.item_grads = {item: [np.zeros(s["dim"]), 0.0] for item in self.items}
         self.user_grads = {id(user): [user, np.zeros(s["dim"])] for user in self.users.values()}
-        first, loss = self.seq + 1, 0.0
+        first, loss, after = self.seq + 1, 0.0, []
         for b, (id_, item) in enumerate(zip(users, items, strict=True)):
             user = self.users[id_]
             now = self.next_entry(user, item, first + b, int(times[b]) + 1, 0)
-            loss += self.gradients(user, item, now, before, 1.0 if weights is None else weights[b])
+            weight = 1.0 if weights is None else weights[b]
+            loss += self.gradients(user, item, now, before, weight)
+            if s["neighbours"]:
+                inside = {other: e.seq for other, e in user.had.items() if e.session == now.session and other != item}
+                for rank, other in enumerate(sorted(inside, key=lambda other: -inside[other])[:SOURCES]):
+                    after.append((other, item, weight * 0.5**rank))
             user.had[item] = user.last = now
         self.step(s["lr"])
+        for other, item, by in after:
+            self.comes_after(other, item, by)
         for b, id_ in enumerate(users):
             self.events += 1
             rate = max(1 / 4096, 1 / self.events)
@@ -232,7 +276,8 @@ class Reference:
         self.seq += len(users)
         if (first - 1) // BLOCK != self.seq // BLOCK:
             self.sums += self.squares
-            rates = s["lr"] * np.where(np.arange(COUNT) < ALPHA, 0.5, 0.1)
+            sums = (np.arange(COUNT) >= ALPHA) & (np.arange(COUNT) < NEAR)
+            rates = s["lr"] * np.where(sums, 0.1, 0.5)
             self.w -= rates * self.grads / np.sqrt(self.sums)
             self.grads, self.squares = np.zeros(COUNT), np.zeros(COUNT)
         return loss
@@ -254,12 +299,13 @@ class Reference:
         """The scores of all items for a known user at a time, by item."""
         user = self.users[id_]
         now = self.next_entry(user, None, self.seq + 1, int(time) + 1, user.last.mark)
-        view = self.views(user, now)[0]
+        view, near = self.views(user, now)[0], self.near(user, now)
         query = self.w[view.alpha] * user.vector
         for at, other in view.bag:
             query = query + self.w[at] * self.items[other].vector
         return {
             item: query @ row.vector + row.bias
             + sum(self.w[at] * x for at, x in self.worth(user.had.get(item), view, now))
+            + sum(self.w[at] * x for at, x in self.worth_near(near.get(item)))
             for item, row in self.items.items()
         }  # fmt: skip

@@ -8,9 +8,11 @@ from sequence_reference import Reference
 
 import engine
 from engine.contract.errors import ConfigError, InputError
+from engine.machine.backend import native
 from engine.store.history import ENTRY
+from engine.table.layout import vector_floats
 
-ALL = {"bag": 10, "repeats": 1, "recent_negatives": 16, "own_negatives": 16}
+ALL = {"bag": 10, "repeats": 1, "recent_negatives": 16, "own_negatives": 16, "neighbours": 16}
 
 
 def shop(n, users=30, items=40, seed=0):
@@ -28,6 +30,9 @@ def shop(n, users=30, items=40, seed=0):
     [
         ALL,
         ALL | {"batch_size": 1},
+        ALL | {"neighbours": 0},
+        {"neighbours": 3},
+        {"neighbours": 2, "own_negatives": 40, "weights": True},
         {"bag": 3, "batch_size": 4},
         {"repeats": 1, "negatives": 5},
         {"recent_negatives": 8, "own_negatives": 3, "session_gap": 30.0},
@@ -79,7 +84,7 @@ def digest():
 
 
 def test_tiers_and_epochs_do_not_show(home, digest):
-    with engine.open(home, dim=8, **ALL, batch_size=4, warm_bytes=200_000, epoch_seconds=0.01) as eng:
+    with engine.open(home, dim=8, **ALL, batch_size=4, warm_bytes=300_000, epoch_seconds=0.01) as eng:
         tiered = learn(eng)
         assert eng.stats()["users"]["evicted"] + eng.stats()["items"]["evicted"] > 0
     with engine.open(":memory:", dim=8, **ALL, batch_size=4) as eng:
@@ -201,11 +206,31 @@ def test_a_taste_for_repeats_is_learned():
     assert hits["all"] >= hits["plain"] > 0.9
 
 
+def test_forgotten_items_are_no_neighbours(home):
+    with engine.open(home, dim=8, **ALL, batch_size=4, warm_bytes=300_000) as eng:
+        learn(eng)
+        assert eng.stats()["items"]["warm_rows"] < eng.stats()["items"]["rows"]
+        table, at, rows = eng._store.tables.items, vector_floats(8, "adagrad"), 0
+        gone = np.sort(eng.history(5)[-3:])
+        named = sum(native.name_neighbours(part, at, 16, gone).sum() for _, part in table.rows())
+        assert named > 0
+        eng.forget(items=gone)
+        for _, part in table.rows():
+            assert not native.name_neighbours(part, at, 16, gone).any()
+            rows += len(part)
+        assert rows == eng.stats()["items"]["rows"]
+        digest = eng.digest()
+    with engine.open(home) as eng:
+        assert eng.digest() == digest
+
+
 def test_what_it_refuses():
     with pytest.raises(ConfigError, match=r"bag: got 10, wanted 0: the loss 'bpr'"):
         engine.open(":memory:", loss="bpr", bag=10)
     with pytest.raises(ConfigError, match="bag: got int 17"):
         engine.open(":memory:", bag=17)
+    with pytest.raises(ConfigError, match="neighbours: got int 65"):
+        engine.open(":memory:", neighbours=65)
     with engine.open(":memory:", dim=8, **ALL) as eng:
         with pytest.raises(InputError, match="sessions: got 2 of them"):
             eng.ingest([1, 2, 3], [1, 2, 3], sessions=[1, 2])

@@ -1,60 +1,67 @@
-"""What items are worth beside their scores, and the merge of the best; tests/learn/test_sequence.py has the lists."""
+"""What items are worth beside their scores, and when a request comes; tests/learn/test_sequence.py has the lists."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import engine
 from engine.contract.errors import InputError
-from engine.rank.context import Worth, best_of_both, moment
-from engine.rank.filters import Lists
-from engine.store.catalogue import TopItems
-
-
-class Numbered:
-    """A catalogue whose ordinals are the ids."""
-
-    def ordinals(self, ids):
-        return ids
+from engine.rank.context import Worth, moment
+from engine.store.catalogue import Ask
 
 
 def test_worth_of_items():
-    worth = Worth(Lists(np.array([5, 3, 9, 3]), np.array([0, 3, 3, 4])), np.array([1, 2, 3, 4], np.float32))
-    assert worth.most() == 3
-    assert worth.of(0, np.array([9, 4, 3, 5])).tolist() == [3, 0, 2, 1]
-    assert worth.of(1, np.array([3])).tolist() == [0]
+    worth = Worth(np.array([3, 5, 9, 3]), np.array([0, 3, 3, 4]), np.array([2, 1, 3, 4], np.float32))
+    assert worth.of_pairs(np.array([0, 0, 0, 0]), np.array([9, 4, 3, 5])).tolist() == [3, 0, 2, 1]
     assert worth.of_pairs(np.array([2, 0, 1]), np.array([3, 3, 3])).tolist() == [4, 2, 0]
 
 
-SCORES = st.lists(st.sampled_from([-np.inf, -1.5, 0.0, 0.25, 2.0, np.inf, np.nan]), min_size=12, max_size=12)
+@pytest.fixture(scope="module")
+def catalogue():
+    with engine.open(":memory:", dim=4, loss="bpr", batch_size=8, seed=1) as eng:
+        eng.ingest(np.arange(300) % 7, np.arange(300) * 5)
+        eng.hide(np.arange(0, 300, 11) * 5)
+        yield eng._store.catalogue
 
 
-@given(SCORES, SCORES, st.sets(st.integers(0, 11)), st.integers(1, 15))
-def test_the_merge_is_the_best_of_all(scores, worths, mine, k):
-    """Whatever stands on which side: an item on both sides of the merge counts with what it is worth."""
-    scores, worths = np.array(scores, np.float32), np.array(worths, np.float32)
-    scores[np.isnan(scores)] = 0
-    own = np.array(sorted(mine), np.int64)
-    rest = np.setdiff1d(np.arange(12), own)
-    others = best(rest, scores[rest], k)
-    alone = best(own, scores[own], max(1, len(own)))
-    worth = Worth(Lists(own, np.array([0, len(own)])), worths[own])
-    found = best_of_both(others, alone, worth, Numbered())
-    with np.errstate(invalid="ignore"):
-        raised = scores + np.where(np.isin(np.arange(12), own), worths, np.float32(0))
-    there = np.flatnonzero(~np.isnan(raised))
-    wanted = there[np.lexsort((there, -raised[there]))][:k]
-    assert found.ids[0, : found.counts[0]].tolist() == wanted.tolist()
-    assert found.scores[0, : found.counts[0]].tolist() == raised[wanted].tolist()
-    assert (found.ids[0, found.counts[0] :] == -1).all()
+RAISES = st.sampled_from([-np.inf, -1.5, -0.01, 0.0, 0.01, 0.25, 2.0, np.inf, np.nan])
+SOME = st.lists(st.integers(0, 310), max_size=12, unique=True).map(sorted)
 
 
-def best(ids, scores, k):
-    order = np.lexsort((ids, -scores))[:k]
-    n = len(order)
-    filled, found = np.full((1, k), -1, np.int64), np.full((1, k), -np.inf, np.float32)
-    filled[0, :n], found[0, :n] = ids[order], scores[order]
-    return TopItems(filled, found, np.array([n]))
+@given(st.lists(st.dictionaries(st.integers(0, 299), RAISES, max_size=30), min_size=1, max_size=3), st.data())
+def test_raised_scores_are_ranked_as_they_are_then(catalogue, worths, data):
+    """Items whose scores something is added to, in one scan with the others: as a brute force over all."""
+    n, k = len(worths), data.draw(st.integers(1, 20))
+    queries = np.random.default_rng(n).standard_normal((n, 4)).astype(np.float32)
+    raised = [sorted(worth) for worth in worths]
+    offsets = np.cumsum([0, *map(len, raised)], dtype=np.int64)
+    excluded = np.array(data.draw(SOME), np.int64)
+    included = data.draw(st.none() | SOME.map(lambda x: np.array(x, np.int64)))
+    found = catalogue.topk(
+        Ask(
+            queries,
+            k,
+            300,
+            exclude_all=excluded,
+            include=(included, None),
+            raised=(np.array(sum(raised, []), np.int64), offsets),
+            raises=np.array([worth[at] for worth, ats in zip(worths, raised, strict=True) for at in ats], np.float32),
+        )
+    )
+    ids = catalogue.native.ids(np.arange(300))
+    for query in range(n):
+        scores = catalogue.score(np.repeat(queries[query : query + 1], 300, 0), np.arange(300))
+        for at, worth in worths[query].items():
+            with np.errstate(invalid="ignore"):
+                scores[at] += np.float32(worth)
+        allowed = ~np.isnan(scores) & ~np.isin(ids, catalogue.hidden) & ~np.isin(np.arange(300), excluded)
+        if included is not None:
+            allowed &= np.isin(np.arange(300), included)
+        there = np.flatnonzero(allowed)
+        best = there[np.lexsort((ids[there], -scores[there]))][:k]
+        assert found.ids[query, : found.counts[query]].tolist() == ids[best].tolist()
+        assert found.scores[query, : found.counts[query]].tolist() == scores[best].tolist()
 
 
 def test_moments():

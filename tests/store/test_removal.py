@@ -12,6 +12,7 @@ import engine
 from engine.table.layout import vector_floats, warm_row_bytes
 
 SMALL = {"dim": 8, "loss": "bpr", "batch_size": 4, "negatives": 2, "seed": 3, "epoch_seconds": 1e9}
+SEQUENCE = {"loss": "softmax", "bag": 2, "repeats": 1, "own_negatives": 2, "neighbours": 3}
 TINY = 24 * warm_row_bytes(vector_floats(8, "adagrad")) * 16 // 7
 
 
@@ -175,7 +176,7 @@ def found_in(home, needles):
     }
 
 
-@pytest.mark.parametrize("how", ["at once", "reopened", "twice", "tiny"])
+@pytest.mark.parametrize("how", ["at once", "reopened", "twice", "tiny", "sequence", "tiny sequence"])
 def test_no_byte_of_a_forgotten_id_stays_in_the_files(home, stream, how):
     users, items = stream(600)
     # One that is hot and one that is in few rows; ids whose digits and bytes are nobody else's.
@@ -186,7 +187,10 @@ def test_no_byte_of_a_forgotten_id_stays_in_the_files(home, stream, how):
     def remember(eng):
         needles.update(pieces(eng.vectors(user)) | pieces(eng.vectors(items=[item, other])))
 
-    eng = engine.open(home, **SMALL, **({"warm_bytes": TINY} if how == "tiny" else {}))
+    few = {"warm_bytes": TINY} if how == "tiny" else {}
+    if "sequence" in how:  # histories and the neighbours of other items name them, too
+        few = SEQUENCE | ({"warm_bytes": 4 * TINY, "batch_size": 1} if how.startswith("tiny") else {})
+    eng = engine.open(home, **SMALL | few)
     for start in range(0, 600, 100):
         eng.ingest(users[start : start + 100], items[start : start + 100])
         remember(eng)
