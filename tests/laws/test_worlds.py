@@ -30,13 +30,14 @@ from world_model import ANSWERS, RECORD, SOURCES, Events, Model
 
 import engine
 from engine.log import record as log_record
-from engine.table.layout import vector_floats, warm_row_bytes
+from engine.table.layout import item_floats, warm_row_bytes
 
 USERS = [*range(-3, -1), *range(14), 2**40, -(2**63), 2**63 - 1]
 ITEMS = [*range(-40, 140, 9), 7 * 2**33, -(2**63), 2**63 - 1]
 STRANGER = 404
 ROUNDING = 8 * np.finfo(np.float32).eps
 FEW = 16  # rows, what a micro-batch of two with three negatives, four others and two latest items can need
+MORE = 36  # the same, with five items before and five that are near
 DIMS = {"softmax": 4, "bpr": 17, "logistic": 3, "squared": 16}
 
 users, items = st.sampled_from(USERS), st.sampled_from(ITEMS)
@@ -94,12 +95,14 @@ class World(RuleBasedStateMachine):
     @initialize(
         loss=st.sampled_from(sorted(DIMS)),
         optimizer=st.sampled_from(["adagrad", "adam", "sgd"]),
+        neighbours=st.sampled_from([2, 0]),
         started=st.fixed_dictionaries(CHANGEABLE),
         room=rooms,
         seed=seeds,
     )
-    def begin(self, loss, optimizer, started, room, seed):
+    def begin(self, loss, optimizer, neighbours, started, room, seed):
         self.fixed = {"loss": loss, "optimizer": optimizer, "dim": DIMS[loss], "seed": 5}
+        self.fixed |= {"neighbours": neighbours} if loss == "softmax" else {}
         self.pointwise = loss in ("logistic", "squared")
         started = self.changeable(started)
         self.model = Model(self.fixed | started, [*USERS[:6], STRANGER])
@@ -114,8 +117,10 @@ class World(RuleBasedStateMachine):
     def open(self, room, changed):
         self.few = room["few"]
         self.split |= self.few
-        row = warm_row_bytes(vector_floats(self.fixed["dim"], self.fixed["optimizer"]))
-        more = {"warm_bytes": FEW * row * 16 // 7 + 16} if self.few else {}
+        floats = item_floats(self.fixed["dim"], self.fixed["optimizer"], self.fixed.get("neighbours", 0))
+        row = warm_row_bytes(floats)
+        few = MORE if self.fixed.get("neighbours") else FEW
+        more = {"warm_bytes": few * row * 16 // 7 + 16} if self.few else {}
         more |= {name: room[name] for name in ("epoch_seconds", "threads")}
         self.eng = engine.open(self.home, **self.fixed, **changed, **more)
 

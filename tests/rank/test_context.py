@@ -45,7 +45,7 @@ def test_raised_scores_are_ranked_as_they_are_then(catalogue, worths, data):
             300,
             exclude_all=excluded,
             include=(included, None),
-            raised=(np.array(sum(raised, []), np.int64), offsets),
+            raised=(np.concatenate([np.array(ats, np.int64) for ats in raised]), offsets),
             raises=np.array([worth[at] for worth, ats in zip(worths, raised, strict=True) for at in ats], np.float32),
         )
     )
