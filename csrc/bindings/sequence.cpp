@@ -129,19 +129,24 @@ class Looks {
         std::vector<Feature> features;
         std::vector<int64_t> ids;
         std::vector<float> worths;
-        const auto add = [&](int64_t id, const HistoryEntry* had) {
-            features.clear();
-            if (had) u.context.worth(*had, seen, &features);
-            if (seen.inside) Context::worth_near(near.share(id), &features);
+        std::vector<char> had_too(near.items().size());
+        const auto add = [&](int64_t id, float share) {
+            if (seen.inside) Context::worth_near(share, &features);
             if (features.empty()) return;
             float worth = 0.0f;
             for (const Feature& f : features) worth += weights_.data()[f.at] * f.x;
+            features.clear();
             ids.push_back(id);
             worths.push_back(worth);
         };
-        for (const HistoryEntry& e : u.entries) add(e.item, &e);
-        for (const Near::Item& item : near.items())
-            if (!u.context.had(item.id)) add(item.id, nullptr);
+        for (const HistoryEntry& e : u.entries) {
+            u.context.worth(e, seen, &features);
+            const int64_t at = near.find(e.item);
+            add(e.item, at < 0 ? 0.0f : near.items()[static_cast<size_t>(at)].share);
+            if (at >= 0) had_too[static_cast<size_t>(at)] = 1;
+        }
+        for (size_t i = 0; i < near.items().size(); ++i)
+            if (!had_too[i]) add(near.items()[i].id, near.items()[i].share);
         std::vector<uint32_t> found(ids.size());
         c.find_shared(ids.data(), std::ssize(ids), found.data());
         std::vector<std::pair<uint32_t, float>> pairs;

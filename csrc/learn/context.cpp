@@ -4,6 +4,15 @@
 
 float log2_of(float x) { return kernels().ln(std::max(x, 1.0f)) * 1.44269504f; }
 
+float log2_of(uint32_t x) {
+    static const auto table = [] {  // of what is asked for most: counts of events
+        std::array<float, 4096> out{};
+        for (size_t i = 0; i < out.size(); ++i) out[i] = log2_of(static_cast<float>(i));
+        return out;
+    }();
+    return x < table.size() ? table[x] : log2_of(static_cast<float>(x));
+}
+
 namespace {
 constexpr int64_t kMostInSession = 15, kNewcomerEvents = 4;
 
@@ -98,12 +107,12 @@ void Context::worth(const HistoryEntry& e, const UserView& v, std::vector<Featur
     if (!s_.repeats || (!v.inside && in_session(e))) return;
     const int state = v.inside * GlobalWeights::kState;
     const uint32_t since = events_ + 1 - std::min(e.place(), events_);
-    between(state + GlobalWeights::kSince, 16, log2_of(static_cast<float>(since)), out);
+    between(state + GlobalWeights::kSince, 16, log2_of(since), out);
     if (now_.time && e.time) {
         const uint32_t seconds = now_.time - std::min(e.time, now_.time);
         between(state + GlobalWeights::kMinutes, 32, log2_of(static_cast<float>(seconds) / 60.0f + 1.0f), out);
     }
-    between(state + GlobalWeights::kTimes, 16, 2.0f * log2_of(static_cast<float>(e.times())), out);
+    between(state + GlobalWeights::kTimes, 16, 2.0f * log2_of(e.times()), out);
     if (in_session(e)) out->push_back({state + GlobalWeights::kSession, 1.0f});
 }
 

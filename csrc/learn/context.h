@@ -3,6 +3,7 @@
 //
 // Pure: it reads entries and weights, and changes nothing. No rows, no slots, no locks.
 #pragma once
+#include <array>
 #include <vector>
 
 #include "learn/global_weights.h"
@@ -77,3 +78,4 @@ class Context {
 
 // log2 of x >= 1, from the logarithm of the kernels: the same bits everywhere, and 0 for 1.
 float log2_of(float x);
+float log2_of(uint32_t x);

@@ -109,10 +109,12 @@ class Near {
         for (Item& item : items_) item.share = std::min(item.share / weights_, 1.0f);
     }
     const std::vector<Item>& items() const { return items_; }
+    // Which of items() an item is; -1: it is not near.
+    int64_t find(int64_t id) const { return items_.empty() ? -1 : int64_t{places_[slot(id)]} - 1; }
     // 0 for an item that is not near.
     float share(int64_t id) const {
-        const uint16_t place = places_[slot(id)];
-        return place ? items_[place - 1].share : 0.0f;
+        const int64_t at = find(id);
+        return at < 0 ? 0.0f : items_[static_cast<size_t>(at)].share;
     }
 
   private:
