@@ -58,7 +58,7 @@ def open(
     l2: float | None = None, negatives: int | None = None, batch_size: int | None = None, seed: int | None = None,
     row_ttl: int | None = None, admit_after: int | None = None, bag: int | None = None, repeats: int | None = None,
     recent_negatives: int | None = None, own_negatives: int | None = None, session_gap: float | None = None,
-    neighbours: int | None = None,
+    neighbours: int | None = None, gate: int | None = None, gate_events: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto", hot_bytes: int | None = None, warm_bytes: int | None = None,
     epoch_seconds: float = 30, threads: int | None = None, untrusted: bool = False,
 ) -> Engine: ...  # fmt: skip
@@ -71,7 +71,7 @@ def open(
     l2: float | None = None, negatives: int | None = None, batch_size: int | None = None, seed: int | None = None,
     row_ttl: int | None = None, admit_after: int | None = None, bag: int | None = None, repeats: int | None = None,
     recent_negatives: int | None = None, own_negatives: int | None = None, session_gap: float | None = None,
-    neighbours: int | None = None,
+    neighbours: int | None = None, gate: int | None = None, gate_events: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto", hot_bytes: int | None = None, warm_bytes: int | None = None,
     epoch_seconds: float = 30, threads: int | None = None, untrusted: bool = False,
 ) -> Reader: ...  # fmt: skip
@@ -83,7 +83,7 @@ def open(
     l2: float | None = None, negatives: int | None = None, batch_size: int | None = None, seed: int | None = None,
     row_ttl: int | None = None, admit_after: int | None = None, bag: int | None = None, repeats: int | None = None,
     recent_negatives: int | None = None, own_negatives: int | None = None, session_gap: float | None = None,
-    neighbours: int | None = None,
+    neighbours: int | None = None, gate: int | None = None, gate_events: int | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto", hot_bytes: int | None = None, warm_bytes: int | None = None,
     epoch_seconds: float = 30, threads: int | None = None, untrusted: bool = False,
 ) -> Engine | Reader:  # fmt: skip
@@ -107,6 +107,8 @@ def open(
             that end a session. May change, as lr may.
         neighbours: how many items that came soon after it an item's row remembers, for the same models; fixed at
             creation. 0 by default; 16 is good.
+        gate, gate_events: of the same models: so many known users must have had an item before others are shown it; so
+            many events make a user known. 2 and 2 by default, 0 for other models. May change, as lr may.
         device: "cpu"; or "cuda": rows are learned and ranked in a GPU's memory, with RAM and LMDB behind it. "auto" is
             "cpu" in this version. More than 256 events a step have other last bits than on the CPU.
         hot_bytes: of the GPU's memory for rows; half of what is free by default. Changes speed, never results.
@@ -133,7 +135,7 @@ def open(
         "dim": dim, "loss": loss, "optimizer": optimizer, "lr": lr, "l2": l2, "negatives": negatives,
         "batch_size": batch_size, "seed": seed, "row_ttl": row_ttl, "admit_after": admit_after,
         "bag": bag, "repeats": repeats, "recent_negatives": recent_negatives, "own_negatives": own_negatives,
-        "session_gap": session_gap, "neighbours": neighbours,
+        "session_gap": session_gap, "neighbours": neighbours, "gate": gate, "gate_events": gate_events,
     }  # fmt: skip
     resources = {
         "device": device, "hot_bytes": hot_bytes, "warm_bytes": warm_bytes, "epoch_seconds": epoch_seconds,

@@ -236,7 +236,7 @@ class Catalogue:
     def topk(
         self, queries: _F32, query_biases: _F32 | None, k: int, items: int, exclude_all: _I64 | None,
         exclude: _I64 | None, exclude_offsets: _I64 | None, include: _I64 | None, include_offsets: _I64 | None,
-        raised: _I64 | None, raised_offsets: _I64 | None, raises: _F32 | None, cosine: bool, threads: int,
+        raised: _I64 | None, raised_offsets: _I64 | None, raises: _F32 | None, cosine: bool, gate: int, threads: int,
     ) -> tuple[_I64, _F32, _I64]: ...  # fmt: skip
     @property
     def bytes(self) -> int: ...
@@ -306,7 +306,7 @@ class LearnSettings:
     def __init__(
         self, loss: int, optimizer: int, lr: float, l2: float, negatives: int, batch_size: int, seed: int,
         bag: int = 0, repeats: bool = False, session_gap: float = 60.0, recent_negatives: int = 0,
-        own_negatives: int = 0, neighbours: int = 0,
+        own_negatives: int = 0, neighbours: int = 0, gate_events: int = 0,
     ) -> None: ...  # fmt: skip
     @property
     def sequence(self) -> bool: ...

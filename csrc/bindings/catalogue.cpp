@@ -104,7 +104,8 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray
                int64_t items, const MaybeArray<int64_t>& exclude_all, const MaybeArray<int64_t>& exclude,
                const MaybeArray<int64_t>& exclude_offsets, const MaybeArray<int64_t>& include,
                const MaybeArray<int64_t>& include_offsets, const MaybeArray<int64_t>& raised,
-               const MaybeArray<int64_t>& raised_offsets, const MaybeArray<float>& raises, bool cosine, int threads) {
+               const MaybeArray<int64_t>& raised_offsets, const MaybeArray<float>& raises, bool cosine, int gate,
+               int threads) {
     require(queries.ndim() == 2 && queries.shape(1) == c.dim(), "queries must be [Q, dim]");
     require(items >= 0 && items <= c.most(), "items must have been shown");
     require(k > 0 && k <= INT32_MAX, "k out of range");
@@ -137,6 +138,7 @@ py::tuple topk(const Catalogue& c, const Array<float>& queries, const MaybeArray
         .raises = data_or_null(raises),
         .block = [&](int64_t at, int64_t* first, const int64_t** found) { return c.block(at, items, first, found); },
         .masked = [&](int64_t at) { return !c.is_ranked(at); },
+        .last = gate > 0 ? [&c, gate](int64_t at) { return c.users(at) < gate; } : std::function<bool(int64_t)>(),
         .ids = ids.mutable_data(),
         .scores = scores.mutable_data(),
         .counts = counts.mutable_data()};
@@ -165,6 +167,13 @@ void remove_items(Catalogue& c, const Array<int64_t>& ids) {
     }
 }
 
+// What stands behind the floats of a stored row, but for the id.
+RowMeta stored_meta(const std::byte* row, int64_t width) {
+    RowMeta meta{};
+    std::memcpy(&meta, row + width - 24, 24);
+    return meta;
+}
+
 // Of stored rows, whatever optimizer they are of.
 int64_t width_of(const Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows, int64_t dim) {
     require(dim == c.dim(), "another dim");
@@ -183,10 +192,10 @@ void restore(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows
     for (int64_t i = 0; i < ids.size(); ++i) {
         if (i + kAhead < ids.size()) c.prefetch(ids.data()[i + kAhead]);
         const std::byte* stored = bytes_of(rows) + i * width;
-        uint64_t ordinal;
-        std::memcpy(&ordinal, stored + width - 8, 8);
-        if (ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
-        c.restore(static_cast<uint32_t>(ordinal), ids.data()[i], reinterpret_cast<const float*>(stored));
+        const RowMeta meta = stored_meta(stored, width);
+        if (meta.ordinal >= static_cast<uint64_t>(limit)) continue;  // restored() will find one missing
+        c.restore(static_cast<uint32_t>(meta.ordinal), ids.data()[i], reinterpret_cast<const float*>(stored),
+                  meta.users);
     }
 }
 
@@ -200,14 +209,15 @@ bool follow(Catalogue& c, const Array<int64_t>& ids, const Array<uint8_t>& rows,
     std::vector<std::pair<uint64_t, int64_t>> order(static_cast<size_t>(ids.size()));
     for (int64_t i = 0; i < ids.size(); ++i) {
         auto& [ordinal, at] = order[static_cast<size_t>(i)];
-        std::memcpy(&ordinal, bytes_of(rows) + i * width + width - 8, 8);
+        ordinal = stored_meta(bytes_of(rows) + i * width, width).ordinal;
         at = i;
     }
     std::sort(order.begin(), order.end());
     std::vector<float> row(static_cast<size_t>(dim + 1));
     for (const auto& [ordinal, i] : order) {
         std::memcpy(row.data(), bytes_of(rows) + i * width, row.size() * 4);
-        if (!c.follow(ordinal, ids.data()[i], row.data())) return false;
+        const uint32_t users = stored_meta(bytes_of(rows) + i * width, width).users;
+        if (!c.follow(ordinal, ids.data()[i], row.data(), users)) return false;
     }
     c.show_new();
     return true;
@@ -256,8 +266,8 @@ void bind_catalogue(py::module_& m) {
         .def("topk", &topk, fixed("queries"), fixed("query_biases").none(true), py::arg("k"), py::arg("items"),
              fixed("exclude_all").none(true), fixed("exclude").none(true), fixed("exclude_offsets").none(true),
              fixed("include").none(true), fixed("include_offsets").none(true), fixed("raised").none(true),
-             fixed("raised_offsets").none(true), fixed("raises").none(true), py::arg("cosine"), py::arg("threads"),
-             py::call_guard<DefaultFloats>())
+             fixed("raised_offsets").none(true), fixed("raises").none(true), py::arg("cosine"), py::arg("gate"),
+             py::arg("threads"), py::call_guard<DefaultFloats>())
         .def_property_readonly("bytes", &Catalogue::bytes)
         .def("__len__", &Catalogue::size);
 }

@@ -141,12 +141,12 @@ void bind_settings(py::module_& m) {
     py::class_<LearnSettings>(m, "LearnSettings")
         .def(py::init([](int loss, int optimizer, float lr, float l2, int64_t negatives, int64_t batch_size,
                          uint64_t seed, int64_t bag, bool repeats, float session_gap, int64_t recent_negatives,
-                         int64_t own_negatives, int64_t neighbours) {
+                         int64_t own_negatives, int64_t neighbours, int64_t gate_events) {
                  const Loss kind = checked_loss(loss);
                  require(bag >= 0 && bag <= GlobalWeights::kMostBag && recent_negatives >= 0 && own_negatives >= 0 &&
                              recent_negatives <= 65'536 && own_negatives <= 65'536 && neighbours >= 0 &&
-                             neighbours <= Neighbours::kMost,
-                         "bag, recent_negatives, own_negatives or neighbours out of range");
+                             neighbours <= Neighbours::kMost && gate_events >= 0,
+                         "bag, recent_negatives, own_negatives, neighbours or gate_events out of range");
                  require(batch_size > 0 && (is_pointwise(kind) ? negatives == 0 : negatives > 0),
                          "batch_size must be positive, and negatives for losses that have them");
                  require(batch_size <= 65'536 && negatives <= 65'536, "batch_size or negatives out of range");
@@ -159,14 +159,15 @@ void bind_settings(py::module_& m) {
                                           seed,
                                           {bag, repeats, session_gap, neighbours},
                                           recent_negatives,
-                                          own_negatives};
+                                          own_negatives,
+                                          gate_events};
                  require(kind == Loss::softmax || !made.sequence(), "sequence models are softmax's");
                  return made;
              }),
              py::arg("loss"), py::arg("optimizer"), py::arg("lr"), py::arg("l2"), py::arg("negatives"),
              py::arg("batch_size"), py::arg("seed"), py::arg("bag") = 0, py::arg("repeats") = false,
              py::arg("session_gap") = 60.0f, py::arg("recent_negatives") = 0, py::arg("own_negatives") = 0,
-             py::arg("neighbours") = 0)
+             py::arg("neighbours") = 0, py::arg("gate_events") = 0)
         .def_property_readonly("sequence", &LearnSettings::sequence)
         .def_property_readonly("users_needed", &Learner::users_needed)
         .def_property_readonly("items_needed", &Learner::items_needed);

@@ -132,7 +132,6 @@ class Looks {
         std::vector<char> had_too(near.items().size());
         const auto add = [&](int64_t id, float share) {
             if (seen.inside) Context::worth_near(share, &features);
-            if (features.empty()) return;
             float worth = 0.0f;
             for (const Feature& f : features) worth += weights_.data()[f.at] * f.x;
             features.clear();

@@ -10,8 +10,10 @@ namespace {
 
 struct Candidate {
     float score;
+    bool last;  // behind all that are not
     int64_t id;
     bool operator<(const Candidate& other) const {  // better first
+        if (last != other.last) return other.last;
         return score > other.score || (score == other.score && id < other.id);
     }
 };
@@ -21,9 +23,8 @@ class Best {
   public:
     explicit Best(int64_t k) : k_(static_cast<size_t>(k)) {}
     float threshold() const { return threshold_; }
-    void offer(float score, int64_t id) {
-        if (std::isnan(score)) return;
-        const Candidate c{score, id};
+    void offer(const Candidate& c) {
+        if (std::isnan(c.score)) return;
         if (heap_.size() < k_) {
             heap_.push_back(c);
             std::push_heap(heap_.begin(), heap_.end());
@@ -32,10 +33,10 @@ class Best {
             heap_.back() = c;
             std::push_heap(heap_.begin(), heap_.end());
         }
-        if (heap_.size() == k_) threshold_ = heap_.front().score;
+        if (heap_.size() == k_ && !heap_.front().last) threshold_ = heap_.front().score;
     }
     void take(const Best& other) {
-        for (const Candidate& c : other.heap_) offer(c.score, c.id);
+        for (const Candidate& c : other.heap_) offer(c);
     }
     std::vector<Candidate> sorted() {
         std::sort_heap(heap_.begin(), heap_.end());
@@ -56,6 +57,10 @@ bool holds(const PositionLists& lists, int64_t query, int64_t position) {
 bool excluded(const TopkTask& t, int64_t query, int64_t position) {
     if (t.masked && t.masked(position)) return true;
     return holds(t.exclude, query, position) || holds(t.exclude_all, query, position);
+}
+
+bool ranks_last(const TopkTask& t, int64_t query, int64_t position) {
+    return t.last && t.last(position) && !holds(t.raised, query, position);
 }
 
 // The scores of items [from, to) of one block.
@@ -94,7 +99,7 @@ void scan(const TopkTask& t, int64_t q0, int64_t q1, int64_t from, int64_t to, B
                 if (any_at_least(scores, stop - i, b.threshold())) {
                     for (int64_t j = i; j < stop; ++j)
                         if (scores[j - i] >= b.threshold() && !excluded(t, q, j))
-                            b.offer(scores[j - i], ids[j - first]);
+                            b.offer({scores[j - i], ranks_last(t, q, j), ids[j - first]});
                 }
                 i = stop;
             }
@@ -112,7 +117,7 @@ void scan_included(const TopkTask& t, int64_t q, Best* best) {
         const ScoreBlock block = t.block(at, &first, &ids);
         score_items(t, q, block, at - first, at - first + 1, &found);
         raise(t, q, at, at + 1, &found);
-        best->offer(found, ids[at - first]);
+        best->offer({found, ranks_last(t, q, at), ids[at - first]});
     }
 }
 

@@ -1,4 +1,5 @@
-// Exact top-k of queries over blocks of items: score down, then id up. Works on any storage that yields ScoreBlocks.
+// Exact top-k of queries over blocks of items: score down, then id up, and those that rank last behind all others.
+// Works on any storage that yields ScoreBlocks.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -30,6 +31,7 @@ struct TopkTask {
     // The block that holds `position`: its first position and the ids of its items.
     std::function<ScoreBlock(int64_t position, int64_t* first, const int64_t** ids)> block;
     std::function<bool(int64_t position)> masked;  // in no answer; empty: none is
+    std::function<bool(int64_t position)> last{};  // behind all others, but where raised; empty: none is
     int64_t* ids;                                  // [Q, k], -1 where there are fewer
     float* scores;                                 // [Q, k], -inf there
     int64_t* counts;                               // [Q]

@@ -26,6 +26,7 @@ struct LearnSettings {
     uint64_t seed;
     ContextSettings context{};
     int64_t recent_negatives = 0, own_negatives = 0;
+    int64_t gate_events = 0;  // of a user, after which others are shown what he brought in
 
     // Does a step look at what the user has had? Then sequence.cpp learns it.
     bool sequence() const {
@@ -63,6 +64,7 @@ struct SequencePlan {
         uint32_t candidates, end;     // its part of slots: the positive, then negatives
         uint32_t before, before_end;  // its part of before_slots
         int views;
+        bool known;  // has a user who was known by then had the item for the first time?
         std::array<View, 2> view;
     };
     std::vector<Event> events;

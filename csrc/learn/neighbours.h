@@ -10,8 +10,6 @@
 #include <limits>
 #include <vector>
 
-#include "memory/hash.h"
-
 class Neighbours {
   public:
     static constexpr int64_t kMost = 64;     // that a row may have
@@ -130,11 +128,11 @@ class Near {
     }
     // Where an id stands in places_, or would.
     size_t slot(int64_t id) const {
-        size_t at = mix64(static_cast<uint64_t>(id)) % kSlots;
+        size_t at = (static_cast<uint64_t>(id) * 0x9E3779B97F4A7C15) >> (64 - kBits);
         while (places_[at] && items_[places_[at] - 1].id != id) at = (at + 1) % kSlots;
         return at;
     }
-    static constexpr size_t kSlots = 1024;
+    static constexpr size_t kBits = 10, kSlots = size_t{1} << kBits;
     static_assert(kSlots > 2 * Neighbours::kSources * Neighbours::kMost);
     std::vector<Item> items_;
     std::array<uint16_t, kSlots> places_{};  // in items_, from 1

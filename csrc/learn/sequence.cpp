@@ -62,6 +62,8 @@ bool Learner::plan_views(const LearnSettings& s, const RecordView& r, int64_t b,
 
     bool known = true;
     SequencePlan::Event e{};
+    const HistoryEntry* last = context_.last();
+    e.known = !context_.had(r.items[b]) && (last ? last->place() : 0) >= static_cast<uint64_t>(s.gate_events);
     e.before = static_cast<uint32_t>(p.before_slots.size());
     if (!plan_near(r.items[b], &known)) return false;
     if (!known) return true;  // rows that are still to come say what else is needed
@@ -313,8 +315,12 @@ int64_t Learner::step_sequence_items(const LearnSettings& s, const RecordView& r
                             bias_coefs_.data(), s.lr, kBiasRate * s.lr, s.l2};
     const int64_t skipped = update_items(update, 0, 0);
     std::lock_guard lock(items_.mutex());
-    for (int64_t b = begin_; b < end_; ++b)
-        items_.meta(item_slots_[at(b - begin_)]).named(r.first_seq + static_cast<uint64_t>(b));
+    for (int64_t b = begin_; b < end_; ++b) {
+        RowMeta& item = items_.meta(item_slots_[at(b - begin_)]);
+        item.named(r.first_seq + static_cast<uint64_t>(b));
+        if (!p.events[at(b - begin_)].known || item.users == UINT32_MAX) continue;
+        catalogue_.had_by(static_cast<uint32_t>(item.ordinal), ++item.users);
+    }
     return skipped;
 }
 

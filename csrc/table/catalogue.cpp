@@ -51,6 +51,7 @@ uint32_t Catalogue::reserve(int64_t id) {
     state(ordinal).store(kTaken, std::memory_order_relaxed);
     pending_.push_back(ordinal);
     chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
+    had_by(ordinal, 0);
     index(id, ordinal);
     return ordinal;
 }
@@ -189,13 +190,14 @@ void Catalogue::publish(const uint32_t* ordinals, const float* const* rows, int6
     }
 }
 
-void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row) {
+void Catalogue::restore(uint32_t ordinal, int64_t id, const float* row, uint32_t users) {
     reach(ordinal);
     if (state(ordinal).load(std::memory_order_relaxed)) return;
     chunk(ordinal).ids[ordinal & (kItems - 1)] = id;
     state(ordinal).store(kTaken, std::memory_order_relaxed);
     pending_.push_back(ordinal);
     reserved_ = std::max<int64_t>(reserved_, ordinal + 1);
+    had_by(ordinal, users);
     index(id, ordinal);
     write(ordinal, row, false);
 }
@@ -225,12 +227,13 @@ bool Catalogue::restored(int64_t n, int64_t end) {
     return true;
 }
 
-bool Catalogue::follow(uint64_t ordinal, int64_t id, const float* row) {
+bool Catalogue::follow(uint64_t ordinal, int64_t id, const float* row, uint32_t users) {
     const auto at = static_cast<uint32_t>(ordinal);
     const auto known = static_cast<uint64_t>(reserved_);
     if (ordinal > known || find(id) != (ordinal < known ? at : kNone)) return false;
     if (ordinal == known && (gaps_ || reserve(id) != at)) return false;
     publish(&at, &row, 1);
+    had_by(at, users);
     return true;
 }
 

@@ -6,6 +6,7 @@
 // use ordinals under a Hold: an ordinal is not given to another item while a Hold from before the removal is held, and
 // an item in a gap is not shown while a Hold from before that is.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <memory>
@@ -46,12 +47,17 @@ class Catalogue {
     // At opening, before readers: n items are coming, the last with the ordinal end - 1; and whether all of them came.
     // If not, nothing of it can be used.
     void reserve_for(int64_t n, int64_t end);
-    void restore(uint32_t ordinal, int64_t id, const float* row);
+    void restore(uint32_t ordinal, int64_t id, const float* row, uint32_t users);
     bool restored(int64_t n, int64_t end);
     bool restoring() const { return populating_.joinable(); }
     // One item of a later epoch, new ones in the order of ordinals; nobody reads meanwhile. False: not such an item, or
     // one that came when there were gaps.
-    bool follow(uint64_t ordinal, int64_t id, const float* row);
+    bool follow(uint64_t ordinal, int64_t id, const float* row, uint32_t users);
+    // So many users that were known by then have had the item (RowMeta::users).
+    void had_by(uint32_t ordinal, uint32_t users) {
+        auto& had = chunk(ordinal).users[static_cast<size_t>(ordinal & (kItems - 1))];
+        had.store(static_cast<uint8_t>(std::min<uint32_t>(users, 255)), std::memory_order_relaxed);
+    }
     int64_t reserved() const { return reserved_; }
     // With nothing reserved that is not shown. What follows the last item is no gap: the catalogue gets shorter.
     void remove(uint32_t ordinal);
@@ -71,6 +77,10 @@ class Catalogue {
     int64_t size() const { return shown_.load(std::memory_order_acquire); }
     int64_t most() const { return most_.load(std::memory_order_acquire); }  // what size() ever was: has memory
     bool is_ranked(int64_t ordinal) const { return state(ordinal).load(std::memory_order_acquire) == kShown; }
+    // At most 255.
+    int users(int64_t ordinal) const {
+        return chunk(ordinal).users[static_cast<size_t>(ordinal & (kItems - 1))].load(std::memory_order_relaxed);
+    }
     // While one is held, ordinals mean the items that they meant. The writer waits for those that are older than a
     // removal before it uses an ordinal again.
     class Hold {
@@ -115,7 +125,7 @@ class Catalogue {
         float* biases;
         int64_t* ids;
         std::array<std::atomic<uint32_t>, kItems / kItemsPerVersion> versions{};
-        std::array<std::atomic<uint8_t>, kItems> states{};
+        std::array<std::atomic<uint8_t>, kItems> states{}, users{};
     };
     std::atomic<uint32_t>& version(uint32_t ordinal) const {
         return chunk(ordinal).versions[static_cast<size_t>((ordinal & (kItems - 1)) / kItemsPerVersion)];

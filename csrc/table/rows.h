@@ -13,11 +13,11 @@
 #include "memory/pages.h"
 
 struct RowMeta {
-    uint64_t seq;       // of the last event that named the row
-    uint32_t count;     // of such events, saturating
-    uint32_t reserved;  // 0
-    uint64_t ordinal;   // items: position in the catalogue
-    int64_t id;         // in memory only
+    uint64_t seq;      // of the last event that named the row
+    uint32_t count;    // of such events, saturating
+    uint32_t users;    // items of sequence models: that had it and were known by then (learn/sequence.cpp); else 0
+    uint64_t ordinal;  // items: position in the catalogue
+    int64_t id;        // in memory only
 
     void named(uint64_t by) {  // an event names the row
         seq = by;

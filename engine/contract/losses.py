@@ -57,4 +57,4 @@ DEFAULT_NEGATIVES = {"softmax": 64, "bpr": 16, "logistic": 0, "squared": 0}
 # The same for softmax where it looks at what the user has had; docs/how-it-works/sequence-model.md.
 SEQUENCE_LR = {"adagrad": 0.1, "adam": 0.01, "sgd": 0.1}
 
-SEQUENCE_NEGATIVES, SEQUENCE_BATCH = 16, 16
+SEQUENCE_NEGATIVES, SEQUENCE_BATCH, SEQUENCE_GATE = 16, 16, 2

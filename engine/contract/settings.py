@@ -15,6 +15,7 @@ from .losses import (
     OPTIMIZERS,
     POINTWISE,
     SEQUENCE_BATCH,
+    SEQUENCE_GATE,
     SEQUENCE_LR,
     SEQUENCE_NEGATIVES,
 )
@@ -46,6 +47,8 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "own_negatives": partial(_whole, low=0, high=1024),
     "session_gap": partial(_number, low=0.0, high=1e9),
     "neighbours": partial(_whole, low=0, high=64),
+    "gate": partial(_whole, low=0, high=255),
+    "gate_events": partial(_whole, low=0, high=1_000_000),
 }
 
 
@@ -91,6 +94,12 @@ class Settings:
     neighbours: int = 0
     """softmax: how many items that came soon after it an item's row remembers, 0 to 64; default 0. 16 is good."""
 
+    gate: int = 0
+    """Known users who must have had an item before others are shown it; 2 by default with a setting of the five above,
+    else 0. A new item is shown later; it takes more than some made-up users to bring one in."""
+    gate_events: int = 0
+    """How many events make a user known for `gate`; 2 by default where that is 2."""
+
     FIXED = ("dim", "loss", "optimizer", "seed", "neighbours")
     SEQUENCE = ("bag", "repeats", "recent_negatives", "own_negatives", "neighbours")
 
@@ -125,6 +134,8 @@ class Settings:
             batch_size=SEQUENCE_BATCH if sequence else 1,
             row_ttl=0,
             admit_after=0,
+            gate=SEQUENCE_GATE if sequence else 0,
+            gate_events=SEQUENCE_GATE if sequence else 0,
         )
         if "negatives" in checked:
             _require_negatives(loss, checked["negatives"])
@@ -139,6 +150,8 @@ class Settings:
         if settings.sequence and loss != "softmax":
             name = next(name for name in cls.SEQUENCE if getattr(settings, name))
             raise ConfigError(f"{name}: got {getattr(settings, name)}, wanted 0: the loss {loss!r} does not have it")
+        if checked.get("gate") and not settings.sequence:
+            raise ConfigError(f"gate: got {settings.gate}, wanted 0: without {', '.join(cls.SEQUENCE)} there is none")
         if settings.batch_size * (1 + settings.negatives) > MOST_TERMS:
             raise ConfigError(
                 f"batch_size, negatives: got {settings.batch_size} and {settings.negatives}, wanted at most "

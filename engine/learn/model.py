@@ -68,6 +68,8 @@ class Sequence:
     """The sequence model as of one moment: how a user's history counts in a list."""
 
     settings: native.LearnSettings
+    gate: int
+    """An item that fewer known users have had ranks behind all others, but for who has had it or is near to it."""
     neighbours_at: int
     """The float of an item's row at which its neighbours begin."""
     weights: Floats
@@ -78,7 +80,8 @@ class Sequence:
         """None where the settings have no sequence model."""
         if not settings.sequence:
             return None
-        return cls(native_settings(settings), vector_floats(settings.dim, settings.optimizer), weights, clock)
+        at = vector_floats(settings.dim, settings.optimizer)
+        return cls(native_settings(settings), settings.gate, at, weights, clock)
 
     @property
     def now(self) -> int:
@@ -195,7 +198,7 @@ def native_settings(s: Settings) -> native.LearnSettings:
     loss, optimizer = LOSSES.index(s.loss), OPTIMIZERS.index(s.optimizer)
     return native.LearnSettings(
         *(loss, optimizer, s.lr, s.l2, s.negatives, s.batch_size, s.seed),
-        *(s.bag, bool(s.repeats), s.session_gap, s.recent_negatives, s.own_negatives, s.neighbours),
+        *(s.bag, bool(s.repeats), s.session_gap, s.recent_negatives, s.own_negatives, s.neighbours, s.gate_events),
     )
 
 

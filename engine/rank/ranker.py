@@ -100,6 +100,7 @@ class _Ranking(NamedTuple):
     include: Any
     also: Callable[[slice], Lists] | None = None
     cosine: bool = False
+    gate: int = 0
 
 
 class CatalogueRanker:
@@ -111,7 +112,8 @@ class CatalogueRanker:
 
     def topk(self, seq: int, asked: Request) -> TopK:
         """`Engine.topk`, at least at `seq`."""
-        k = whole_number("k", asked.k, 1, _MOST_K)
+        k, sequence = whole_number("k", asked.k, 1, _MOST_K), self._source.sequence
+        gate = sequence.gate if sequence else 0
         choice("unknown", asked.unknown, ("fallback", "raise", "skip"))
         exclude_seen = flag("exclude_seen", asked.exclude_seen)
         if (asked.users is None) == (asked.vectors is None):
@@ -126,18 +128,20 @@ class CatalogueRanker:
             def as_given(part: slice) -> _Queries:
                 return _Queries(given[part], bases[part], None)
 
-            return self._best(seq, _Ranking(len(given), scalar, k, as_given, asked.exclude, asked.include))
+            ranking = _Ranking(len(given), scalar, k, as_given, asked.exclude, asked.include, gate=gate)
+            return self._best(seq, ranking)
         ids, scalar = ids_or_one("users", asked.users)
 
         def seen(part: slice) -> Lists:
             return Lists.of([self._source.history.items_of(user) for user in ids[part].tolist()])
 
-        queries, also = self._queries_of(ids, asked), seen if exclude_seen else None
-        return self._best(seq, _Ranking(len(ids), scalar, k, queries, asked.exclude, asked.include, also))
+        queries = self._queries_of(ids, asked, self._look(sequence, asked.at, asked.session))
+        also = seen if exclude_seen else None
+        return self._best(seq, _Ranking(len(ids), scalar, k, queries, asked.exclude, asked.include, also, gate=gate))
 
-    def _queries_of(self, ids: Ids, asked: Request) -> Callable[[slice], _Queries]:
+    def _queries_of(self, ids: Ids, asked: Request, look: Look | None) -> Callable[[slice], _Queries]:
         """The queries of users; for those without a row as `unknown` says."""
-        base, unknown, look = self._source.base, asked.unknown, self._look(asked.at, asked.session)
+        base, unknown = self._source.base, asked.unknown
         mean: list[Floats] = []  # of one moment for the whole call
 
         def queries(part: slice) -> _Queries:
@@ -154,9 +158,8 @@ class CatalogueRanker:
 
         return queries
 
-    def _look(self, at: Any, session: Any) -> Look | None:
+    def _look(self, sequence: Sequence | None, at: Any, session: Any) -> Look | None:
         """How a request looks at users' histories; None where the model does not."""
-        sequence = self._source.sequence
         if sequence is not None:
             return looking(sequence, self._source.history, self._source.items, self._catalogue, at, session)
         moment(at, session)
@@ -210,7 +213,7 @@ class CatalogueRanker:
                     for_all, chosen, _each(ranking, excluded, part),
                     included.cut(part.start, part.stop) if isinstance(included, Lists) else None,
                 )  # fmt: skip
-                found = self._found(wanted, filters, ordinals, width, ranking.cosine)
+                found = self._found(wanted, filters, ordinals, width, ranking)
             ids[part, :width], scores[part, :width], counts[part] = found
             if wanted.none is not None:
                 ids[part][wanted.none], scores[part][wanted.none], counts[part][wanted.none] = PADDING, -np.inf, 0
@@ -218,7 +221,9 @@ class CatalogueRanker:
             return TopK(ids[0], scores[0], int(counts[0]), seq)
         return TopK(ids, scores, counts, seq)
 
-    def _found(self, wanted: _Queries, filters: "_Filters", ordinals: Ordinals, width: int, cosine: bool) -> TopItems:
+    def _found(
+        self, wanted: _Queries, filters: "_Filters", ordinals: Ordinals, width: int, ranking: _Ranking
+    ) -> TopItems:
         """The best of some queries."""
         worth = wanted.worth
         return self._catalogue.topk(
@@ -232,7 +237,8 @@ class CatalogueRanker:
                 include=(filters.include_all, None) if filters.include is None else ordinals.of_each([filters.include]),
                 raised=(worth.ordinals, worth.offsets) if worth else (None, None),
                 raises=worth.values if worth else None,
-                cosine=cosine,
+                cosine=ranking.cosine,
+                gate=ranking.gate,
                 threads=self._threads,
             )
         )
@@ -247,7 +253,7 @@ class CatalogueRanker:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
         if u.size > _MOST_PAIRS:
             raise InputError(f"users, items: got {u.size} pairs, wanted at most {_MOST_PAIRS} in one call")
-        base, look = self._source.base, self._look(None, None)
+        base, look = self._source.base, self._look(self._source.sequence, None, None)
         scores: Floats = np.empty(u.size, np.float32)
         for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)

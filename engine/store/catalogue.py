@@ -23,7 +23,7 @@ class Ask(NamedTuple):
 
     `query_biases` [n] are added to all scores of a query: they change no rank but where adding rounds to a tie.
     `cosine`: by the cosine to the query, without the item's bias. `raised`, `raises`: ordinals for each query, and what
-    is added to their scores.
+    is added to their scores. `gate`: items that fewer known users have had come behind all others, but where raised.
     """
 
     queries: Floats
@@ -36,6 +36,7 @@ class Ask(NamedTuple):
     raised: OrdinalLists = (None, None)
     raises: Floats | None = None
     cosine: bool = False
+    gate: int = 0
     threads: int = 1
 
 
@@ -113,7 +114,7 @@ class Catalogue:
         return TopItems(
             *self.native.topk(
                 ask.queries, ask.query_biases, ask.k, ask.items, ask.exclude_all, *ask.exclude, *ask.include,
-                *ask.raised, ask.raises, ask.cosine, ask.threads,
+                *ask.raised, ask.raises, ask.cosine, ask.gate, ask.threads,
             )
         )  # fmt: skip
 

@@ -127,7 +127,7 @@ def test_a_reader_answers_as_the_writer(home):
     "filters", [{}, {"exclude_seen": True}, {"include": range(0, 1000, 3)}, {"exclude": [5, 10, 11]}]
 )
 def test_lists_are_a_brute_force_over_scores(filters):
-    with engine.open(":memory:", dim=8, **ALL) as eng:
+    with engine.open(":memory:", dim=8, gate=0, **ALL) as eng:
         learn(eng)
         eng.hide([7])
         for user in np.unique(np.concatenate([users for users, _, _ in streams()]))[::200].tolist():

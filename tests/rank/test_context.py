@@ -19,10 +19,18 @@ def test_worth_of_items():
 
 @pytest.fixture(scope="module")
 def catalogue():
-    with engine.open(":memory:", dim=4, loss="bpr", batch_size=8, seed=1) as eng:
+    """300 items, some of them hidden, with how many known users have had each."""
+    rng = np.random.default_rng(0)
+    with engine.open(":memory:", dim=4, bag=1, seed=1, gate_events=4) as eng:
         eng.ingest(np.arange(300) % 7, np.arange(300) * 5)
+        eng.ingest(rng.integers(0, 40, 600), rng.integers(0, 300, 600) * 5)
         eng.hide(np.arange(0, 300, 11) * 5)
-        yield eng._store.catalogue
+        rows = np.concatenate([rows for _, rows in eng._store.tables.items.rows()])
+        meta = np.ascontiguousarray(rows[:, -12:]).view([("users", "<u4"), ("ordinal", "<u8")])[:, 0]
+        users = np.zeros(300, int)
+        users[meta["ordinal"]] = meta["users"]
+        assert (np.bincount(users)[:4] > 10).all()
+        yield eng._store.catalogue, users
 
 
 RAISES = st.sampled_from([-np.inf, -1.5, -0.01, 0.0, 0.01, 0.25, 2.0, np.inf, np.nan])
@@ -31,8 +39,9 @@ SOME = st.lists(st.integers(0, 310), max_size=12, unique=True).map(sorted)
 
 @given(st.lists(st.dictionaries(st.integers(0, 299), RAISES, max_size=30), min_size=1, max_size=3), st.data())
 def test_raised_scores_are_ranked_as_they_are_then(catalogue, worths, data):
-    """Items whose scores something is added to, in one scan with the others: as a brute force over all."""
-    n, k = len(worths), data.draw(st.integers(1, 20))
+    """Items whose scores something is added to, and those that come last: as a brute force over all."""
+    (catalogue, users), n, k = catalogue, len(worths), data.draw(st.integers(1, 20))
+    gate = data.draw(st.integers(0, 4))
     queries = np.random.default_rng(n).standard_normal((n, 4)).astype(np.float32)
     raised = [sorted(worth) for worth in worths]
     offsets = np.cumsum([0, *map(len, raised)], dtype=np.int64)
@@ -46,6 +55,7 @@ def test_raised_scores_are_ranked_as_they_are_then(catalogue, worths, data):
             exclude_all=excluded,
             include=(included, None),
             raised=(np.concatenate([np.array(ats, np.int64) for ats in raised]), offsets),
+            gate=gate,
             raises=np.array([worth[at] for worth, ats in zip(worths, raised, strict=True) for at in ats], np.float32),
         )
     )
@@ -58,8 +68,9 @@ def test_raised_scores_are_ranked_as_they_are_then(catalogue, worths, data):
         allowed = ~np.isnan(scores) & ~np.isin(ids, catalogue.hidden) & ~np.isin(np.arange(300), excluded)
         if included is not None:
             allowed &= np.isin(np.arange(300), included)
+        last = (users < gate) & ~np.isin(np.arange(300), raised[query])
         there = np.flatnonzero(allowed)
-        best = there[np.lexsort((ids[there], -scores[there]))][:k]
+        best = there[np.lexsort((ids[there], -scores[there], last[there]))][:k]
         assert found.ids[query, : found.counts[query]].tolist() == ids[best].tolist()
         assert found.scores[query, : found.counts[query]].tolist() == scores[best].tolist()
 
