@@ -349,8 +349,9 @@ class Learner:
 # csrc/bindings/sequence.cpp
 class Looks:
     def __init__(
-        self, settings: LearnSettings, weights: _F32, histories: list[builtins.bytes], time: int, mark: int | None
-    ) -> None: ...
+        self, settings: LearnSettings, weights: _F32, histories: list[builtins.bytes], more: _I64 | None,
+        offsets: _I64 | None, time: int, mark: int | None,
+    ) -> None: ...  # fmt: skip
     @property
     def sources(self) -> _I64: ...
     def finish(

@@ -63,34 +63,35 @@ class Answers(ABC):
     def topk(
         self, users: TensorT, k: int = 10, *, vectors: None = None, exclude_seen: bool = False,
         exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
-        at: Any = None, session: Any = None,
+        at: Any = None, session: Any = None, history: FilterLike = None,
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: None = None, k: int = 10, *, vectors: TensorT, exclude_seen: bool = False,
         exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
-        at: Any = None, session: Any = None,
+        at: Any = None, session: Any = None, history: FilterLike = None,
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
         exclude: TensorT, include: FilterLike = None, unknown: str = "fallback",
-        at: Any = None, session: Any = None,
+        at: Any = None, session: Any = None, history: FilterLike = None,
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
-        exclude: FilterLike = None, include: TensorT, unknown: str = "fallback", at: Any = None, session: Any = None,
+        exclude: FilterLike = None, include: TensorT, unknown: str = "fallback",
+        at: Any = None, session: Any = None, history: FilterLike = None,
     ) -> TopK[TensorT, TensorT]: ...  # fmt: skip
 
     @overload
     def topk(
         self, users: IdsLike | None = None, k: int = 10, *, vectors: Any = None, exclude_seen: bool = False,
         exclude: FilterLike = None, include: FilterLike = None, unknown: str = "fallback",
-        at: Any = None, session: Any = None,
+        at: Any = None, session: Any = None, history: FilterLike = None,
     ) -> TopK: ...  # fmt: skip
 
     def topk(
@@ -105,6 +106,7 @@ class Answers(ABC):
         unknown: str = "fallback",
         at: Any = None,
         session: Any = None,
+        history: Any = None,
     ) -> Any:
         """The k items with the highest scores for each user, exactly; changes nothing. Any number of users in one call.
 
@@ -118,6 +120,8 @@ class Answers(ABC):
                 "skip" gives an empty row.
             at, session: when the request comes, as in `timestamps`, and in which session, for models that look at what
                 users have had. None: at the log's own time, in the user's last session.
+            history: for the same models, items that were had just now and are not learned yet, the newest last: at most
+                1,024 ids for one user, or a list for each. Without users: those of somebody unknown.
 
         Returns TopK, of tensors if any of these is one, on its device (of several: the first named here). Raises
         InputError (also for k > `2**24`, or users x k > `2**27`), UnknownIdError.
@@ -130,9 +134,10 @@ class Answers(ABC):
         >>> fresh.counts.tolist(), fresh.ids[0].tolist()
         ([1, 2], [102, -1, -1, -1, -1])
         """
-        device = device_of(users, vectors, exclude, include)
+        device = device_of(users, vectors, exclude, include, history)
+        asked = Request(users, k, vectors, exclude_seen, exclude, include, unknown, at, session, history)
         with self._answering() as (seq, ranker):
-            found = ranker.topk(seq, Request(users, k, vectors, exclude_seen, exclude, include, unknown, at, session))
+            found = ranker.topk(seq, asked)
         return _given(found, device)
 
     @overload

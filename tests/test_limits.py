@@ -24,7 +24,7 @@ LONG_FILES = {
 COLUMNS = "a kernel takes its columns one by one, as its reference and its launch do"
 MANY_ARGUMENTS = {
     "engine/__init__.py open": (26, "every setting of the engine"),
-    "engine/answers.py Answers.topk": (9, "public: a query, its filters and its moment"),
+    "engine/answers.py Answers.topk": (10, "public: a query, its filters and its moment"),
     "engine/engine.py Engine.ingest": (10, "public: the columns of events, and how to take them"),
     "engine/evaluate/prequential.py prequential": (11, "public: the columns of events, and how to judge them"),
     "engine/kernels/learn_steps/__init__.py learn_steps": (10, COLUMNS),

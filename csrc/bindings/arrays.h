@@ -45,15 +45,17 @@ inline int64_t checked_floats(int64_t floats) {
 }
 // Lists in CSR form, or one list for all, or none: offsets [n + 1] never fall and stay within the values; each value
 // below `limit`.
+inline void require_offsets(const MaybeArray<int64_t>& values, const MaybeArray<int64_t>& offsets, int64_t n) {
+    require(values || !offsets, "offsets without values");
+    if (!offsets) return;
+    require(n >= 0 && offsets->size() == n + 1 && offsets->data()[0] >= 0 && offsets->data()[n] <= values->size(),
+            "offsets must be [n + 1], within the values");
+    for (int64_t i = 0; i < n; ++i) require(offsets->data()[i] <= offsets->data()[i + 1], "offsets must not fall");
+}
 inline void require_lists(const MaybeArray<int64_t>& values, const MaybeArray<int64_t>& offsets, int64_t n,
                           int64_t limit = INT64_MAX) {
-    require(values || !offsets, "offsets without values");
+    require_offsets(values, offsets, n);
     if (!values) return;
-    if (offsets) {
-        require(n >= 0 && offsets->size() == n + 1 && offsets->data()[0] >= 0 && offsets->data()[n] <= values->size(),
-                "offsets must be [n + 1], within the values");
-        for (int64_t i = 0; i < n; ++i) require(offsets->data()[i] <= offsets->data()[i + 1], "offsets must not fall");
-    }
     for (int64_t i = 0; i < values->size(); ++i)
         require(values->data()[i] >= 0 && values->data()[i] < limit, "a position out of range");
 }

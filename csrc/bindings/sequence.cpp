@@ -41,12 +41,16 @@ class StoredNeighbours {
 // rank by.
 class Looks {
   public:
-    Looks(const LearnSettings& s, Array<float> weights, const std::vector<py::bytes>& histories, uint32_t time,
+    // `more`: items that each user has had besides, by now, in CSR form.
+    Looks(const LearnSettings& s, Array<float> weights, const std::vector<py::bytes>& histories,
+          const MaybeArray<int64_t>& more, const MaybeArray<int64_t>& offsets, uint32_t time,
           std::optional<uint32_t> mark)
         : settings_(s), weights_(std::move(weights)) {
         require(weights_.size() >= GlobalWeights::kCount, "global weights must be [count or more]");
         std::vector<std::string_view> raw(histories.begin(), histories.end());
         for (const std::string_view& r : raw) require(r.size() % sizeof(HistoryEntry) == 0, "not a history");
+        require(more.has_value() == offsets.has_value(), "more items need offsets");
+        require_offsets(more, offsets, std::ssize(raw));
         py::gil_scoped_release nogil;
         users_.resize(raw.size());
         for (size_t i = 0; i < raw.size(); ++i) {
@@ -54,10 +58,13 @@ class Looks {
             u.entries.resize(raw[i].size() / sizeof(HistoryEntry));
             if (!u.entries.empty()) std::memcpy(u.entries.data(), raw[i].data(), raw[i].size());
             const auto older = [](const auto& a, const auto& b) { return a.seq < b.seq; };
-            const auto newest = std::max_element(u.entries.begin(), u.entries.end(), older);
+            auto newest = std::max_element(u.entries.begin(), u.entries.end(), older) - u.entries.begin();
+            const Moment now{time, mark ? *mark : u.entries.empty() ? 0 : u.entries[static_cast<size_t>(newest)].mark};
+            for (int64_t k = offsets ? offsets->data()[i] : 0; k < (offsets ? offsets->data()[i + 1] : 0); ++k)
+                newest = add(&u.entries, newest, more->data()[k], now);
             const HistoryView view{u.entries.data(), std::ssize(u.entries), nullptr,
-                                   u.entries.empty() ? nullptr : &*newest};
-            u.context.look(s.context, view, none_, {time, mark ? *mark : view.newest ? view.newest->mark : 0});
+                                   u.entries.empty() ? nullptr : &u.entries[static_cast<size_t>(newest)]};
+            u.context.look(s.context, view, none_, now);
             u.sources = u.context.sources();
             sources_.insert(sources_.end(), u.sources.begin(), u.sources.end());
         }
@@ -104,6 +111,20 @@ class Looks {
         Context context;  // of these entries, which stay where they are
         std::vector<int64_t> sources;
     };
+
+    // One more event after the newest entry; returns where the newest is then.
+    ptrdiff_t add(std::vector<HistoryEntry>* entries, ptrdiff_t newest, int64_t item, Moment now) const {
+        const HistoryEntry* last = entries->empty() ? nullptr : &(*entries)[static_cast<size_t>(newest)];
+        const auto had = std::find_if(entries->begin(), entries->end(), [&](const auto& e) { return e.item == item; });
+        const HistoryEntry e = History::entry_of(last, had == entries->end() ? nullptr : &*had, item,
+                                                 last ? last->seq + 1 : 1, now, settings_.context.session_gap);
+        const ptrdiff_t at = had - entries->begin();
+        if (had == entries->end())
+            entries->push_back(e);
+        else
+            *had = e;
+        return at;
+    }
 
     void add_bag(const Catalogue& c, const UserView& seen, float* vector) const {
         const auto D = static_cast<size_t>(c.dim());
@@ -196,9 +217,10 @@ Array<bool> name_neighbours(const Array<uint8_t>& rows, int64_t at, int64_t most
 
 void bind_sequence(py::module_& m) {
     py::class_<Looks>(m, "Looks", "What the histories of some users say for their lists at one moment.")
-        .def(py::init<const LearnSettings&, Array<float>, const std::vector<py::bytes>&, uint32_t,
-                      std::optional<uint32_t>>(),
-             py::arg("settings"), fixed("weights"), py::arg("histories"), py::arg("time"), py::arg("mark"),
+        .def(py::init<const LearnSettings&, Array<float>, const std::vector<py::bytes>&, const MaybeArray<int64_t>&,
+                      const MaybeArray<int64_t>&, uint32_t, std::optional<uint32_t>>(),
+             py::arg("settings"), fixed("weights"), py::arg("histories"), fixed("more").none(true),
+             fixed("offsets").none(true), py::arg("time"), py::arg("mark"),
              py::call_guard<DefaultFloats>())
         .def_property_readonly("sources", &Looks::sources, "The items whose rows `finish` wants.")
         .def("finish", &Looks::finish, py::arg("catalogue"), fixed("vectors"), fixed("found"), fixed("rows"),

@@ -89,9 +89,13 @@ class Sequence:
         that had. So a few events of a wrong clock move it for nobody."""
         return sorted(self.clock)[(len(self.clock) - 1) // 2] if self.clock else 0
 
-    def look(self, histories: list[bytes], time: int | None, mark: int | None) -> native.Looks:
-        """What histories say at `time`, None: now, in the session of `mark`, None: in each user's last one."""
-        return native.Looks(self.settings, self.weights, histories, self.now if time is None else time, mark)
+    def look(
+        self, histories: list[bytes], more: Ids | None, offsets: Ids | None, time: int | None, mark: int | None
+    ) -> native.Looks:
+        """What histories say at `time`, None: now, in the session of `mark`, None: in each user's last one. more,
+        offsets: items that each has had besides, by then; None: nothing."""
+        time = self.now if time is None else time
+        return native.Looks(self.settings, self.weights, histories, more, offsets, time, mark)
 
 
 class Model:

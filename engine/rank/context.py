@@ -16,6 +16,7 @@ from ..contract.errors import InputError
 from ..contract.times import timestamp_column
 from ..learn.model import Sequence, native_marks, native_times
 from ..store.catalogue import Catalogue
+from .filters import Lists
 
 
 class Remembers(Protocol):
@@ -53,8 +54,9 @@ class Worth:
         return out
 
 
-Look = Callable[[Ids, Floats], Worth]
-"""look(users, vectors): turns the users' vectors [n, dim] into their queries, in place; says what items are worth."""
+Look = Callable[[Ids, Floats, Lists | None], Worth]
+"""look(users, vectors, newest): turns the users' vectors [n, dim] into their queries, in place; says what items are
+worth. `newest`: what each has had besides, by now."""
 
 
 def moment(at: Any, session: Any) -> tuple[int | None, int | None]:
@@ -72,8 +74,9 @@ def looking(sequence: Sequence, history: Remembers, items: Peeks, catalogue: Cat
     """How to look at users for one request; call it with the catalogue held."""
     time, mark = moment(at, session)
 
-    def look(users: Ids, vectors: Floats) -> Worth:
-        looks = sequence.look([history.entries(user) for user in users.tolist()], time, mark)
+    def look(users: Ids, vectors: Floats, newest: Lists | None) -> Worth:
+        more, offsets = (newest.ids, newest.offsets) if newest else (None, None)
+        looks = sequence.look([history.entries(user) for user in users.tolist()], more, offsets, time, mark)
         found, rows = items.peek(looks.sources)
         return Worth(*looks.finish(catalogue.native, vectors, found, rows, sequence.neighbours_at))
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..contract.arguments import describe, id_array, id_set
-from ..contract.arrays import Ids
+from ..contract.arrays import PADDING, Ids
 from ..contract.errors import InputError
 from ..contract.tensors import is_tensor
 
@@ -37,6 +37,9 @@ class Lists:
 Filter = Ids | Lists | None
 """One list for all queries, one for each, or none."""
 
+MOST_NEWEST = 1024
+"""Items of one query's `history`."""
+
 _LISTS = (list, tuple, np.ndarray, Set)
 
 
@@ -60,6 +63,27 @@ def filter_lists(name: str, x: Any, queries: int) -> Filter:
     if a.ndim > 1:
         raise InputError(f"{name}: got {describe(a)}, wanted {wanted}")
     return a.reshape(-1)
+
+
+def newest_last(name: str, x: Any, queries: int | None) -> tuple[Lists, bool]:
+    """Checks `history`: ids for one query, or a list of them for each; of how many, None: as many as there are. Their
+    order and what comes twice are kept, unlike in filters. Returns the lists, and whether there was one alone."""
+    if isinstance(x, Set):
+        raise InputError(f"{name}: got a set, which has no order, wanted ids, the newest last")
+    many = isinstance(x, (list, tuple)) and any(isinstance(row, _LISTS) or is_tensor(row) for row in x)
+    if many and any(isinstance(row, Set) for row in x):
+        raise InputError(f"{name}: got a list with a set, which has no order, wanted ids, the newest last")
+    found = filter_lists(name, x, len(x) if queries is None and (many or np.ndim(x) == 2) else queries or 1)
+    one = isinstance(found, np.ndarray)
+    if isinstance(found, np.ndarray):
+        if queries not in (None, 1):
+            raise InputError(f"{name}: got one list, wanted one for each of the {queries} users")
+        found = Lists.of([found])
+    assert found is not None
+    lists = Lists.of([part[part != PADDING] for part in np.split(found.ids, found.offsets[1:-1])])
+    if (longest := int(np.diff(lists.offsets).max(initial=0))) > MOST_NEWEST:
+        raise InputError(f"{name}: got {longest} items for one query, wanted at most {MOST_NEWEST}")
+    return lists, one
 
 
 def _list(name: str, x: Any) -> Ids:

@@ -5,6 +5,7 @@ they are; items are read from the catalogue.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +18,7 @@ from ..learn.model import Sequence
 from ..store.catalogue import Ask, Catalogue, TopItems
 from ..table.layout import biases_of, vectors_of
 from .context import Look, Peeks, Worth, looking, moment
-from .filters import Filter, Lists, Ordinals, filter_lists
+from .filters import Filter, Lists, Ordinals, filter_lists, newest_last
 
 _MOST_K = 2**24
 _MOST_ANSWERS = 2**27  # queries x k of one call: 1.5 GiB, for short answers are padded
@@ -67,6 +68,16 @@ class Request(NamedTuple):
     unknown: Any
     at: Any = None
     session: Any = None
+    history: Any = None
+
+    def require_one(self) -> None:
+        """Raises InputError unless it is about users, vectors or a history alone."""
+        if self.users is not None and self.vectors is not None:
+            raise InputError("users, vectors: got both, wanted exactly one of the two")
+        if self.users is None and self.vectors is None and self.history is None:
+            raise InputError("users, vectors: got neither, wanted exactly one of the two")
+        if self.vectors is not None and self.history is not None:
+            raise InputError("history: got vectors, too, wanted users or nobody beside it")
 
 
 class Alike(NamedTuple):
@@ -116,9 +127,9 @@ class CatalogueRanker:
         gate = sequence.gate if sequence else 0
         choice("unknown", asked.unknown, ("fallback", "raise", "skip"))
         exclude_seen = flag("exclude_seen", asked.exclude_seen)
-        if (asked.users is None) == (asked.vectors is None):
-            found = "neither" if asked.users is None else "both"
-            raise InputError(f"users, vectors: got {found}, wanted exactly one of the two")
+        asked.require_one()
+        if asked.history is not None and sequence is None:
+            raise InputError("history: this model does not look at what users have had, but with bag, say")
         if asked.vectors is not None:
             if exclude_seen:
                 raise InputError("exclude_seen: needs users, got vectors")
@@ -130,30 +141,43 @@ class CatalogueRanker:
 
             ranking = _Ranking(len(given), scalar, k, as_given, asked.exclude, asked.include, gate=gate)
             return self._best(seq, ranking)
-        ids, scalar = ids_or_one("users", asked.users)
+        newest: Lists | None
+        if asked.users is None:
+            newest, scalar = newest_last("history", asked.history, None)
+            ids = np.full(len(newest.offsets) - 1, PADDING)  # nobody has it
+        else:
+            ids, scalar = ids_or_one("users", asked.users)
+            newest = None if asked.history is None else newest_last("history", asked.history, len(ids))[0]
 
         def seen(part: slice) -> Lists:
-            return Lists.of([self._source.history.items_of(user) for user in ids[part].tolist()])
+            had = [self._source.history.items_of(user) for user in ids[part].tolist()]
+            if newest:
+                now = newest.cut(part.start, part.stop)
+                had = [np.append(own, now.ids[a:b]) for own, (a, b) in zip(had, pairwise(now.offsets), strict=True)]
+            return Lists.of(had)
 
-        queries = self._queries_of(ids, asked, self._look(sequence, asked.at, asked.session))
+        queries = self._queries_of(ids, newest, asked, self._look(sequence, asked.at, asked.session))
         also = seen if exclude_seen else None
         return self._best(seq, _Ranking(len(ids), scalar, k, queries, asked.exclude, asked.include, also, gate=gate))
 
-    def _queries_of(self, ids: Ids, asked: Request, look: Look | None) -> Callable[[slice], _Queries]:
+    def _queries_of(
+        self, ids: Ids, newest: Lists | None, asked: Request, look: Look | None
+    ) -> Callable[[slice], _Queries]:
         """The queries of users; for those without a row as `unknown` says."""
-        base, unknown = self._source.base, asked.unknown
+        base, unknown = self._source.base, "fallback" if asked.users is None else asked.unknown
         mean: list[Floats] = []  # of one moment for the whole call
 
         def queries(part: slice) -> _Queries:
             known, vectors, biases = self._known_users(ids[part], base)
+            now = newest.cut(part.start, part.stop) if newest else None
             if known.all():
-                return _Queries(vectors, biases, None, look(ids[part], vectors) if look else None)
+                return _Queries(vectors, biases, None, look(ids[part], vectors, now) if look else None)
             if unknown == "raise":
                 _require_rows("users", ids[part], known)
             if not mean:
                 mean.append(self._source.mean)
             vectors[~known] = mean[0]
-            worth = look(ids[part], vectors) if look else None
+            worth = look(ids[part], vectors, now) if look else None
             return _Queries(vectors, biases, ~known if unknown == "skip" else None, worth)
 
         return queries
@@ -262,7 +286,7 @@ class CatalogueRanker:
             if not skip:
                 _require_rows("users", distinct, known)
             with self._catalogue.held():
-                worth = look(distinct, vectors) if look else None
+                worth = look(distinct, vectors, None) if look else None
                 ordinals = self._ordinals(i.flat[part], skip)
                 there = known[which] & (ordinals >= 0)
                 who = which[there]
