@@ -36,12 +36,13 @@ $(VENV)/cli: $(VENV)/made pyproject.toml setup.py $(NATIVE_SOURCES)
 	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[cli]'
 	touch $@
 
+# What is installed already, as rowtide is by then, is not built again.
 $(VENV)/test: $(VENV)/cli
-	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[test]'
+	$(PY) -m pip install -q --disable-pip-version-check 'rowtide[test]'
 	touch $@
 
 $(VENV)/bench: $(VENV)/cli
-	$(PY) -m pip install -q --disable-pip-version-check --no-build-isolation -e '.[bench,peers]'
+	$(PY) -m pip install -q --disable-pip-version-check 'rowtide[bench,peers]'
 	touch $@
 
 $(SITE_TOOLS)/made:

@@ -220,8 +220,7 @@ void bind_sequence(py::module_& m) {
         .def(py::init<const LearnSettings&, Array<float>, const std::vector<py::bytes>&, const MaybeArray<int64_t>&,
                       const MaybeArray<int64_t>&, uint32_t, std::optional<uint32_t>>(),
              py::arg("settings"), fixed("weights"), py::arg("histories"), fixed("more").none(true),
-             fixed("offsets").none(true), py::arg("time"), py::arg("mark"),
-             py::call_guard<DefaultFloats>())
+             fixed("offsets").none(true), py::arg("time"), py::arg("mark"), py::call_guard<DefaultFloats>())
         .def_property_readonly("sources", &Looks::sources, "The items whose rows `finish` wants.")
         .def("finish", &Looks::finish, py::arg("catalogue"), fixed("vectors"), fixed("found"), fixed("rows"),
              py::arg("at"), py::call_guard<DefaultFloats>());
