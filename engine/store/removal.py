@@ -24,6 +24,9 @@ from .tables import Tables
 _SWEEPS = 4  # in the time that a row may stay untouched
 
 
+_PARTS = 1000  # of ids, put together no more often: that takes time in proportion to all of them
+
+
 class FrozenRemoval(NamedTuple):
     """What an epoch has to do beside writing rows. `deletes`: what keys begin with that go, in rising order; `hidden`:
     pairs to put. A reader can follow from a list of changed items only if none was removed, hidden or shown."""
@@ -40,7 +43,7 @@ class Removal:
         self._catalogue = catalogue
         self._model = model
         self._in_memory = tables.users.cold is None
-        self._flipped: Ids = NO_IDS  # hidden or shown since the last epoch began
+        self._flipped: list[Ids] = []  # hidden or shown since the last epoch began, in parts
         self._frozen: Ids = NO_IDS  # by the epoch that runs
         self.purge = False  # log and LMDB may hold bytes of forgotten ids
         self.expired = 0  # rows, since opening
@@ -60,7 +63,9 @@ class Removal:
         native = self._catalogue.native
         changed = native.hide(items) if hide else native.unhide(items)
         if not self._in_memory:
-            self._flipped = np.union1d(self._flipped, changed)
+            self._flipped.append(changed)
+            if len(self._flipped) > _PARTS:
+                self._flipped = [_union(self._flipped)]
 
     def _forget(self, users: Ids, items: Ids) -> Iterator[None]:
         self.purge = not self._in_memory
@@ -122,11 +127,11 @@ class Removal:
     @property
     def pending(self) -> bool:
         """Has an epoch something to delete, or to hide or show?"""
-        return any(len(table.gone) for table in self._tables) or len(self._flipped) > 0
+        return any(len(table.gone) for table in self._tables) or any(len(part) for part in self._flipped)
 
     def freeze(self) -> FrozenRemoval:
         """For the epoch that begins."""
-        self._frozen, self._flipped = self._flipped, NO_IDS
+        self._frozen, self._flipped = _union(self._flipped), []
         hidden = np.isin(self._frozen, self._catalogue.hidden)
         deletes: list[bytes] = [key for table in self._tables for key in native.row_keys(table.number, table.gone)]
         deletes += native.row_keys(HISTORY, self._tables.users.gone)
@@ -138,5 +143,10 @@ class Removal:
     def ended(self, committed: bool) -> None:
         """The epoch ended."""
         if not committed:
-            self._flipped = np.union1d(self._flipped, self._frozen)
+            self._flipped.append(self._frozen)
         self._frozen = NO_IDS
+
+
+def _union(parts: list[Ids]) -> Ids:
+    """Rising, each once."""
+    return np.unique(np.concatenate(parts)) if parts else NO_IDS

@@ -471,3 +471,17 @@ def test_readers_beside_removal(memory):
     for thread in threads:
         thread.join()
     assert errors == []
+
+
+def test_many_single_changes_before_an_epoch(home, monkeypatch):
+    """They are put together now and then; each comes to LMDB, the last one of an item counts."""
+    monkeypatch.setattr("engine.store.removal._PARTS", 3)
+    with engine.open(home, dim=4, epoch_seconds=1e9) as eng:
+        for item in range(20):
+            eng.hide([item, 100 - item])
+            eng.show([item // 2])
+        eng.checkpoint()
+        hidden = eng.hidden().tolist()
+        assert hidden == [*range(10, 20), *range(81, 101)]
+    with engine.open(home, mode="r") as reader:
+        assert reader.hidden().tolist() == hidden
