@@ -20,7 +20,7 @@ from .contract.errors import (
     UnknownIdError,
 )
 from .contract.losses import Loss, Optimizer
-from .contract.reports import IngestReport, TopK
+from .contract.reports import Explanation, IngestReport, TopK
 from .directory.verify import VerifyReport, verify
 from .engine import Engine
 from .opening import open_engine
@@ -35,6 +35,7 @@ __all__ = [
     "DeviceError",
     "Engine",
     "EngineError",
+    "Explanation",
     "IngestReport",
     "InputError",
     "PositionError",

@@ -357,6 +357,7 @@ class Looks:
     def finish(
         self, catalogue: Catalogue, vectors: _F32, found: _Bool, rows: _U8, at: int
     ) -> tuple[_I64, _I64, _F32]: ...
+    def parts(self, item: int, found: _Bool, rows: _U8, at: int) -> tuple[float, _I64, _F32, float, _I64, _F32]: ...
 
 GLOBAL_WEIGHTS: int
 

@@ -15,8 +15,9 @@ from typing import Any, NoReturn, Self, SupportsIndex, overload
 from .contract.arguments import id_column
 from .contract.arrays import FilterLike, Floats, HasArray, Ids, IdsLike
 from .contract.errors import EngineError, InputError
-from .contract.reports import TopK
+from .contract.reports import Explanation, TopK
 from .contract.tensors import TensorT, device_of, given
+from .rank.explain import Why, explain
 from .rank.ranker import Alike, CatalogueRanker, Request
 
 
@@ -251,6 +252,23 @@ class Answers(ABC):
         with self._answering() as (_, ranker):
             found = ranker.history(user)
         return given([found], device_of(user))[0]
+
+    def explain(
+        self, user: Any, items: IdsLike, *, at: Any = None, session: Any = None, history: FilterLike = None
+    ) -> list[Explanation]:
+        """Why items have their scores for a user: an Explanation for each, whose parts add up but for rounding.
+
+        For models that look at what users have had it names the earlier items that count. at, session, history: as in
+        `topk`, which ranks by the same scores. A user without a row is explained as the mean of users. Raises
+        InputError, UnknownIdError.
+
+        >>> report = eng.ingest([7, 8], [100, 101])
+        >>> (why,) = eng.explain(7, 100)
+        >>> abs(why.score - eng.score(7, 100)) < 1e-5
+        True
+        """
+        with self._answering() as (_, ranker):
+            return explain(ranker.source, Why(user, items, at, session, history))
 
     @abstractmethod
     def close(self) -> None: ...

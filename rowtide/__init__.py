@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from engine import DeviceError as DeviceError
     from engine import Engine as Engine
     from engine import EngineError as EngineError
+    from engine import Explanation as Explanation
     from engine import IngestReport as IngestReport
     from engine import InputError as InputError
     from engine import PositionError as PositionError

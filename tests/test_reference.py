@@ -35,7 +35,7 @@ def test_the_calls_are_the_public_surface():
 
 
 def test_every_public_name_is_told():
-    classes = {"Engine", "IngestReport", "Reader", "TopK", "VerifyReport"}
+    classes = {"Engine", "Explanation", "IngestReport", "Reader", "TopK", "VerifyReport"}
     assert set(engine.__all__) == {name for name in engine.__all__ if name.endswith("Error")} | classes | {
         "evaluate",
         "open",

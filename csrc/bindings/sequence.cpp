@@ -79,10 +79,7 @@ class Looks {
                      int64_t at) const {
         const int64_t n = std::ssize(users_), D = c.dim();
         require(vectors.ndim() == 2 && vectors.shape(0) == n && vectors.shape(1) == D, "vectors must be [n, dim]");
-        StoredNeighbours stored(at, settings_.context.neighbours);
-        require(found.size() == std::ssize(sources_) && rows.ndim() == 2 && rows.shape(0) == found.size() &&
-                    (sources_.empty() || rows.shape(1) >= stored.row_bytes()),
-                "rows must be those of the sources");
+        StoredNeighbours stored = neighbours_in(found, rows, at);
         float* vector = vectors.mutable_data();
         std::vector<int64_t> ordinals, offsets{0};
         std::vector<float> values;
@@ -105,6 +102,40 @@ class Looks {
         return py::make_tuple(to_array(ordinals), to_array(offsets), to_array(values));
     }
 
+    // What the score of one item is made of, for the only user: the weight of the user's vector; the items of the bag and
+    // their weights; the worth of having had the item; the sources and what each adds as near to it. Rows as above.
+    py::tuple parts(int64_t item, const Array<bool>& found, const Array<uint8_t>& rows, int64_t at) const {
+        require(users_.size() == 1, "of one user alone");
+        StoredNeighbours stored = neighbours_in(found, rows, at);
+        const User& u = users_[0];
+        const UserView seen = u.context.view(u.context.inside());
+        const auto sum = [this](const std::vector<Feature>& features) {
+            float worth = 0.0f;
+            for (const Feature& f : features) worth += weights_.data()[f.at] * f.x;
+            return worth;
+        };
+        std::vector<int64_t> bag;
+        std::vector<float> weights, shares, near_parts;
+        for (size_t rank = 0; rank < seen.bag.size(); ++rank) {
+            bag.push_back(seen.bag[rank]->item);
+            weights.push_back(weights_.data()[seen.bag_weight(rank)]);
+        }
+        std::vector<Feature> had, near;
+        if (const HistoryEntry* e = u.context.had(item)) u.context.worth(*e, seen, &had);
+        Near all;
+        float before = 0.0f;  // the share of the sources so far
+        for (size_t i = 0; i < u.sources.size(); ++i) {
+            if (found.data()[i]) all.add(stored.of(bytes_of(rows) + static_cast<int64_t>(i) * rows.shape(1)));
+            shares.push_back(all.share(item) - before);
+            before = all.share(item);
+        }
+        all.finish();
+        if (seen.inside) Context::worth_near(all.share(item), &near);
+        for (float share : shares) near_parts.push_back(before > 0 ? sum(near) * share / before : 0.0f);
+        return py::make_tuple(weights_.data()[seen.alpha], to_array(bag), to_array(weights), sum(had),
+                              to_array(u.sources), to_array(near_parts));
+    }
+
   private:
     struct User {
         std::vector<HistoryEntry> entries;
@@ -124,6 +155,14 @@ class Looks {
         else
             *had = e;
         return at;
+    }
+
+    StoredNeighbours neighbours_in(const Array<bool>& found, const Array<uint8_t>& rows, int64_t at) const {
+        StoredNeighbours stored(at, settings_.context.neighbours);
+        require(found.size() == std::ssize(sources_) && rows.ndim() == 2 && rows.shape(0) == found.size() &&
+                    (sources_.empty() || rows.shape(1) >= stored.row_bytes()),
+                "rows must be those of the sources");
+        return stored;
     }
 
     void add_bag(const Catalogue& c, const UserView& seen, float* vector) const {
@@ -223,7 +262,9 @@ void bind_sequence(py::module_& m) {
              fixed("offsets").none(true), py::arg("time"), py::arg("mark"), py::call_guard<DefaultFloats>())
         .def_property_readonly("sources", &Looks::sources, "The items whose rows `finish` wants.")
         .def("finish", &Looks::finish, py::arg("catalogue"), fixed("vectors"), fixed("found"), fixed("rows"),
-             py::arg("at"), py::call_guard<DefaultFloats>());
+             py::arg("at"), py::call_guard<DefaultFloats>())
+        .def("parts", &Looks::parts, py::arg("item"), fixed("found"), fixed("rows"), py::arg("at"),
+             py::call_guard<DefaultFloats>());
     m.def("first_global_weights", [] { return to_array(GlobalWeights().saved()); });
     m.attr("GLOBAL_WEIGHTS") = static_cast<int>(GlobalWeights::kCount);
     m.def(

@@ -42,6 +42,24 @@ def _counted(n: int, what: str) -> str:
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What the score of one item is made of, for `explain`: the parts add up to `score` but for rounding."""
+
+    item: int
+    score: float
+    user: float
+    """The user's own vector and the item's."""
+    bias: float
+    """The item's bias and the user's, and what all scores add to."""
+    bag: dict[int, float]
+    """By item that the user had last, the newest first: its vector and the item's."""
+    had: float
+    """What it is worth that the user had the item before."""
+    near: dict[int, float]
+    """By item that the user had last: what it is worth that the item often comes after it."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TopK(Generic[IdsT, ScoresT]):
     """The answer of `topk`; unpacks as `ids, scores`.

@@ -117,24 +117,23 @@ class _Ranking(NamedTuple):
 class CatalogueRanker:
     def __init__(self, source: Rankable, threads: int):
         """`threads`: that score the items of one call."""
-        self._source = source
+        self.source = source
         self._catalogue = source.catalogue
         self._threads = threads
 
     def topk(self, seq: int, asked: Request) -> TopK:
         """`Engine.topk`, at least at `seq`."""
-        k, sequence = whole_number("k", asked.k, 1, _MOST_K), self._source.sequence
+        k, sequence = whole_number("k", asked.k, 1, _MOST_K), self.source.sequence
         gate = sequence.gate if sequence else 0
         choice("unknown", asked.unknown, ("fallback", "raise", "skip"))
         exclude_seen = flag("exclude_seen", asked.exclude_seen)
         asked.require_one()
-        if asked.history is not None and sequence is None:
-            raise InputError("history: this model does not look at what users have had, but with bag, say")
+        require_history(asked.history, sequence)
         if asked.vectors is not None:
             if exclude_seen:
                 raise InputError("exclude_seen: needs users, got vectors")
             given, scalar = query_vectors("vectors", asked.vectors, self._catalogue.dim)
-            bases = np.full(len(given), self._source.base, np.float32)
+            bases = np.full(len(given), self.source.base, np.float32)
 
             def as_given(part: slice) -> _Queries:
                 return _Queries(given[part], bases[part], None)
@@ -150,7 +149,7 @@ class CatalogueRanker:
             newest = None if asked.history is None else newest_last("history", asked.history, len(ids))[0]
 
         def seen(part: slice) -> Lists:
-            had = [self._source.history.items_of(user) for user in ids[part].tolist()]
+            had = [self.source.history.items_of(user) for user in ids[part].tolist()]
             if newest:
                 now = newest.cut(part.start, part.stop)
                 had = [np.append(own, now.ids[a:b]) for own, (a, b) in zip(had, pairwise(now.offsets), strict=True)]
@@ -164,7 +163,7 @@ class CatalogueRanker:
         self, ids: Ids, newest: Lists | None, asked: Request, look: Look | None
     ) -> Callable[[slice], _Queries]:
         """The queries of users; for those without a row as `unknown` says."""
-        base, unknown = self._source.base, "fallback" if asked.users is None else asked.unknown
+        base, unknown = self.source.base, "fallback" if asked.users is None else asked.unknown
         mean: list[Floats] = []  # of one moment for the whole call
 
         def queries(part: slice) -> _Queries:
@@ -173,9 +172,9 @@ class CatalogueRanker:
             if known.all():
                 return _Queries(vectors, biases, None, look(ids[part], vectors, now) if look else None)
             if unknown == "raise":
-                _require_rows("users", ids[part], known)
+                require_rows("users", ids[part], known)
             if not mean:
-                mean.append(self._source.mean)
+                mean.append(self.source.mean)
             vectors[~known] = mean[0]
             worth = look(ids[part], vectors, now) if look else None
             return _Queries(vectors, biases, ~known if unknown == "skip" else None, worth)
@@ -185,7 +184,7 @@ class CatalogueRanker:
     def _look(self, sequence: Sequence | None, at: Any, session: Any) -> Look | None:
         """How a request looks at users' histories; None where the model does not."""
         if sequence is not None:
-            return looking(sequence, self._source.history, self._source.items, self._catalogue, at, session)
+            return looking(sequence, self.source.history, self.source.items, self._catalogue, at, session)
         moment(at, session)
         return None
 
@@ -277,14 +276,14 @@ class CatalogueRanker:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
         if u.size > _MOST_PAIRS:
             raise InputError(f"users, items: got {u.size} pairs, wanted at most {_MOST_PAIRS} in one call")
-        base, look = self._source.base, self._look(self._source.sequence, None, None)
+        base, look = self.source.base, self._look(self.source.sequence, None, None)
         scores: Floats = np.empty(u.size, np.float32)
         for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)
             distinct, which = np.unique(u.flat[part], return_inverse=True)
             known, vectors, biases = self._known_users(distinct, base)
             if not skip:
-                _require_rows("users", distinct, known)
+                require_rows("users", distinct, known)
             with self._catalogue.held():
                 worth = look(distinct, vectors, None) if look else None
                 ordinals = self._ordinals(i.flat[part], skip)
@@ -305,14 +304,14 @@ class CatalogueRanker:
         ids, scalar = ids_or_one("user", user)
         if not scalar:
             raise InputError(f"user: got {describe(user)}, wanted one id")
-        return self._source.history.recent(int(ids[0]))
+        return self.source.history.recent(int(ids[0]))
 
     def user_vectors(self, ids: Ids) -> Floats:
         vectors: Floats = np.empty((len(ids), self._catalogue.dim), np.float32)
         for start in range(0, len(ids), _PAIRS):
             part = slice(start, start + _PAIRS)
             known, vectors[part], _ = self._known_users(ids[part], 0.0)
-            _require_rows("users", ids[part], known)
+            require_rows("users", ids[part], known)
         return vectors
 
     def item_vectors(self, ids: Ids) -> Floats:
@@ -321,7 +320,7 @@ class CatalogueRanker:
 
     def _known_users(self, ids: Ids, base: float) -> tuple[Mask, Floats, Floats]:
         """Which users have a row, their vectors, and what is added to all scores of a user: base and bias."""
-        known, rows = self._source.users.peek(ids)
+        known, rows = self.source.users.peek(ids)
         biases = np.where(known, biases_of(rows, self._catalogue.dim), np.float32(0))
         return known, vectors_of(rows, self._catalogue.dim), biases + np.float32(base)
 
@@ -329,7 +328,7 @@ class CatalogueRanker:
         """The items' ordinals. -1 where an item has no row, with `skip`; else UnknownIdError."""
         ordinals = self._catalogue.ordinals(ids)
         if not skip:
-            _require_rows("items", ids, ordinals >= 0)
+            require_rows("items", ids, ordinals >= 0)
         return ordinals
 
 
@@ -348,7 +347,13 @@ def _each(ranking: _Ranking, excluded: Filter, part: slice) -> list[Lists]:
     return [*each, ranking.also(part)] if ranking.also else each
 
 
-def _require_rows(name: str, ids: Ids, known: Mask) -> None:
+def require_history(given: Any, sequence: Sequence | None) -> None:
+    """Raises InputError for a `history` where the model does not look at it."""
+    if given is not None and sequence is None:
+        raise InputError("history: this model does not look at what users have had; one that was opened with bag does")
+
+
+def require_rows(name: str, ids: Ids, known: Mask) -> None:
     """Raises UnknownIdError for the first id that is not known."""
     if not known.all():
         raise UnknownIdError(f"{name}: {int(ids[~known][0])} has no row")
