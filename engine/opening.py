@@ -37,7 +37,7 @@ def open_engine(
             "device, hot_bytes: wanted neither with mode 'r', for a reader keeps no rows and ranks on the CPU"
         )
     checked = Resources.check(**resources)
-    Settings.resolve(given, None)  # bad values are refused before anything is made
+    Settings.resolve(given, None, whole=False)  # bad values are refused before anything is made
     if mode == "r":
         if resources["warm_bytes"] is not None:
             raise ConfigError(f"warm_bytes: got {describe(resources['warm_bytes'])}, but mode 'r' keeps no rows in RAM")

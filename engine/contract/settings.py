@@ -114,8 +114,9 @@ class Settings:
             raise ConfigError(f"{name}: got {getattr(self, name)}, wanted 0: a device does not learn it yet")
 
     @classmethod
-    def resolve(cls, given: dict[str, Any], stored: "Settings | None") -> "Settings":
-        """The settings in force: `given` where not None, else what the directory has, else the defaults.
+    def resolve(cls, given: dict[str, Any], stored: "Settings | None", *, whole: bool = True) -> "Settings":
+        """The settings in force: `given` where not None, else what the directory has, else the defaults. Not `whole`:
+        what the directory has is still to be read.
 
         Raises ConfigError for a bad value, and for another value of a fixed setting than the stored one.
         """
@@ -150,7 +151,7 @@ class Settings:
         if settings.sequence and loss != "softmax":
             name = next(name for name in cls.SEQUENCE if getattr(settings, name))
             raise ConfigError(f"{name}: got {getattr(settings, name)}, wanted 0: the loss {loss!r} does not have it")
-        if checked.get("gate") and not settings.sequence:
+        if whole and checked.get("gate") and not settings.sequence:
             raise ConfigError(f"gate: got {settings.gate}, wanted 0: without {', '.join(cls.SEQUENCE)} there is none")
         if settings.batch_size * (1 + settings.negatives) > MOST_TERMS:
             raise ConfigError(

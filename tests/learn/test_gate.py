@@ -88,6 +88,20 @@ def test_it_is_the_same_after_a_restart_and_for_a_reader(home):
             assert (again.topk(REAL, 210).ids == lists.ids).all()
 
 
+def test_it_may_change_at_an_opening(home):
+    with engine.open(home, **MODEL) as eng:
+        users, items, times = shop()
+        eng.ingest(users, items, timestamps=times)
+        fakes(eng, 10_000 + np.arange(100))
+        assert share(eng, 40) == 0
+    with engine.open(home, gate=0) as eng:
+        assert share(eng, 40) > 0.5
+    with engine.open(home) as eng:
+        assert (eng.settings["gate"], share(eng, 40) > 0.5) == (0, True)
+    with engine.open(home, gate=3) as eng:
+        assert share(eng, 40) == 0
+
+
 def test_what_it_refuses():
     with pytest.raises(ConfigError, match="gate: got 2, wanted 0: without bag"):
         engine.open(":memory:", gate=2)
