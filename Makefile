@@ -53,8 +53,8 @@ $(SITE_TOOLS)/made:
 demo: $(VENV)/cli ## watch it learn a made-up shop, answer a click and survive a SIGKILL
 	$(PY) -m engine demo
 
-test: $(VENV)/test lint ## lint, types and all tests that are not heavy
-	$(PY) -m pytest
+test: $(VENV)/test lint ## lint, types and all tests that are not heavy, on all cores
+	$(PY) -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 lint: $(VENV)/test ## ruff, mypy and clang-format; changes nothing
 	$(VENV)/bin/ruff check .

@@ -79,6 +79,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         assert printed == said, f"{page.name}, line {line}"
 
 
+@pytest.mark.heavy
 def test_pages_run_one_after_the_other_in_one_folder(tmp_path, monkeypatch):
     """A reader has one folder for all of them: README, the guide in its order, then the others."""
     monkeypatch.chdir(tmp_path)

@@ -42,7 +42,7 @@ import atexit, os, sys, warnings, numpy as np, engine
 warnings.simplefilter("ignore")
 home, mode, ending = sys.argv[1:]
 ids = np.arange(5000)
-eng = engine.open(home, dim=8, warm_bytes=1 << 18)
+eng = engine.open(home, dim=8, loss="bpr", negatives=1, warm_bytes=1 << 18)
 eng.ingest(ids, ids)
 eng.checkpoint()
 if mode == "r":
