@@ -350,7 +350,7 @@ class Learner:
 class Looks:
     def __init__(
         self, settings: LearnSettings, weights: _F32, histories: list[builtins.bytes], more: _I64 | None,
-        offsets: _I64 | None, time: int, mark: int | None,
+        offsets: _I64 | None, times: _U32, marks: _U32 | None,
     ) -> None: ...  # fmt: skip
     @property
     def sources(self) -> _I64: ...

@@ -120,7 +120,8 @@ class Answers(ABC):
             unknown: for users without a row: "fallback" ranks for the running mean of users, "raise" is UnknownIdError,
                 "skip" gives an empty row.
             at, session: when the request comes, as in `timestamps`, and in which session, for models that look at what
-                users have had. None: at the log's own time, in the user's last session.
+                users have had; one for all, or one for each user. None: at the log's own time, in the user's last
+                session.
             history: for the same models, items that were had just now and are not learned yet, the newest last: at most
                 1,024 ids for one user, or a list for each. Without users: those of somebody unknown.
 
@@ -264,7 +265,7 @@ class Answers(ABC):
 
         >>> report = eng.ingest([7, 8], [100, 101])
         >>> (why,) = eng.explain(7, 100)
-        >>> abs(why.score - eng.score(7, 100)) < 1e-5
+        >>> bool(abs(why.score - eng.score(7, 100)) < 1e-5)
         True
         """
         with self._answering() as (_, ranker):

@@ -45,6 +45,7 @@ def serve(eng: Engine) -> TopK:
     eng.topk(range(5), exclude=frozenset({np.int64(100)}), include=({100}, [101], np.array([102]), [], set()))
     assert_type(found.to_list(), list[Any])
     assert_type(eng.history(7), NDArray[np.int64])
+    assert_type(eng.explain(7, [100]), list[engine.Explanation])
     return eng.similar(100)
 
 

@@ -1,7 +1,6 @@
 // What users' histories say for their lists, and neighbours in the rows of items, for Python.
 #include <algorithm>
 #include <cstring>
-#include <optional>
 #include <string_view>
 
 #include "bindings/arrays.h"
@@ -37,20 +36,21 @@ class StoredNeighbours {
     std::vector<float> floats_;
 };
 
-// What the histories of some users say at one moment: first which items' rows are asked for, then, with them, what to
-// rank by.
+// What the histories of some users say, of each at its moment: first which items' rows are asked for, then, with them,
+// what to rank by.
 class Looks {
   public:
     // `more`: items that each user has had besides, by now, in CSR form.
     Looks(const LearnSettings& s, Array<float> weights, const std::vector<py::bytes>& histories,
-          const MaybeArray<int64_t>& more, const MaybeArray<int64_t>& offsets, uint32_t time,
-          std::optional<uint32_t> mark)
+          const MaybeArray<int64_t>& more, const MaybeArray<int64_t>& offsets, const Array<uint32_t>& times,
+          const MaybeArray<uint32_t>& marks)
         : settings_(s), weights_(std::move(weights)) {
         require(weights_.size() >= GlobalWeights::kCount, "global weights must be [count or more]");
         std::vector<std::string_view> raw(histories.begin(), histories.end());
         for (const std::string_view& r : raw) require(r.size() % sizeof(HistoryEntry) == 0, "not a history");
         require(more.has_value() == offsets.has_value(), "more items need offsets");
         require_offsets(more, offsets, std::ssize(raw));
+        require(times.size() == std::ssize(raw) && (!marks || marks->size() == std::ssize(raw)), "moments must be [n]");
         py::gil_scoped_release nogil;
         users_.resize(raw.size());
         for (size_t i = 0; i < raw.size(); ++i) {
@@ -59,7 +59,8 @@ class Looks {
             if (!u.entries.empty()) std::memcpy(u.entries.data(), raw[i].data(), raw[i].size());
             const auto older = [](const auto& a, const auto& b) { return a.seq < b.seq; };
             auto newest = std::max_element(u.entries.begin(), u.entries.end(), older) - u.entries.begin();
-            const Moment now{time, mark ? *mark : u.entries.empty() ? 0 : u.entries[static_cast<size_t>(newest)].mark};
+            const uint32_t last = u.entries.empty() ? 0 : u.entries[static_cast<size_t>(newest)].mark;
+            const Moment now{times.data()[i], marks ? marks->data()[i] : last};
             for (int64_t k = offsets ? offsets->data()[i] : 0; k < (offsets ? offsets->data()[i + 1] : 0); ++k)
                 newest = add(&u.entries, newest, more->data()[k], now);
             const HistoryView view{u.entries.data(), std::ssize(u.entries), nullptr,
@@ -102,8 +103,8 @@ class Looks {
         return py::make_tuple(to_array(ordinals), to_array(offsets), to_array(values));
     }
 
-    // What the score of one item is made of, for the only user: the weight of the user's vector; the items of the bag and
-    // their weights; the worth of having had the item; the sources and what each adds as near to it. Rows as above.
+    // What the score of one item is made of, for the only user: the weight of the user's vector; the items of the bag
+    // and their weights; the worth of having had the item; the sources and what each adds as near to it. Rows as above.
     py::tuple parts(int64_t item, const Array<bool>& found, const Array<uint8_t>& rows, int64_t at) const {
         require(users_.size() == 1, "of one user alone");
         StoredNeighbours stored = neighbours_in(found, rows, at);
@@ -255,11 +256,11 @@ Array<bool> name_neighbours(const Array<uint8_t>& rows, int64_t at, int64_t most
 }  // namespace
 
 void bind_sequence(py::module_& m) {
-    py::class_<Looks>(m, "Looks", "What the histories of some users say for their lists at one moment.")
+    py::class_<Looks>(m, "Looks", "What the histories of some users say for their lists, of each at its moment.")
         .def(py::init<const LearnSettings&, Array<float>, const std::vector<py::bytes>&, const MaybeArray<int64_t>&,
-                      const MaybeArray<int64_t>&, uint32_t, std::optional<uint32_t>>(),
+                      const MaybeArray<int64_t>&, const Array<uint32_t>&, const MaybeArray<uint32_t>&>(),
              py::arg("settings"), fixed("weights"), py::arg("histories"), fixed("more").none(true),
-             fixed("offsets").none(true), py::arg("time"), py::arg("mark"), py::call_guard<DefaultFloats>())
+             fixed("offsets").none(true), fixed("times"), fixed("marks").none(true), py::call_guard<DefaultFloats>())
         .def_property_readonly("sources", &Looks::sources, "The items whose rows `finish` wants.")
         .def("finish", &Looks::finish, py::arg("catalogue"), fixed("vectors"), fixed("found"), fixed("rows"),
              py::arg("at"), py::call_guard<DefaultFloats>())

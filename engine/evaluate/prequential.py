@@ -34,6 +34,7 @@ from ..contract.arguments import (
 )
 from ..contract.arrays import Ids
 from ..contract.errors import InputError
+from ..contract.settings import Settings
 from ..contract.times import timestamp_column
 
 __all__ = ["CALL_ROWS", "Ranker", "Report", "prequential", "ranks"]
@@ -139,7 +140,7 @@ def prequential(
 
     Args:
         users, items: integer ids [N], none -1.
-        timestamps: [N] as `ingest` takes them, not decreasing.
+        timestamps: [N] as `ingest` takes them, not decreasing; `topk` has them, too, where settings say that it looks.
         values: [N] labels or ratings, given to `ingest`; where not above 0, a row is learned and not judged.
         baskets: [N] of any type that compares: consecutive rows of one (user, basket) are one request, listed once
             before any of them is learned. Without it each row is a request.
@@ -177,7 +178,7 @@ def prequential(
     learn = _learner(n, given or partial(columns.learned_by, eng), progress)
     for start, stop in _calls(resume, first, long=True):
         learn(start, stop)
-    rank_all, rank_new, loss = _judged(eng, past, columns.positive, first, depths[-1] + 1, learn)
+    rank_all, rank_new, loss = _judged(eng, past, columns, first, depths[-1] + 1, learn)
     rows: dict[str, NDArray[Any]] = {"row": np.arange(first, n), "user": past.user[first:], "item": past.item[first:]}
     rows |= {"rank_all": rank_all, "rank_new": rank_new, "known_user": past.known_user[first:]}
     summary: dict[str, Any] = {
@@ -252,7 +253,7 @@ def _learner(
 def _judged(
     eng: Ranker,
     past: "_Past",
-    positive: NDArray[np.bool_],
+    columns: "_Columns",
     first: int,
     depth: int,
     learn: Callable[[int, int], float],
@@ -264,18 +265,22 @@ def _judged(
     n, step = len(past.user), int(eng.settings["batch_size"])
     rank_all, rank_new = np.zeros(n - first, np.int64), np.zeros(n - first, np.int64)
     total, start = 0.0, first
+    looks = any(eng.settings.get(name) for name in Settings.SEQUENCE)  # at what users have had, and when
+    times = columns.times if looks else None
     while start < n:
         stop = int(past.bounds[np.searchsorted(past.bounds, min(start + step, n))])
         at = start - first
-        asked = np.flatnonzero(positive[start:stop])
+        asked = np.flatnonzero(columns.positive[start:stop])
         if len(asked):
-            rank_all[at + asked], rank_new[at + asked] = _judge(eng, past, start + asked, depth)
+            rank_all[at + asked], rank_new[at + asked] = _judge(eng, past, times, start + asked, depth)
         total += learn(start, stop)
         start = stop
     return rank_all, rank_new, total
 
 
-def _judge(eng: Ranker, past: "_Past", rows: NDArray[np.intp], depth: int) -> tuple[Ids, Ids]:
+def _judge(
+    eng: Ranker, past: "_Past", times: NDArray[np.float64] | None, rows: NDArray[np.intp], depth: int
+) -> tuple[Ids, Ids]:
     """Ranks (all, new) of `rows`, of whole requests: one `topk` call with one or two lists a request."""
     item, fresh = past.item[rows], past.fresh[rows]
     heads, request = np.unique(past.begin[rows], return_inverse=True)
@@ -283,13 +288,14 @@ def _judge(eng: Ranker, past: "_Past", rows: NDArray[np.intp], depth: int) -> tu
     second = np.zeros(len(heads), bool)
     second[request[fresh & past.known_user[rows]]] = True
     apart = np.flatnonzero(second)
-    asked, lists = past.user[heads], np.arange(len(heads))
+    asked, lists = heads, np.arange(len(heads))
     exclude: list[Ids] | None = None
     if len(apart):
         lists[apart] = len(heads) + np.arange(len(apart))
-        asked = np.concatenate([asked, asked[apart]])
-        exclude = [asked[:0]] * len(heads) + [past.had(r) for r in heads[apart].tolist()]
-    answer = eng.topk(asked, depth, exclude=exclude)
+        asked = np.concatenate([heads, heads[apart]])
+        exclude = [past.user[:0]] * len(heads) + [past.had(r) for r in heads[apart].tolist()]
+    when = {} if times is None else {"at": times[asked]}
+    answer = eng.topk(past.user[asked], depth, exclude=exclude, **when)
     both = ranks(answer, np.concatenate([request, lists[request]]), np.concatenate([item, item]))
     return both[: len(item)], np.where(fresh, both[len(item) :], 0)
 

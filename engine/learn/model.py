@@ -64,6 +64,19 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
+class Moments:
+    """When requests come, and in which session, as `native_times` and `native_marks` have them: one for all, or one for
+    each. None: at the log's own time; in each user's last session."""
+
+    times: NDArray[np.uint32] | None = None
+    marks: NDArray[np.uint32] | None = None
+
+    def cut(self, part: slice) -> "Moments":
+        """Those of some requests."""
+        return Moments(*(x if x is None or len(x) == 1 else x[part] for x in (self.times, self.marks)))
+
+
+@dataclass(frozen=True, slots=True)
 class Sequence:
     """The sequence model as of one moment: how a user's history counts in a list."""
 
@@ -89,13 +102,13 @@ class Sequence:
         that had. So a few events of a wrong clock move it for nobody."""
         return sorted(self.clock)[(len(self.clock) - 1) // 2] if self.clock else 0
 
-    def look(
-        self, histories: list[bytes], more: Ids | None, offsets: Ids | None, time: int | None, mark: int | None
-    ) -> native.Looks:
-        """What histories say at `time`, None: now, in the session of `mark`, None: in each user's last one. more,
-        offsets: items that each has had besides, by then; None: nothing."""
-        time = self.now if time is None else time
-        return native.Looks(self.settings, self.weights, histories, more, offsets, time, mark)
+    def look(self, histories: list[bytes], more: Ids | None, offsets: Ids | None, moments: "Moments") -> native.Looks:
+        """What histories say, of each at its moment. more, offsets: items that each has had besides, by then; None:
+        nothing."""
+        n = len(histories)
+        times = np.full(n, self.now, np.uint32) if moments.times is None else _for_each(moments.times, n)
+        marks = None if moments.marks is None else _for_each(moments.marks, n)
+        return native.Looks(self.settings, self.weights, histories, more, offsets, times, marks)
 
 
 class Model:
@@ -218,6 +231,10 @@ def native_events(record: Record, part: slice) -> native.EventColumns:
         None if record.timestamps is None else native_times(record.timestamps[part]),
         None if not isinstance(sessions, np.ndarray) else native_marks(sessions[part]),
     )
+
+
+def _for_each(x: NDArray[np.uint32], n: int) -> NDArray[np.uint32]:
+    return np.ascontiguousarray(np.broadcast_to(x, n))
 
 
 def native_times(timestamps: NDArray[np.float64]) -> NDArray[np.uint32]:

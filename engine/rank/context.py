@@ -14,7 +14,7 @@ from ..contract.arguments import describe, ids_or_one
 from ..contract.arrays import Floats, Ids, Mask, RowBytes
 from ..contract.errors import InputError
 from ..contract.times import timestamp_column
-from ..learn.model import Sequence, native_marks, native_times
+from ..learn.model import Moments, Sequence, native_marks, native_times
 from ..store.catalogue import Catalogue
 from .filters import Lists
 
@@ -54,29 +54,28 @@ class Worth:
         return out
 
 
-Look = Callable[[Ids, Floats, Lists | None], Worth]
-"""look(users, vectors, newest): turns the users' vectors [n, dim] into their queries, in place; says what items are
-worth. `newest`: what each has had besides, by now."""
+Look = Callable[[slice, Ids, Floats, Lists | None], Worth]
+"""look(part, users, vectors, newest): turns the vectors [n, dim] of the users, which are `part` of the call's, into
+their queries, in place; says what items are worth. `newest`: what each has had besides, by now."""
 
 
-def moment(at: Any, session: Any) -> tuple[int | None, int | None]:
-    """The time and the session of a request, as the model has them; None: not said. InputError."""
-    time = None if at is None else int(native_times(timestamp_column(at, 1))[0])
+def moments(at: Any, session: Any, n: int) -> Moments:
+    """When n requests come, and in which sessions: one of either for all, or one for each. InputError."""
+    times = None if at is None else native_times(timestamp_column(at, n))
     if session is None:
-        return time, None
+        return Moments(times)
     ids, one = ids_or_one("session", session)
-    if not one:
-        raise InputError(f"session: got {describe(session)}, wanted one id")
-    return time, int(native_marks(ids)[0])
+    if not one and len(ids) != n:
+        raise InputError(f"session: got {describe(session)}, wanted one id, or one for each of the {n} requests")
+    return Moments(times, native_marks(ids))
 
 
-def looking(sequence: Sequence, history: Remembers, items: Peeks, catalogue: Catalogue, at: Any, session: Any) -> Look:
+def looking(sequence: Sequence, history: Remembers, items: Peeks, catalogue: Catalogue, asked: Moments) -> Look:
     """How to look at users for one request; call it with the catalogue held."""
-    time, mark = moment(at, session)
 
-    def look(users: Ids, vectors: Floats, newest: Lists | None) -> Worth:
+    def look(part: slice, users: Ids, vectors: Floats, newest: Lists | None) -> Worth:
         more, offsets = (newest.ids, newest.offsets) if newest else (None, None)
-        looks = sequence.look([history.entries(user) for user in users.tolist()], more, offsets, time, mark)
+        looks = sequence.look([history.entries(user) for user in users.tolist()], more, offsets, asked.cut(part))
         found, rows = items.peek(looks.sources)
         return Worth(*looks.finish(catalogue.native, vectors, found, rows, sequence.neighbours_at))
 

@@ -10,7 +10,7 @@ from ..contract.arrays import Floats
 from ..contract.errors import InputError
 from ..contract.reports import Explanation
 from ..table.layout import biases_of, vectors_of
-from .context import moment
+from .context import moments
 from .filters import newest_last
 from .ranker import Rankable, require_history, require_rows
 
@@ -32,7 +32,7 @@ def explain(source: Rankable, asked: Why) -> list[Explanation]:
         raise InputError(f"user: got {describe(asked.user)}, wanted one id")
     items, _ = ids_or_one("items", asked.items)
     sequence, dim = source.sequence, source.catalogue.dim
-    time, mark = moment(asked.at, asked.session)
+    when = moments(asked.at, asked.session, 1)
     require_history(asked.history, sequence)
     newest = None if asked.history is None else newest_last("history", asked.history, 1)[0]
     known, rows = source.users.peek(users)
@@ -45,7 +45,7 @@ def explain(source: Rankable, asked: Why) -> list[Explanation]:
         looks = None
         if sequence:
             more, offsets = (newest.ids, newest.offsets) if newest else (None, None)
-            looks = sequence.look([source.history.entries(int(users[0]))], more, offsets, time, mark)
+            looks = sequence.look([source.history.entries(int(users[0]))], more, offsets, when)
             found, sources = source.items.peek(looks.sources)
         for item, own, bias in zip(items.tolist(), *source.catalogue.read(ordinals), strict=True):
             alpha, bag, had, near = 1.0, {}, 0.0, {}

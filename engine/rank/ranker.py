@@ -14,10 +14,10 @@ from ..contract.arguments import choice, describe, flag, id_array, ids_or_one, q
 from ..contract.arrays import PADDING, Floats, Ids, Mask
 from ..contract.errors import InputError, UnknownIdError
 from ..contract.reports import TopK
-from ..learn.model import Sequence
+from ..learn.model import Moments, Sequence
 from ..store.catalogue import Ask, Catalogue, TopItems
 from ..table.layout import biases_of, vectors_of
-from .context import Look, Peeks, Worth, looking, moment
+from .context import Look, Peeks, Worth, looking, moments
 from .filters import Filter, Lists, Ordinals, filter_lists, newest_last
 
 _MOST_K = 2**24
@@ -155,7 +155,7 @@ class CatalogueRanker:
                 had = [np.append(own, now.ids[a:b]) for own, (a, b) in zip(had, pairwise(now.offsets), strict=True)]
             return Lists.of(had)
 
-        queries = self._queries_of(ids, newest, asked, self._look(sequence, asked.at, asked.session))
+        queries = self._queries_of(ids, newest, asked, self._look(sequence, moments(asked.at, asked.session, len(ids))))
         also = seen if exclude_seen else None
         return self._best(seq, _Ranking(len(ids), scalar, k, queries, asked.exclude, asked.include, also, gate=gate))
 
@@ -170,23 +170,22 @@ class CatalogueRanker:
             known, vectors, biases = self._known_users(ids[part], base)
             now = newest.cut(part.start, part.stop) if newest else None
             if known.all():
-                return _Queries(vectors, biases, None, look(ids[part], vectors, now) if look else None)
+                return _Queries(vectors, biases, None, look(part, ids[part], vectors, now) if look else None)
             if unknown == "raise":
                 require_rows("users", ids[part], known)
             if not mean:
                 mean.append(self.source.mean)
             vectors[~known] = mean[0]
-            worth = look(ids[part], vectors, now) if look else None
+            worth = look(part, ids[part], vectors, now) if look else None
             return _Queries(vectors, biases, ~known if unknown == "skip" else None, worth)
 
         return queries
 
-    def _look(self, sequence: Sequence | None, at: Any, session: Any) -> Look | None:
+    def _look(self, sequence: Sequence | None, asked: Moments) -> Look | None:
         """How a request looks at users' histories; None where the model does not."""
-        if sequence is not None:
-            return looking(sequence, self.source.history, self.source.items, self._catalogue, at, session)
-        moment(at, session)
-        return None
+        if sequence is None:
+            return None
+        return looking(sequence, self.source.history, self.source.items, self._catalogue, asked)
 
     def similar(self, seq: int, asked: Alike) -> TopK:
         """`Engine.similar`, at least at `seq`."""
@@ -276,7 +275,7 @@ class CatalogueRanker:
             raise InputError(f"users, items: got shapes {u.shape} and {i.shape}, which do not broadcast") from e
         if u.size > _MOST_PAIRS:
             raise InputError(f"users, items: got {u.size} pairs, wanted at most {_MOST_PAIRS} in one call")
-        base, look = self.source.base, self._look(self.source.sequence, None, None)
+        base, look = self.source.base, self._look(self.source.sequence, Moments())
         scores: Floats = np.empty(u.size, np.float32)
         for start in range(0, u.size, _PAIRS):
             part = slice(start, start + _PAIRS)
@@ -285,7 +284,7 @@ class CatalogueRanker:
             if not skip:
                 require_rows("users", distinct, known)
             with self._catalogue.held():
-                worth = look(distinct, vectors, None) if look else None
+                worth = look(part, distinct, vectors, None) if look else None
                 ordinals = self._ordinals(i.flat[part], skip)
                 there = known[which] & (ordinals >= 0)
                 who = which[there]

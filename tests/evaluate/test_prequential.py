@@ -326,3 +326,22 @@ def test_what_is_no_ranker_is_refused():
     for junk in (None, 5, object()):
         with pytest.raises(InputError, match=r"^eng: got .*, wanted an engine"):
             prequential(junk, [1, 2], [3, 4])
+
+
+def test_models_that_look_at_histories_are_told_when_requests_come():
+    """As asked one by one, at the time of the row."""
+    rng = np.random.default_rng(0)
+    users, items = rng.integers(0, 20, 300), rng.integers(0, 30, 300)
+    times = 1e9 + np.cumsum(rng.integers(0, 100, 300)).astype(float)
+    model = {"dim": 4, "bag": 3, "repeats": 1, "batch_size": 1, "gate": 0}
+    with engine.open(":memory:", **model) as eng:
+        report = prequential(eng, users, items, times, k=5, warmup=0.5)
+    hits = 0
+    with engine.open(":memory:", **model) as eng:
+        for row in range(300):
+            if row >= 150:
+                found = eng.topk(users[row], 6, at=times[row])
+                own = found.scores[found.ids == items[row]]
+                hits += bool(len(own)) and (found.scores >= own[0]).sum() <= 5
+            eng.ingest(users[row], items[row], timestamps=times[row])
+    assert report.summary["all"]["hit_rate@5"] == pytest.approx(hits / 150)

@@ -309,7 +309,7 @@ void restore_and_read() {
     float row[kDim + 1];
     const auto make = [&](int64_t id, float x) { std::fill(row, row + kDim + 1, static_cast<float>(id) + x); };
     catalogue.reserve_for(kMany, kMany);
-    for (int64_t id = 0; id < kMany; ++id) make(id, 0), catalogue.restore(static_cast<uint32_t>(id), id, row);
+    for (int64_t id = 0; id < kMany; ++id) make(id, 0), catalogue.restore(static_cast<uint32_t>(id), id, row, 0);
     if (!catalogue.restored(kMany, kMany)) wrong("not restored", 0, 0);
     std::atomic<bool> done{false};
     std::thread reading([&] {

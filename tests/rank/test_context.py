@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 import engine
 from engine.contract.errors import InputError
-from engine.rank.context import Worth, moment
+from engine.learn.model import Moments
+from engine.rank.context import Worth, moments
 from engine.store.catalogue import Ask
 
 
@@ -76,12 +77,20 @@ def test_raised_scores_are_ranked_as_they_are_then(catalogue, worths, data):
 
 
 def test_moments():
-    assert moment(None, None) == (None, None)
-    time, mark = moment(10.5, 0)
-    assert time == 11
-    assert mark > 0
-    assert moment(None, 1)[1] != moment(None, 2)[1] != moment(None, -2)[1]
-    with pytest.raises(InputError, match="session: got"):
-        moment(None, [1, 2])
-    with pytest.raises(InputError, match="timestamps"):
-        moment(-1, None)
+    assert moments(None, None, 3) == Moments()
+    one = moments(10.5, 0, 3)
+    assert one.times.tolist() == [11, 11, 11]
+    assert one.marks > 0
+    marks = [moments(None, session, 1).marks[0] for session in (1, 2, -7)]
+    assert len(set(marks)) == 3
+    each = moments([5, 6, 7], [1, 2, 1], 3)
+    assert each.cut(slice(1, 3)).times.tolist() == [7, 8]
+    assert each.marks[0] == each.marks[2] != each.marks[1]
+    assert one.cut(slice(1, 2)).marks == one.marks
+    for at, session, message in [
+        (None, [1, 2], "session: got list of 2, wanted one id, or one for each of the 3"),
+        ([1, 2], None, "timestamps"),
+        (-1, None, "timestamps"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            moments(at, session, 3)

@@ -52,6 +52,16 @@ def test_users_without_a_row_have_what_is_given(eng):
     assert stranger.ids[0] == 9
 
 
+def test_each_request_has_its_moment(eng):
+    """One call for many is as many calls, whoever comes when."""
+    users, times = np.arange(60), END + 60.0 * np.arange(60) ** 2
+    together = eng.topk(users, 5, at=times)
+    for user in range(0, 60, 7):
+        alone = eng.topk(user, 5, at=times[user])
+        assert together.ids[user].tolist() == alone.ids.tolist()
+        assert together.scores[user].tolist() == alone.scores.tolist()
+
+
 def test_ids_that_nobody_knows_are_had_and_change_no_more(eng):
     assert eng.topk(history=[8, 12345], k=20).counts == 20
 
