@@ -9,8 +9,8 @@ what a caller would: tries the call again if there was no room, opens the direct
 the calls.
 
 `make(words)`: "tight" has room in RAM for few rows, so that epochs end in the middle of records, rows are evicted
-and fetched; "roomy" for all. They differ in loss and optimizer, too. Further words break the engine on purpose
-(engine_sabotage.py).
+and fetched; "roomy" for all. They differ in loss and optimizer, too. "sequence" looks at what users have had. Further
+words break the engine on purpose (engine_sabotage.py).
 """
 
 import bisect
@@ -45,7 +45,7 @@ from engine.directory import epochs as epoch
 from engine.log import record as log_record
 from engine.log.log import Log
 from engine.machine.files import sync_directory
-from engine.table.layout import vector_floats, warm_row_bytes
+from engine.table.layout import item_floats, warm_row_bytes
 
 BATCH, ROW_TTL = 2, 120
 SEGMENT_BYTES, EPOCH_LOG_BYTES = 4000, 5000
@@ -61,9 +61,16 @@ class Size(NamedTuple):
     loss: str
     optimizer: str
     negatives: int
+    more: dict[str, int]
 
 
-SIZES = {"tight": Size(14, "bpr", "adagrad", 4), "roomy": Size(4096, "logistic", "adam", 0)}
+# What users have had decides what is learned: histories, neighbours and the weights of all must come back.
+SEQUENCE = {"bag": 2, "repeats": 1, "recent_negatives": 1, "own_negatives": 2, "neighbours": 2}
+SIZES = {
+    "tight": Size(14, "bpr", "adagrad", 4, {}),
+    "roomy": Size(4096, "logistic", "adam", 0, {}),
+    "sequence": Size(34, "softmax", "adagrad", 1, SEQUENCE),
+}
 
 
 class SmallLog(Log):
@@ -84,8 +91,9 @@ class Program:
     typed = (engine.StorageFullError, engine.EngineError)
 
     def __init__(self, size: Size):
-        self.warm_bytes = size.rows * warm_row_bytes(vector_floats(DIM, size.optimizer)) * 16 // 7 + 16
-        self.settings = {"loss": size.loss, "optimizer": size.optimizer, "negatives": size.negatives}
+        floats = item_floats(DIM, size.optimizer, size.more.get("neighbours", 0))
+        self.warm_bytes = size.rows * warm_row_bytes(floats) * 16 // 7 + 16
+        self.settings = {"loss": size.loss, "optimizer": size.optimizer, "negatives": size.negatives} | size.more
         self.settings |= {"dim": DIM, "batch_size": BATCH, "seed": 9, "row_ttl": ROW_TTL}
         self.labelled = size.loss == "logistic"
         self.done: Counter[str] = Counter()

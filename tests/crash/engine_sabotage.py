@@ -21,6 +21,7 @@ from engine.directory import backup, directory
 from engine.directory import epochs as epoch
 from engine.log import log, segment
 from engine.store import removal
+from engine.table.layout import vector_floats
 
 
 def no_fsync():
@@ -278,6 +279,28 @@ def moments_lost():
     cold.Cold.fetch = fetch_without
 
 
+def neighbours_lost():
+    """Rows of items come back from LMDB without their neighbours."""
+    fetch, at = cold.Cold.fetch, 4 * vector_floats(DIM, "adagrad")
+
+    def fetch_without(self, number, ids, width):
+        there, rows = fetch(self, number, ids, width)
+        rows[:, at:-24] = 0
+        return there, rows
+
+    cold.Cold.fetch = fetch_without
+
+
+def weights_unsaved():
+    """An epoch leaves out the weights that every list of a model with histories shares."""
+    never_saved("weights")
+
+
+def recent_unsaved():
+    """An epoch leaves out the items of the latest events, of which negatives are drawn."""
+    never_saved("recent")
+
+
 def readers_follow_removals():
     """A reader is told which items an epoch wrote, though others were removed, hidden or shown."""
     freeze = removal.Removal.freeze
@@ -301,6 +324,7 @@ SABOTAGES = {
         *(ack_before_sync, trust_tail, sync_again, no_directory_sync, names_unsynced),
         *(backup_unsynced, backup_copy_unsynced, hide_unlogged, forget_unlogged, forget_position_unlogged),
         *(purged_before_it_is, expire_at_epochs, sightings_unsaved, decision_unsaved, readers_follow_removals),
+        *(neighbours_lost, weights_unsaved, recent_unsaved),
         *(value_sums_unsaved, moments_lost, lock_file_believed, readers_keep_the_file),
     )
 }

@@ -30,7 +30,7 @@ FIRST_SEED = {
 CRASHES, RECOVERY_CALLS = 12, 10  # so many, spread over the run; from opening to the first calls after it
 
 
-@pytest.fixture(scope="module", params=["tight", "roomy"])
+@pytest.fixture(scope="module", params=["tight", "roomy", "sequence"])
 def size(request):
     return request.param
 
@@ -99,7 +99,7 @@ def test_some_faults_while_recovering(servers):
 @pytest.mark.heavy
 @pytest.mark.timeout(3600)
 def test_every_fault_at_every_call(servers, size):
-    # Where "tight" only repeats what "roomy" has, at twice as many calls, a share of it has to do (above).
+    # Where "tight" and "sequence" only repeat what "roomy" has, a share of it has to do (above).
     good(sweep(servers, kinds=ALL if size == "roomy" else KINDS), "every fault at every call")
 
 
@@ -162,6 +162,9 @@ def undisturbed(servers, seed: int) -> Report:
         ("roomy value_sums_unsaved", undisturbed),
         ("roomy moments_lost", kills),
         ("roomy readers_follow_removals", undisturbed),
+        ("sequence neighbours_lost", undisturbed),
+        ("sequence weights_unsaved", undisturbed),
+        ("sequence recent_unsaved", undisturbed),
     ],
 )
 def test_each_sabotage_is_caught(sabotage, catches):
